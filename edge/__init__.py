@@ -1,0 +1,1 @@
+"""The edge: clients in, jobs out, answers back."""

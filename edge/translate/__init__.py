@@ -1,0 +1,1 @@
+"""Client formats to the hub model and back; pure."""

@@ -1,0 +1,1 @@
+"""Workers: take jobs, call the provider, stream the answer back."""

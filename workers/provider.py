@@ -1,0 +1,79 @@
+"""What a provider is to a worker: a dialect (wire format) plus a few declared facts; pure.
+
+`Dialect.call` turns a hub request into one HTTP call, `Dialect.decoder` turns the bytes of its
+answer into hub events, `Dialect.error` turns an error answer into an `InferenceError`. None of
+them touches the world: sending is `workers.upstream`'s job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from broker.errors import InferenceError
+from broker.v1 import event_pb2, generation_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One HTTP call to make: `path` is appended to the provider's base URL."""
+
+    path: str
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+    method: str = "POST"
+    # Parameters the provider cannot take and that were left out, by their OpenAI names.
+    dropped: tuple[str, ...] = ()
+
+
+class Decoder(Protocol):
+    """Turns the body of a 2xx answer into hub events, fed in pieces of any size.
+
+    The first event is `started`, the last is `completed`. A malformed answer, or an error inside
+    a stream, raises `InferenceError`.
+    """
+
+    def feed(self, data: bytes) -> Iterable[event_pb2.Event]:
+        """Events that became whole with these bytes."""
+        ...
+
+    def close(self) -> Iterable[event_pb2.Event]:
+        """The body ended: last events, or `InferenceError` upstream_incomplete if it was cut."""
+        ...
+
+
+class Dialect(Protocol):
+    """A wire format."""
+
+    def call(self, request: generation_pb2.Request, model: str, provider: Provider) -> Call:
+        """The HTTP call for a hub request; `model` is the name at the provider."""
+        ...
+
+    def decoder(self, request: generation_pb2.Request, headers: Mapping[str, str]) -> Decoder:
+        """A decoder for the answer to this request; `headers` have lower-case names."""
+        ...
+
+    def error(self, status: int, headers: Mapping[str, str], body: bytes) -> InferenceError:
+        """What an answer with an error status means."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """Declared facts of one provider."""
+
+    name: str
+    dialect: Dialect
+    base_url: str
+    # Header that carries the key, and what stands before the key in it.
+    auth_header: str = "authorization"
+    auth_prefix: str = "Bearer "
+    # Sent with every call.
+    headers: Mapping[str, str] = field(default_factory=dict)
+    # Models to list when the operator names none.
+    models: tuple[str, ...] = ()
+    # A provider that works without a key (a local server) is on when its base URL is set.
+    keyless: bool = False
+    # Facts that the dialect asks for by name, such as "max_tokens_field".
+    quirks: Mapping[str, str] = field(default_factory=dict)
