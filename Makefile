@@ -1,0 +1,81 @@
+# "make" prints this list. Everything is installed into .venv from the pinned locks in deploy/.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help install dev run test check fix protos bench lock clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The first interpreter that is new enough; "make PYTHON=/path/to/python install" overrides.
+PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,\
+  $(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
+# Stamps carry a checksum of what was installed, so a changed lock reinstalls and nothing else does.
+RUNTIME := $(VENV)/.runtime-$(firstword $(shell cat pyproject.toml deploy/requirements.lock | cksum))
+DEV := $(VENV)/.dev-$(firstword $(shell cat pyproject.toml deploy/requirements-dev.lock | cksum))
+# Two makes at once must not install into the same folder at once.
+ONE_AT_A_TIME := $(if $(shell command -v flock 2>/dev/null),flock $(VENV),)
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Wheels only, so no compiler is needed; nkeys (pure Python) is published as source alone.
+LOCKED := --require-hashes --only-binary :all: --no-binary nkeys
+# compat: a plain path entry, so a package folder added later is found without reinstalling.
+EDITABLE := $(PIP_INSTALL) --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
+SOURCES := $(wildcard broker edge workers tests bench examples protos/generate.py)
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+install: $(RUNTIME) ## create .venv with the pinned packages and the millrace command
+
+dev: $(DEV) ## install what tests and checks need too
+
+run: $(RUNTIME) ## start everything on 127.0.0.1:8000 (HTTP) and :8001 (gRPC); ARGS="..." are passed on
+	@$(BIN)/millrace up $(ARGS)
+
+test: $(DEV) ## run the tests; ARGS="-k name" are passed to pytest
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(DEV) ## lint, format, types, import contracts, generated code up to date
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(SOURCES)
+	$(BIN)/lint-imports
+	$(BIN)/python protos/generate.py --check
+
+fix: $(DEV) ## repair what ruff can repair
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+protos: $(DEV) ## regenerate broker/v1 from protos/
+	$(BIN)/python protos/generate.py
+
+bench: $(DEV) ## measure; PEERS=1 measures LiteLLM's proxy and a bare relay in the same run
+	@PEERS=$(PEERS) $(BIN)/python -m bench $(ARGS)
+
+lock: $(DEV) ## renew deploy/*.lock to the newest versions that fit pyproject.toml
+	$(PIP_INSTALL) uv
+	$(BIN)/uv pip compile pyproject.toml --group build $(LOCK_OPTIONS) -o deploy/requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --group build --group dev -c deploy/requirements.lock \
+	  $(LOCK_OPTIONS) -o deploy/requirements-dev.lock
+
+LOCK_OPTIONS := --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --no-header --no-annotate
+
+clean: ## remove .venv and caches (data folders stay)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "millrace needs Python 3.11 or newer; install it, or name it: make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "millrace needs Python 3.11 or newer; $(PYTHON) is older" >&2; exit 1; }
+	@"$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); echo "$(PYTHON) could not create $(VENV); on Debian and Ubuntu install python3-venv" >&2; exit 1; }
+
+$(RUNTIME): | $(BIN)/python
+	@echo "installing the pinned packages into $(VENV)"
+	@$(ONE_AT_A_TIME) $(PIP_INSTALL) $(LOCKED) -r deploy/requirements.lock
+	@$(ONE_AT_A_TIME) $(EDITABLE)
+	@rm -f $(VENV)/.runtime-* && touch $@
+
+# The dev lock holds the runtime too, so one pip run settles both.
+$(DEV): | $(BIN)/python
+	@echo "installing the pinned packages and the development tools into $(VENV)"
+	@$(ONE_AT_A_TIME) $(PIP_INSTALL) $(LOCKED) -r deploy/requirements-dev.lock
+	@$(ONE_AT_A_TIME) $(EDITABLE)
+	@rm -f $(VENV)/.dev-* $(VENV)/.runtime-* && touch $@ $(RUNTIME)
