@@ -29,6 +29,10 @@ def generate(target: Path) -> None:
             f"-I{PROTOS}",
             f"-I{google_protos}",
             f"-I{well_known}",
+            *(
+                f"--plugin=protoc-gen-{name}={Path(sys.executable).parent}/protoc-gen-{name}"
+                for name in ("mypy", "mypy_grpc")
+            ),
             f"--python_out={target}",
             f"--grpc_python_out={target}",
             f"--mypy_out=quiet:{target}",
