@@ -1,0 +1,39 @@
+"""OpenAI itself: api.openai.com."""
+
+from __future__ import annotations
+
+from workers.dialects.openai_chat import DIALECT
+from workers.provider import Provider
+
+PROVIDER = Provider(
+    name="openai",
+    dialect=DIALECT,
+    base_url="https://api.openai.com/v1",
+    # Source: the model names in the official SDK that chat takes and no shutdown date has passed.
+    models=(
+        "gpt-6.1-sol",
+        "gpt-6.1-terra",
+        "gpt-6-astra",
+        "gpt-6-sol",
+        "gpt-6-luna",
+        "gpt-5.6-sol",
+        "gpt-5.6-terra",
+        "gpt-5.6-luna",
+        "gpt-5.5",
+        "gpt-5.4",
+        "gpt-5.4-mini",
+        "gpt-5.4-nano",
+        "gpt-5.2",
+        "gpt-5.1",
+        "gpt-5",
+        "gpt-5-mini",
+        "gpt-5-nano",
+        "gpt-4.1",
+        "gpt-4.1-mini",
+        "gpt-4o",
+        "gpt-4o-mini",
+        "gpt-audio-mini",
+        "o3",
+    ),
+    quirks={"model_families": "openai"},
+)

@@ -1,0 +1,22 @@
+"""Any server that speaks the OpenAI chat format: vLLM, Ollama, LM Studio, a gateway.
+
+Assumes the weakest contract: older servers know neither `max_completion_tokens` nor the developer
+role, and answer both with an error or, worse, with silence.
+"""
+
+from __future__ import annotations
+
+from workers.dialects.openai_chat import DIALECT
+from workers.provider import Provider
+
+PROVIDER = Provider(
+    name="openai_compatible",
+    dialect=DIALECT,
+    base_url="",  # the operator's: there is no such host
+    keyless=True,
+    quirks={
+        "max_tokens_field": "max_tokens",
+        "developer_role": "system",
+        "cache_control": "send",
+    },
+)

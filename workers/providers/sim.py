@@ -1,0 +1,14 @@
+"""The simulated provider that comes with the broker: works offline, without a key."""
+
+from __future__ import annotations
+
+from workers.dialects.openai_chat import DIALECT
+from workers.provider import Provider
+
+PROVIDER = Provider(
+    name="sim",
+    dialect=DIALECT,
+    base_url="http://127.0.0.1:8002/v1",
+    models=("sim", "echo"),
+    keyless=True,
+)
