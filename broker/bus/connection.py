@@ -1,0 +1,171 @@
+"""One connection to NATS, with the settings that measurements asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+from nats.js.errors import BucketNotFoundError
+from nats.js.kv import KeyValue
+
+if TYPE_CHECKING:
+    from broker.config import NatsSettings
+
+_log = logging.getLogger(__name__)
+
+# Streams with message TTL, counters and schedules: servers before this ignore them silently.
+NEEDED_API_LEVEL = 4
+DEFAULT_URL = "nats://127.0.0.1:4222"
+
+
+class BusError(Exception):
+    """NATS cannot be used; the message says what to do."""
+
+
+class Bus:
+    """A connection, and who wants to know when it comes back."""
+
+    def __init__(self, nc: Client) -> None:
+        self.nc = nc
+        self.js: JetStreamContext = nc.jetstream(timeout=5)
+        self._on_reconnect: list[Callable[[], None]] = []
+        self._buckets: dict[str, KeyValue] = {}
+        self.closing = False
+
+    @property
+    def connected(self) -> bool:
+        """Whether the server is reachable right now."""
+        return self.nc.is_connected
+
+    def on_reconnect(self, callback: Callable[[], None]) -> None:
+        """Call `callback` after every reconnect: ephemeral consumers are gone by then."""
+        self._on_reconnect.append(callback)
+
+    async def kv(self, bucket: str) -> KeyValue:
+        """The bucket; waits up to 15 s for the broker process to create it."""
+        known = self._buckets.get(bucket)
+        if known is not None:
+            return known
+        for _ in range(60):
+            try:
+                self._buckets[bucket] = await self.js.key_value(bucket)
+                return self._buckets[bucket]
+            except BucketNotFoundError:
+                await asyncio.sleep(0.25)
+        raise BusError(f"bucket {bucket!r} does not exist; is a broker process running?")
+
+    async def check_server(self) -> int:
+        """JetStream API level of the server; raises `BusError` when it is too old (below 4)."""
+        info = await self.js.account_info()
+        level = getattr(info.api, "level", None) or 0
+        if level < NEEDED_API_LEVEL:
+            version = self.nc._server_info.get("version", "unknown")
+            raise BusError(
+                f"nats-server {version} is too old (JetStream API level {level}, "
+                f"needed {NEEDED_API_LEVEL}); use nats-server 2.12 or newer"
+            )
+        return level
+
+    async def close(self) -> None:
+        """Flush what is pending and leave; never raises."""
+        self.closing = True
+        if self.nc.is_closed:
+            return
+        try:
+            await asyncio.wait_for(self.nc.flush(), 2)
+        except (NatsError, TimeoutError, OSError):
+            _log.debug("flush before close failed")
+        await self.nc.close()
+
+    def _reconnected(self) -> None:
+        for callback in self._on_reconnect:
+            callback()
+
+
+async def connect(settings: NatsSettings, *, name: str, patience_s: float = 10.0) -> Bus:
+    """Connect as `name`; tries for `patience_s`, then raises `BusError` saying what to check."""
+    holder: list[Bus] = []
+
+    async def reconnected() -> None:
+        _log.info("reconnected to NATS")
+        for bus in holder:
+            bus._reconnected()
+
+    async def disconnected() -> None:
+        if any(not bus.closing for bus in holder):
+            _log.warning("lost the connection to NATS; reconnecting")
+
+    async def error(exc: Exception) -> None:
+        if any(not bus.closing for bus in holder):
+            _log.warning("NATS: %s", exc or type(exc).__name__)
+
+    options = _options(settings, name)
+    deadline = asyncio.get_running_loop().time() + patience_s
+    while True:
+        nc = Client()
+        try:
+            await nc.connect(
+                **options,
+                reconnected_cb=reconnected,
+                disconnected_cb=disconnected,
+                error_cb=error,
+            )
+            break
+        except (NatsError, OSError, TimeoutError) as exc:
+            await _quietly(nc.close)
+            if asyncio.get_running_loop().time() > deadline:
+                raise BusError(
+                    f"cannot reach NATS at {_where(settings)}: {exc or type(exc).__name__}; "
+                    "check MILLRACE_NATS and that nats-server runs"
+                ) from exc
+            await asyncio.sleep(0.2)
+    bus = Bus(nc)
+    holder.append(bus)
+    return bus
+
+
+def _options(settings: NatsSettings, name: str) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "servers": settings.servers or [DEFAULT_URL],
+        "name": name,
+        "allow_reconnect": True,
+        # The client's default gives up for good after 60 tries of 2 s.
+        "max_reconnect_attempts": -1,
+        "reconnect_time_wait": 0.1,
+        "connect_timeout": 2,
+        "ping_interval": 10,
+        "max_outstanding_pings": 2,
+        "inbox_prefix": f"_INBOX.{name.split('-', maxsplit=1)[0]}".encode(),
+        "skip_subject_validation": True,
+    }
+    for field in ("user", "password", "token"):
+        if value := getattr(settings, field, None):
+            options[field] = value
+    if settings.nkey_seed:
+        options["nkeys_seed"] = str(settings.nkey_seed)
+    if settings.creds:
+        options["user_credentials"] = str(settings.creds)
+    if settings.tls_ca or settings.tls_cert:
+        context = ssl.create_default_context(cafile=settings.tls_ca)
+        if settings.tls_cert:
+            context.load_cert_chain(settings.tls_cert, settings.tls_key)
+        options["tls"] = context
+    return options
+
+
+def _where(settings: NatsSettings) -> str:
+    """The addresses, without credentials."""
+    return ", ".join(url.rpartition("@")[2] for url in settings.servers or [DEFAULT_URL])
+
+
+async def _quietly(close: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await close()
+    except (NatsError, OSError):
+        _log.debug("closing a connection that never opened failed")

@@ -1,0 +1,175 @@
+"""API keys in the bucket `keys`: digest of the secret -> record. The secret itself is never kept.
+
+Every edge reads a key once when it first sees it and follows changes from then on, so revoking
+takes effect everywhere within milliseconds, and within `CHECK_S` if a change was missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+
+import msgspec
+from nats.errors import Error as NatsError
+from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
+from nats.js.kv import KeyValue
+
+from broker import keys, subjects
+from broker.bus.connection import Bus, BusError
+from broker.keys import KeyRecord
+
+_log = logging.getLogger(__name__)
+
+# How often a follower asks whether it missed a change, in seconds.
+CHECK_S = 30.0
+
+Changed = Callable[[str, KeyRecord | None], None]
+
+
+class UnknownKeyError(Exception):
+    """No API key has this id."""
+
+
+class Keyring:
+    """Creates, finds, lists and revokes API keys. All methods raise `BusError` without NATS."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    async def create(self, name: str, tenant: str = keys.DEFAULT_TENANT) -> tuple[str, KeyRecord]:
+        """Make a key; the secret is returned here and nowhere again."""
+        secret = keys.generate(secrets.token_bytes(keys.RANDOM_BYTES))
+        return secret, await self.add(secret, name, tenant)
+
+    async def add(self, secret: str, name: str, tenant: str = keys.DEFAULT_TENANT) -> KeyRecord:
+        """Make a chosen secret a key; one that exists is returned as it is, revoked or not."""
+        digest = keys.digest(secret)
+        record = KeyRecord(
+            id=keys.identifier(digest),
+            name=name,
+            tenant=tenant,
+            created_at=datetime.now(UTC).timestamp(),
+        )
+        with _mapped("create an API key"):
+            bucket = await self._bus.kv(subjects.KEYS)
+            try:
+                await bucket.create(digest, keys.encode(record))
+            except KeyWrongLastSequenceError:
+                return keys.decode((await bucket.get(digest)).value or b"")
+        return record
+
+    async def get(self, digest: str) -> KeyRecord | None:
+        """The record of this digest, by one direct read; revoked ones too."""
+        with _mapped("read an API key"):
+            bucket = await self._bus.kv(subjects.KEYS)
+            try:
+                return _record(await bucket.get(digest))
+            except KeyNotFoundError:
+                return None
+
+    async def list(self) -> list[KeyRecord]:
+        """All records, oldest first, revoked ones too."""
+        found = [record for _, record, _ in await self._all()]
+        return sorted(found, key=lambda record: (record.created_at, record.id))
+
+    async def revoke(self, key_id: str) -> KeyRecord:
+        """Make a key useless for ever; raises `UnknownKeyError`."""
+        for digest, record, revision in await self._all():
+            if record.id != key_id:
+                continue
+            if record.revoked:
+                return record
+            now = datetime.now(UTC).timestamp()
+            revoked = msgspec.structs.replace(record, revoked=True, revoked_at=now)
+            with _mapped("revoke an API key"):
+                bucket = await self._bus.kv(subjects.KEYS)
+                await bucket.update(digest, keys.encode(revoked), last=revision)
+            return revoked
+        raise UnknownKeyError(f"no API key has the id {key_id!r}; see: millrace key list")
+
+    async def watch(self, callback: Changed) -> None:
+        """Report every key now, and every change from now on, until cancelled; never raises.
+
+        `callback(digest, record)` must not block; a record None means the key was deleted. After
+        a reconnect all keys are reported again, since changes may have been missed meanwhile.
+        """
+        reconnected = asyncio.Event()
+        self._bus.on_reconnect(reconnected.set)
+        while True:
+            reconnected.clear()
+            try:
+                await self._follow(callback, reconnected)
+            except (BusError, NatsError, OSError) as exc:
+                _log.warning("lost track of API key changes, starting again: %s", exc)
+                await asyncio.sleep(0.5)
+
+    async def _follow(self, callback: Changed, reconnected: asyncio.Event) -> None:
+        """Report until there is a reason to start over with a new watcher."""
+        bucket = await self._bus.kv(subjects.KEYS)
+        watcher = await bucket.watchall()
+        seen = 0
+        loop = asyncio.get_running_loop()
+        check_at = loop.time() + CHECK_S
+        over = asyncio.ensure_future(reconnected.wait())
+        update = asyncio.ensure_future(watcher.__anext__())
+        try:
+            while not reconnected.is_set():
+                await asyncio.wait(
+                    {over, update},
+                    timeout=check_at - loop.time(),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if update.done():
+                    entry = update.result()
+                    update = asyncio.ensure_future(watcher.__anext__())
+                    if entry is not None:
+                        seen = max(seen, entry.revision or 0)
+                        callback(entry.key, _record(entry))
+                elif loop.time() >= check_at:
+                    if (await bucket.status()).stream_info.state.last_seq > seen:
+                        return
+                    check_at = loop.time() + CHECK_S
+        finally:
+            over.cancel()
+            update.cancel()
+            with contextlib.suppress(NatsError, OSError):
+                await watcher.stop()
+
+    async def _all(self) -> list[tuple[str, KeyRecord, int]]:
+        """Every digest with its record and revision."""
+        found: list[tuple[str, KeyRecord, int]] = []
+        with _mapped("list API keys"):
+            bucket = await self._bus.kv(subjects.KEYS)
+            watcher = await bucket.watchall()
+            try:
+                # The first None says that everything stored so far has been seen.
+                while (entry := await watcher.updates(timeout=5)) is not None:
+                    if (record := _record(entry)) is not None:
+                        found.append((entry.key, record, entry.revision or 0))
+            finally:
+                await watcher.stop()
+        return found
+
+
+def _record(entry: KeyValue.Entry) -> KeyRecord | None:
+    """The record of an entry; None when deleted, or when nobody can read it."""
+    if entry.operation is not None or not entry.value:
+        return None
+    try:
+        return keys.decode(entry.value)
+    except msgspec.DecodeError:
+        _log.warning("the record of API key %s cannot be read", keys.identifier(entry.key))
+        return None
+
+
+@contextlib.contextmanager
+def _mapped(what: str) -> Iterator[None]:
+    """NATS errors as `BusError`, saying what was being done."""
+    try:
+        yield
+    except (NatsError, OSError) as exc:
+        raise BusError(f"cannot {what}: {exc or type(exc).__name__}") from exc

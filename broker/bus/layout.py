@@ -1,0 +1,223 @@
+"""Streams, buckets, object stores and consumers, created idempotently by the broker process.
+
+Settings were measured; the reasons stand beside them. `max_bytes` reserves disk, and an update
+reserves it anew, so only small streams have it; the server's file store limit bounds the rest.
+Everything is on file storage: memory
+buckets vanish when a single server restarts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DiscardPolicy,
+    KeyValueConfig,
+    ObjectStoreConfig,
+    RetentionPolicy,
+    StorageType,
+    StoreCompression,
+    StreamConfig,
+    StreamSource,
+    SubjectTransform,
+)
+from nats.js.errors import APIError, NotFoundError
+
+from broker import subjects
+from broker.bus.connection import Bus, BusError
+
+_MB, _GB, _DAY = 1 << 20, 1 << 30, 86_400
+# Room for headers under the server's max_payload of 1 MiB.
+MAX_MESSAGE = _MB - 4096
+# What travels inside a job; larger bodies go by reference (R10).
+MAX_INLINE_BODY = 512 * 1024
+# A job that nobody acks comes again after this long; leases are extended every third of it.
+ACK_WAIT_S = 20.0
+# Per subject, so that one model's backlog never fills the lane for the others.
+MAX_QUEUED_PER_SUBJECT = 10_000
+MAX_QUEUED = 50_000
+_STREAM_EXISTS = 10058
+
+
+def _streams(replicas: int) -> list[StreamConfig]:
+    file: dict[str, Any] = {"storage": StorageType.FILE, "num_replicas": replicas}
+    queue: dict[str, Any] = {
+        **file,
+        "retention": RetentionPolicy.WORK_QUEUE,
+        "discard": DiscardPolicy.NEW,
+        "allow_msg_ttl": True,
+        "max_msg_size": MAX_MESSAGE,
+    }
+    write_once: dict[str, Any] = {
+        "max_msgs_per_subject": 1,
+        "discard": DiscardPolicy.NEW,
+        "discard_new_per_subject": True,
+        "allow_direct": True,
+    }
+    return [
+        StreamConfig(
+            name="INT",
+            subjects=["req.int.*.*.*"],
+            max_msgs=MAX_QUEUED,
+            max_bytes=_GB,
+            max_msgs_per_subject=MAX_QUEUED_PER_SUBJECT,
+            discard_new_per_subject=True,
+            # Longer than the longest deadline: message TTLs do the sweeping (R11).
+            max_age=2 * 3600,
+            duplicate_window=120,
+            **queue,
+        ),
+        StreamConfig(
+            name="BG",
+            subjects=["req.bg.*.*.*"],
+            max_age=2 * _DAY,
+            duplicate_window=600,
+            sources=[_due("bg")],
+            **queue,
+        ),
+        StreamConfig(
+            name="BAT",
+            subjects=["req.bat.*.*.*"],
+            # Outlives the longest batch window of 14 days (R18).
+            max_age=16 * _DAY,
+            duplicate_window=600,
+            allow_atomic=True,
+            sources=[_due("bat")],
+            **queue,
+        ),
+        # Message schedules refuse "discard new", so delayed retries cannot live in their queue.
+        StreamConfig(
+            name="SCHED",
+            subjects=["sched.*.*", "due.*.*.*.*"],
+            allow_msg_schedules=True,
+            allow_msg_ttl=True,
+            max_age=16 * _DAY,
+            **file,
+        ),
+        StreamConfig(
+            name="RES",
+            subjects=["res.*.*"],
+            max_age=30 * _DAY,
+            duplicate_window=120,
+            **write_once,
+            **file,
+        ),
+        StreamConfig(
+            name="EVENTS",
+            subjects=["events.*"],
+            max_age=30 * _DAY,
+            allow_direct=True,
+            **file,
+        ),
+        StreamConfig(
+            name="USAGE",
+            subjects=["usage.*"],
+            max_age=400 * _DAY,
+            compression=StoreCompression.S2,
+            duplicate_window=600,
+            **file,
+        ),
+        StreamConfig(
+            name="SPEND",
+            subjects=["spend.*.*"],
+            allow_msg_counter=True,
+            allow_direct=True,
+            max_msgs_per_subject=1,
+            duplicate_window=600,
+            max_age=400 * _DAY,
+            **file,
+        ),
+        StreamConfig(
+            name="RATE",
+            subjects=["rate.*.*"],
+            allow_msg_counter=True,
+            allow_direct=True,
+            max_msgs_per_subject=1,
+            max_age=180,
+            **file,
+        ),
+        StreamConfig(
+            name="DLQ", subjects=["dlq.*.*.*"], max_bytes=256 * _MB, max_age=14 * _DAY, **file
+        ),
+    ]
+
+
+def _due(lane: str) -> StreamSource:
+    """Scheduled jobs that came due, moved into their lane."""
+    transform = SubjectTransform(
+        src=f"due.{lane}.*.*.*",
+        dest=f"req.{lane}.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}.{{{{wildcard(3)}}}}",
+    )
+    return StreamSource(name="SCHED", subject_transforms=[transform])
+
+
+def _buckets(replicas: int) -> list[KeyValueConfig]:
+    plain = {subjects.CFG: 16, subjects.KEYS: 4, subjects.BATCHES: 1, subjects.RESPONSES: 1}
+    # A lease's shortest TTL is the marker's, and history above 1 would lengthen it.
+    leases = (subjects.WORKERS, subjects.BREAKER, subjects.CAPACITY, subjects.IDEMPOTENCY)
+    common: dict[str, Any] = {"storage": StorageType.FILE, "replicas": replicas, "direct": True}
+    return [
+        *(KeyValueConfig(bucket=name, history=n, **common) for name, n in plain.items()),
+        *(KeyValueConfig(bucket=b, history=1, limit_marker_ttl=1, **common) for b in leases),
+    ]
+
+
+async def ensure_layout(bus: Bus, replicas: int) -> None:
+    """Create what is missing and update what differs. Raises `BusError` naming what failed."""
+    for config in _streams(replicas):
+        try:
+            try:
+                await bus.js.add_stream(config)
+            except APIError as exc:
+                if exc.err_code != _STREAM_EXISTS:
+                    raise
+                await bus.js.update_stream(config)
+        except APIError as exc:
+            raise BusError(f"stream {config.name}: {exc.description}") from exc
+    for bucket in _buckets(replicas):
+        await _ensure_bucket(bus, bucket)
+    for store in subjects.OBJECT_STORES:
+        try:
+            await bus.js.stream_info(f"OBJ_{store}")
+        except NotFoundError:
+            await bus.js.create_object_store(
+                store, config=ObjectStoreConfig(replicas=replicas, ttl=30 * _DAY)
+            )
+
+
+async def _ensure_bucket(bus: Bus, config: KeyValueConfig) -> None:
+    try:
+        await bus.js.stream_info(f"KV_{config.bucket}")
+    except NotFoundError:
+        try:
+            await bus.js.create_key_value(config)
+        except APIError as exc:
+            raise BusError(f"bucket {config.bucket}: {exc.description}") from exc
+
+
+async def ensure_pool(bus: Bus, provider: str, pool: str, slots: int) -> None:
+    """Create or update the consumers of a pool, one per lane.
+
+    `max_ack_pending` is a loose backstop of four times the slots: leases are the real cap, and a
+    delayed nak holds its place for as long as it waits.
+    """
+    for lane, stream in subjects.LANES.items():
+        config = ConsumerConfig(
+            durable_name=subjects.consumer(lane, provider, pool),
+            filter_subject=subjects.job_filter(lane, provider, pool),
+            ack_policy=AckPolicy.EXPLICIT,
+            ack_wait=ACK_WAIT_S if lane == subjects.INTERACTIVE else 3 * ACK_WAIT_S,
+            # Poison is counted by losses, not by deliveries: those grow with every hand-back.
+            max_deliver=-1,
+            max_ack_pending=max(1000, 4 * slots),
+            max_waiting=2048,
+        )
+        try:
+            await bus.js.add_consumer(stream, config)
+        except APIError as exc:
+            raise BusError(f"consumer {config.durable_name}: {exc.description}") from exc
+
+
+STREAMS = tuple(config.name or "" for config in _streams(1))

@@ -1,0 +1,95 @@
+"""Records on USAGE, committed in groups: attempt records of workers, charges of edges (R16)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Callable
+
+from broker import subjects
+from broker.bus.queue import PubAck, Publisher
+from broker.v1 import record_pb2
+
+_log = logging.getLogger(__name__)
+
+_FLUSH_S = 0.01
+_MAX_GROUP = 200
+_RETRY_S = 0.5
+
+
+class Recorder:
+    """Collects records for up to 10 ms, then writes one message per tenant.
+
+    `committed` is called after the stream stored the group, and not before: a worker acks there.
+    A group is sent again with the same message id until the stream takes it.
+    """
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+        self._groups: dict[str, tuple[record_pb2.RecordGroup, list[Callable[[], None]]]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._sending: set[asyncio.Task[None]] = set()
+        self.pending = 0
+
+    def attempt(self, record: record_pb2.AttemptRecord, committed: Callable[[], None]) -> None:
+        """Write an attempt record, then call `committed`."""
+        group, callbacks = self._group(record.tenant)
+        group.attempts.append(record)
+        callbacks.append(committed)
+
+    def charge(self, charge: record_pb2.Charge) -> None:
+        """Write a charge."""
+        group, callbacks = self._group(charge.tenant)
+        group.charges.append(charge)
+        callbacks.append(_nothing)
+
+    async def drain(self, timeout_s: float = 3.0) -> None:
+        """Wait until everything is stored."""
+        self._flush()
+        if self._sending:
+            await asyncio.wait(self._sending, timeout=timeout_s)
+
+    def _group(self, tenant: str) -> tuple[record_pb2.RecordGroup, list[Callable[[], None]]]:
+        self.pending += 1
+        found = self._groups.get(tenant)
+        if found is not None and len(found[1]) >= _MAX_GROUP:
+            self._flush()
+            found = None
+        if found is None:
+            found = self._groups[tenant] = (record_pb2.RecordGroup(), [])
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_FLUSH_S, self._flush)
+        return found
+
+    def _flush(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        groups, self._groups = self._groups, {}
+        for tenant, (group, callbacks) in groups.items():
+            task = asyncio.create_task(self._send(tenant, group, callbacks), name="records")
+            self._sending.add(task)
+            task.add_done_callback(self._sending.discard)
+
+    async def _send(
+        self, tenant: str, group: record_pb2.RecordGroup, callbacks: list[Callable[[], None]]
+    ) -> None:
+        payload = group.SerializeToString()
+        message_id = uuid.uuid4().hex
+        while True:
+            ack: PubAck = await self._publisher.request(
+                subjects.usage(tenant), payload, Nats_Msg_Id=message_id
+            )
+            if ack.error is None and not ack.unavailable:
+                break
+            why = "no answer" if ack.error is None else ack.error.description
+            _log.warning("usage records not stored (%s); trying again", why)
+            await asyncio.sleep(_RETRY_S)
+        self.pending -= len(callbacks)
+        for committed in callbacks:
+            committed()
+
+
+def _nothing() -> None:
+    """Nobody waits for a charge."""

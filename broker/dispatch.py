@@ -1,0 +1,118 @@
+"""What happens after an attempt failed: again, elsewhere, resume or give up; pure.
+
+Driven by the edge for interactive requests, later by the broker process for durable ones. One
+attempt is one upstream call; whoever waits between attempts holds no slot (R5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from broker.errors import InferenceError, Retry
+from broker.routing import Target
+
+# Tries on one target, the first included.
+MAX_TRIES = 3
+# A Retry-After beyond this is not worth waiting for.
+PATIENCE_S = 10.0
+BACKOFF_S = 0.5
+BACKOFF_CAP_S = 8.0
+# Reasons after which an answer that was shown in part may be run again and compared (R4).
+RESUMABLE = frozenset(
+    {"worker_lost", "upstream_incomplete", "upstream_error", "upstream_unreachable", "stalled"}
+)
+MAX_RESUMES = 2
+# Losses after which a job runs alone on a worker (R6).
+LOSSES_BEFORE_ALONE = 2
+
+
+@dataclass(slots=True)
+class Plan:
+    """Where one request stands: its targets in order, and what was tried."""
+
+    targets: Sequence[Target]
+    index: int = 0
+    tries: int = 1
+    resumes: int = 0
+    losses: int = 0
+    errors: list[InferenceError] = field(default_factory=list)
+
+    @property
+    def target(self) -> Target:
+        """Where the present attempt goes."""
+        return self.targets[self.index]
+
+    @property
+    def has_next(self) -> bool:
+        """Whether another candidate is left."""
+        return self.index + 1 < len(self.targets)
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Publish the next attempt after `delay_s`; `resume`: compare it with what was shown."""
+
+    delay_s: float = 0.0
+    resume: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Tell the caller."""
+
+    error: InferenceError
+
+
+Step = Again | GiveUp
+
+
+def after_failure(
+    plan: Plan, error: InferenceError, *, shown: bool, resumable: bool, left_s: float, jitter: float
+) -> Step:
+    """The step after a provider's failure. `left_s` is the time to the deadline, `jitter` 0..1."""
+    plan.errors.append(error)
+    if shown:
+        return _resume(plan, error, resumable=resumable)
+    retry = error.row.retry
+    if retry is Retry.SAME and plan.tries < MAX_TRIES:
+        delay = _delay(plan.tries, error.retry_after, jitter)
+        if delay is not None and delay < left_s:
+            plan.tries += 1
+            return Again(delay)
+    if retry in {Retry.SAME, Retry.NEXT} and plan.has_next:
+        plan.index += 1
+        plan.tries = 1
+        return Again()
+    return GiveUp(error)
+
+
+def after_loss(plan: Plan, *, shown: bool, resumable: bool, alone: bool) -> Step:
+    """The step after a worker was lost with the job; `alone`: nothing else ran there (R3, R6)."""
+    plan.losses += 1
+    error = InferenceError(
+        "worker_lost", "the worker that ran this request was lost", phase="content" if shown else ""
+    )
+    if alone:
+        return GiveUp(
+            InferenceError(
+                "poison",
+                f"{plan.losses} workers were lost while they ran this request, the last one "
+                "running nothing else; it was put aside as a dead letter",
+            )
+        )
+    return _resume(plan, error, resumable=resumable) if shown else Again()
+
+
+def _resume(plan: Plan, error: InferenceError, *, resumable: bool) -> Step:
+    if not resumable or error.reason not in RESUMABLE or plan.resumes >= MAX_RESUMES:
+        return GiveUp(error)
+    plan.resumes += 1
+    return Again(resume=True)
+
+
+def _delay(tries: int, retry_after: float | None, jitter: float) -> float | None:
+    """Seconds to wait before the next try here; None when that is too long."""
+    if retry_after is not None:
+        return retry_after if retry_after <= PATIENCE_S else None
+    return min(BACKOFF_S * 2 ** (tries - 1), BACKOFF_CAP_S) * (0.8 + 0.4 * jitter)

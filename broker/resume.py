@@ -1,0 +1,112 @@
+"""Verified resume: what was shown of an answer, and the check of a second run against it (R4); pure.
+
+Whole channels are compared (the text, the reasoning, each tool call's arguments), so it does not
+matter how either run was cut into deltas. What cannot be compared (signatures, log probabilities,
+audio, images, hosted tools) makes an answer not resumable.
+"""
+
+from __future__ import annotations
+
+from broker.errors import InferenceError
+from broker.v1 import event_pb2
+
+# Kinds of events that carry something the caller sees.
+CONTENT = frozenset(
+    {
+        "text",
+        "reasoning",
+        "refusal",
+        "tool_call",
+        "audio",
+        "image",
+        "blob",
+        "opaque",
+        "annotation",
+        "choice_finished",
+    }
+)
+_COMPARABLE = frozenset({"text", "reasoning", "refusal", "tool_call", "choice_finished"})
+
+_Key = tuple[str, int, int]
+
+
+class Transcript:
+    """What was shown so far; after `rewind`, the check of the next run."""
+
+    def __init__(self) -> None:
+        self.resumable = True
+        self._shown: dict[_Key, list[str]] = {}
+        self._expected: dict[_Key, str] = {}
+
+    def show(self, kind: str, event: event_pb2.Event) -> None:
+        """Remember an event that the caller was shown."""
+        if kind not in _COMPARABLE:
+            self.resumable = False
+            return
+        key, text = _channel(kind, event)
+        if kind in {"text", "refusal"} and getattr(event, kind).logprobs:
+            self.resumable = False
+        self._shown.setdefault(key, []).append(text)
+
+    def rewind(self) -> None:
+        """The answer is run again: expect what was shown."""
+        self._expected = {key: "".join(parts) for key, parts in self._shown.items()}
+
+    def check(self, kind: str, event: event_pb2.Event) -> event_pb2.Event | None:
+        """The part of an event of the new run that was not shown yet, or None.
+
+        Raises `InferenceError` worker_lost when the new run says something else.
+        """
+        if kind not in _COMPARABLE:
+            return event
+        key, text = _channel(kind, event)
+        expected = self._expected.get(key)
+        if expected is None:
+            return event
+        overlap = min(len(expected), len(text))
+        if text[:overlap] != expected[:overlap]:
+            raise _mismatch()
+        if overlap < len(expected):
+            self._expected[key] = expected[overlap:]
+            return None
+        if kind == "choice_finished":
+            return None
+        self._expected[key] = ""
+        rest = text[overlap:]
+        if not rest:
+            return None
+        if kind == "tool_call":
+            event.tool_call.arguments = rest
+            # The id that was shown stays: a second run mints another one.
+            event.tool_call.call_id = event.tool_call.name = ""
+        else:
+            getattr(event, kind).text = rest
+        return event
+
+    def finish(self) -> None:
+        """The new run is complete: everything that was shown has to be in it."""
+        if any(self._expected.values()):
+            raise _mismatch()
+
+
+def _channel(kind: str, event: event_pb2.Event) -> tuple[_Key, str]:
+    """The channel of an event, and what it adds there."""
+    if kind == "choice_finished":
+        finished = event.choice_finished
+        return (kind, finished.choice, 0), str(finished.reason)
+    if kind == "tool_call":
+        call = event.tool_call
+        # The name opens the channel, so that a call of another tool never matches.
+        head = f"{call.name}\0" if call.name else ""
+        return (kind, call.choice, call.index), head + call.arguments
+    delta = getattr(event, kind)
+    return (kind, delta.choice, 0), delta.text
+
+
+def _mismatch() -> InferenceError:
+    return InferenceError(
+        "worker_lost",
+        "the answer was interrupted, and running it again gave a different text; "
+        "what was shown is incomplete: send the request again",
+        phase="content",
+    )

@@ -1,0 +1,81 @@
+"""Names on the bus: lanes, subjects, streams, consumers, buckets and message ids; pure."""
+
+from __future__ import annotations
+
+import re
+
+# Lane -> work-queue stream.
+LANES: dict[str, str] = {"int": "INT", "bg": "BG", "bat": "BAT"}
+INTERACTIVE = "int"
+DEFAULT_POOL = "main"
+# The model token of models that the catalogue does not list.
+UNLISTED = "_"
+
+# Buckets of keys and values.
+CFG = "cfg"
+KEYS = "keys"
+WORKERS = "workers"
+BREAKER = "breaker"
+CAPACITY = "capacity"
+BATCHES = "batches"
+RESPONSES = "responses"
+IDEMPOTENCY = "idempotency"
+# Stores of objects.
+OBJECT_STORES = ("batch_in", "batch_out", "blobs")
+
+_NOT_TOKEN = re.compile(r"[^A-Za-z0-9_-]")
+
+
+def token(name: str) -> str:
+    """`name` as one subject token: everything but letters, digits, `-` and `_` becomes `_`."""
+    return _NOT_TOKEN.sub("_", name) or UNLISTED
+
+
+def job(lane: str, provider: str, pool: str, model: str) -> str:
+    """Subject of one attempt; `model` is a catalogued name or `UNLISTED`."""
+    return f"req.{lane}.{token(provider)}.{token(pool)}.{token(model)}"
+
+
+def job_filter(lane: str, provider: str, pool: str) -> str:
+    """What the consumer of a lane's pool listens to."""
+    return f"req.{lane}.{token(provider)}.{token(pool)}.*"
+
+
+def consumer(lane: str, provider: str, pool: str) -> str:
+    """Durable name of a lane's pool."""
+    return f"{lane}-{token(provider)}-{token(pool)}"
+
+
+def direct(provider: str, pool: str) -> str:
+    """Core request subject used while the stream has no leader (R14)."""
+    return f"direct.{token(provider)}.{token(pool)}"
+
+
+def usage(tenant: str) -> str:
+    """Subject of attempt records and charges."""
+    return f"usage.{token(tenant)}"
+
+
+def dead_letter(lane: str, provider: str, pool: str) -> str:
+    """Subject of poison jobs."""
+    return f"dlq.{lane}.{token(provider)}.{token(pool)}"
+
+
+def message_id(request_id: str, attempt: int) -> str:
+    """`Nats-Msg-Id` of an attempt (R2)."""
+    return f"{request_id}.{attempt}"
+
+
+def worker_key(provider: str, worker: str) -> str:
+    """Key of a worker's presence lease."""
+    return f"w.{token(provider)}.{token(worker)}"
+
+
+def edge_key(edge: str) -> str:
+    """Key of an edge's presence lease, in the same bucket."""
+    return f"e.{token(edge)}"
+
+
+def pool_key(provider: str, pool: str) -> str:
+    """Key in `cfg` that says a pool's consumers exist."""
+    return f"pool.{token(provider)}.{token(pool)}"
