@@ -62,19 +62,20 @@ LOCK_OPTIONS := --quiet --upgrade --universal --python-version 3.11 --generate-h
 clean: ## remove .venv and caches (data folders stay)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info
 
-$(BIN)/python:
+# pip is the last thing that venv puts there: an interrupted venv is made again.
+$(BIN)/pip:
 	@test -n "$(PYTHON)" || { echo "millrace needs Python 3.11 or newer; install it, or name it: make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "millrace needs Python 3.11 or newer; $(PYTHON) is older" >&2; exit 1; }
 	@"$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); echo "$(PYTHON) could not create $(VENV); on Debian and Ubuntu install python3-venv" >&2; exit 1; }
 
-$(RUNTIME): | $(BIN)/python
+$(RUNTIME): | $(BIN)/pip
 	@echo "installing the pinned packages into $(VENV)"
 	@$(ONE_AT_A_TIME) $(PIP_INSTALL) $(LOCKED) -r deploy/requirements.lock
 	@$(ONE_AT_A_TIME) $(EDITABLE)
 	@rm -f $(VENV)/.runtime-* && touch $@
 
 # The dev lock holds the runtime too, so one pip run settles both.
-$(DEV): | $(BIN)/python
+$(DEV): | $(BIN)/pip
 	@echo "installing the pinned packages and the development tools into $(VENV)"
 	@$(ONE_AT_A_TIME) $(PIP_INSTALL) $(LOCKED) -r deploy/requirements-dev.lock
 	@$(ONE_AT_A_TIME) $(EDITABLE)
