@@ -12,6 +12,7 @@ import logging
 import secrets
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 from nats.errors import Error as NatsError
@@ -28,6 +29,8 @@ _log = logging.getLogger(__name__)
 CHECK_S = 30.0
 
 Changed = Callable[[str, KeyRecord | None], None]
+# Digest, record, revision.
+_Entries = list[tuple[str, KeyRecord, int]]
 
 
 class UnknownKeyError(Exception):
@@ -110,7 +113,7 @@ class Keyring:
     async def _follow(self, callback: Changed, reconnected: asyncio.Event) -> None:
         """Report until there is a reason to start over with a new watcher."""
         bucket = await self._bus.kv(subjects.KEYS)
-        watcher = await bucket.watchall()
+        watcher: Any = await bucket.watchall()
         seen = 0
         loop = asyncio.get_running_loop()
         check_at = loop.time() + CHECK_S
@@ -139,12 +142,12 @@ class Keyring:
             with contextlib.suppress(NatsError, OSError):
                 await watcher.stop()
 
-    async def _all(self) -> list[tuple[str, KeyRecord, int]]:
+    async def _all(self) -> _Entries:
         """Every digest with its record and revision."""
-        found: list[tuple[str, KeyRecord, int]] = []
+        found: _Entries = []
         with _mapped("list API keys"):
             bucket = await self._bus.kv(subjects.KEYS)
-            watcher = await bucket.watchall()
+            watcher: Any = await bucket.watchall()
             try:
                 # The first None says that everything stored so far has been seen.
                 while (entry := await watcher.updates(timeout=5)) is not None:
