@@ -115,4 +115,4 @@ def _delay(tries: int, retry_after: float | None, jitter: float) -> float | None
     """Seconds to wait before the next try here; None when that is too long."""
     if retry_after is not None:
         return retry_after if retry_after <= PATIENCE_S else None
-    return min(BACKOFF_S * 2 ** (tries - 1), BACKOFF_CAP_S) * (0.8 + 0.4 * jitter)
+    return min(BACKOFF_S * 2.0 ** (tries - 1), BACKOFF_CAP_S) * (0.8 + 0.4 * jitter)

@@ -1,4 +1,4 @@
-"""Verified resume: what was shown of an answer, and the check of a second run against it (R4); pure.
+"""Verified resume (R4): what was shown of an answer, and the check of a second run; pure.
 
 Whole channels are compared (the text, the reasoning, each tool call's arguments), so it does not
 matter how either run was cut into deltas. What cannot be compared (signatures, log probabilities,
@@ -69,9 +69,9 @@ class Transcript:
         if overlap < len(expected):
             self._expected[key] = expected[overlap:]
             return None
+        self._expected[key] = ""
         if kind == "choice_finished":
             return None
-        self._expected[key] = ""
         rest = text[overlap:]
         if not rest:
             return None

@@ -3,6 +3,7 @@
 isort:skip_file
 What a process is doing right now."""
 
+from broker.v1 import delivery_service_pb2 as _delivery_service_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -183,11 +184,17 @@ class WorkerLoad(_message.Message):
     POOL_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
     SESSIONS_FIELD_NUMBER: _builtins.int
+    GAUGES_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
     provider: _builtins.str
     pool: _builtins.str
     slots: _builtins.int
     sessions: _builtins.int
+    """Requests of this edge that run there."""
+    @_builtins.property
+    def gauges(self) -> _delivery_service_pb2.WorkerGauges:
+        """What the worker said of itself in its last heartbeat to this edge."""
+
     def __init__(
         self,
         *,
@@ -196,10 +203,11 @@ class WorkerLoad(_message.Message):
         pool: _builtins.str = ...,
         slots: _builtins.int = ...,
         sessions: _builtins.int = ...,
+        gauges: _delivery_service_pb2.WorkerGauges | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["gauges", b"gauges"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pool", b"pool", "provider", b"provider", "sessions", b"sessions", "slots", b"slots", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gauges", b"gauges", "pool", b"pool", "provider", b"provider", "sessions", b"sessions", "slots", b"slots", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,27 +27,71 @@ class DeliverRequest(_message.Message):
 
     HELLO_FIELD_NUMBER: _builtins.int
     FRAMES_FIELD_NUMBER: _builtins.int
+    GAUGES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
         """First message only."""
 
     @_builtins.property
     def frames(self) -> _containers.RepeatedCompositeFieldContainer[Global___Frame]:
-        """An empty message is a heartbeat."""
+        """A message without frames is a heartbeat."""
+
+    @_builtins.property
+    def gauges(self) -> Global___WorkerGauges:
+        """With heartbeats."""
 
     def __init__(
         self,
         *,
         hello: Global___Hello | None = ...,
         frames: _abc.Iterable[Global___Frame] | None = ...,
+        gauges: Global___WorkerGauges | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["gauges", b"gauges", "hello", b"hello"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames", "hello", b"hello"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames", "gauges", b"gauges", "hello", b"hello"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeliverRequest: _TypeAlias = DeliverRequest  # noqa: Y015
+
+@_typing.final
+class WorkerGauges(_message.Message):
+    """What a worker process is doing right now; all of it is 0 again when nothing runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUSY_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    busy: _builtins.int
+    """Slots in use."""
+    held: _builtins.int
+    """Jobs taken from the queue and not yet acked."""
+    calls: _builtins.int
+    """Upstream connections that carry a call."""
+    records: _builtins.int
+    """Attempt records not yet stored."""
+    tasks: _builtins.int
+    """asyncio tasks of the process."""
+    def __init__(
+        self,
+        *,
+        busy: _builtins.int = ...,
+        held: _builtins.int = ...,
+        calls: _builtins.int = ...,
+        records: _builtins.int = ...,
+        tasks: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy", b"busy", "calls", b"calls", "held", b"held", "records", b"records", "tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkerGauges: _TypeAlias = WorkerGauges  # noqa: Y015
 
 @_typing.final
 class Hello(_message.Message):

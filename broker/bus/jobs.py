@@ -1,0 +1,69 @@
+"""Job operations beside publishing: withdraw from a stream, ask a worker directly, bury."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
+from nats.js.errors import Error as JetStreamError
+
+from broker import subjects
+from broker.bus.connection import Bus
+
+_log = logging.getLogger(__name__)
+
+# What a worker answers on the direct path (R14).
+TAKEN = b"taken"
+BUSY = b"busy"
+# Deletions under way at once: each is a round trip.
+_PARALLEL = 16
+
+
+class Jobs:
+    """Round trips that are off the hot path."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._slots = asyncio.Semaphore(_PARALLEL)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def delete(self, stream: str, sequence: int) -> None:
+        """Delete a superseded job in the background: it never starts and frees its slot (R2)."""
+        task = asyncio.create_task(self._delete(stream, sequence), name="delete job")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _delete(self, stream: str, sequence: int) -> None:
+        async with self._slots:
+            try:
+                await self._bus.js.delete_msg(stream, sequence)
+            except JetStreamError as exc:
+                _log.debug("job %s/%d is gone already: %s", stream, sequence, exc)
+            except (NatsError, TimeoutError) as exc:
+                # Its TTL sweeps it, and its claim would be refused.
+                _log.warning("job %s/%d not deleted: %s", stream, sequence, exc)
+
+    async def ask_direct(self, provider: str, pool: str, job: bytes) -> bool | None:
+        """Offer a job to a worker without the stream: taken, busy, or None when nobody answers."""
+        try:
+            reply = await self._bus.nc.request(subjects.direct(provider, pool), job, timeout=1)
+        except (NoRespondersError, NatsError, TimeoutError):
+            return None
+        return reply.data == TAKEN
+
+    async def bury(self, lane: str, provider: str, pool: str, job: bytes, reason: str) -> None:
+        """Put a poison job into the dead-letter stream with its reason (R6)."""
+        headers = {"Millrace-Reason": reason}
+        try:
+            await self._bus.js.publish(
+                subjects.dead_letter(lane, provider, pool), job, headers=headers
+            )
+        except (NatsError, JetStreamError, TimeoutError):
+            _log.exception("dead letter not stored")
+
+    async def close(self) -> None:
+        """Let deletions under way finish."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=2)

@@ -1,0 +1,382 @@
+"""One accepted request from admission to its last event, whatever happens to its attempts.
+
+An exchange has one current attempt. Events of that attempt alone reach the caller; everything
+else (lost workers, retries, resumed streams) is settled here and stays invisible, or ends in one
+typed error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from broker import dispatch
+from broker.errors import InferenceError
+from broker.keys import KeyRecord
+from broker.resume import CONTENT, Transcript
+from broker.routing import Target
+from broker.v1 import event_pb2, generation_pb2
+
+if TYPE_CHECKING:
+    from edge.engine import Engine
+
+# An answer that is collected whole may not grow beyond this.
+MAX_ANSWER_BYTES = 64 << 20
+# Consumed bytes are credited back in portions of this size.
+CREDIT_PORTION = 128 << 10
+# How long an attempt may wait in a queue when another candidate is left (R5).
+QUEUE_PATIENCE_S = 2.0
+
+
+class Session(Protocol):
+    """The running attempt's way back to its worker."""
+
+    def kill(self, reason: str) -> None:
+        """Abort the upstream call; nothing more is taken from this session."""
+
+    def credit(self, size: int) -> None:
+        """Allow `size` more bytes of events."""
+
+
+class Attempt:
+    """One job in the queue or on a worker."""
+
+    __slots__ = (
+        "alone",
+        "direct",
+        "number",
+        "published_at",
+        "secret",
+        "sequence",
+        "session",
+        "target",
+        "withdrawn",
+    )
+
+    def __init__(self, number: int, target: Target, now: float) -> None:
+        self.number = number
+        self.target = target
+        self.secret = secrets.token_bytes(16)
+        # Where the job lies in the stream; 0 until its PubAck came.
+        self.sequence = 0
+        self.session: Session | None = None
+        self.alone = False
+        self.withdrawn = False
+        self.direct = False
+        self.published_at = now
+
+
+class Exchange:
+    """See the module. Made by `Engine.submit`; the consumer calls `next` and, finally, `close`."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        request: generation_pb2.Request,
+        key: KeyRecord,
+        request_id: str,
+        *,
+        plan: dispatch.Plan,
+        timeout_s: float,
+    ) -> None:
+        self.request_id = request_id
+        self.alias = ""
+        self.answer_id = "chatcmpl-" + uuid.uuid4().hex
+        self.created = time.time_ns() // 1_000_000_000
+        self.key = key
+        self.key_id = key.id
+        self.raw = request.SerializeToString()
+        self.plan = plan
+        self.attempt: Attempt | None = None
+        self.launched = False
+        self.done = False
+        self._engine = engine
+        self._loop = asyncio.get_running_loop()
+        self.deadline = self._loop.time() + timeout_s
+        self._streaming = request.generate.stream
+        self._platform = request.platform
+        self._attempts = 0
+        self._started: event_pb2.Started | None = None
+        self._ready: list[event_pb2.Event] = []
+        # What may be handed out: held back until content or the end comes, so that a failure
+        # before content is still a real status.
+        self._open = False
+        self._taken = False
+        self._replaying = False
+        self._transcript = Transcript()
+        self._error: InferenceError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._unread = 0
+        self._owed = 0
+        self._collected = 0
+        self._timer = self._loop.call_at(self.deadline, self._out_of_time)
+        self._retry_timer: asyncio.TimerHandle | None = None
+
+    # The consumer's side.
+
+    async def next(self) -> Sequence[event_pb2.Event]:
+        """The next events, at least one; empty after `completed`. Raises `InferenceError`."""
+        while True:
+            if self._ready and self._open:
+                batch, self._ready = self._ready, []
+                self._taken = True
+                self._give_credit()
+                return batch
+            if self._error is not None:
+                raise self._error
+            if self.done:
+                return ()
+            self._waiter = self._loop.create_future()
+            await self._waiter
+
+    def close(self) -> None:
+        """The consumer is done or gone: stop whatever still runs. Idempotent."""
+        if not self.done:
+            self._end(InferenceError("client_gone", "the caller has gone"), "cancelled")
+
+    def cancel(self) -> None:
+        """Cancelled from another connection: whoever reads is told."""
+        if not self.done:
+            self._end(InferenceError("client_gone", "the request was cancelled"), "cancelled")
+
+    # The engine's side.
+
+    def launch(self) -> None:
+        """Publish the next attempt now."""
+        self._retry_timer = None
+        if self.done:
+            return
+        self.launched = True
+        self._attempts += 1
+        self.attempt = Attempt(self._attempts, self.plan.target, self._loop.time())
+        self._engine.publish(self, self.attempt)
+        if self.plan.has_next:
+            self._retry_timer = self._loop.call_later(
+                QUEUE_PATIENCE_S, self._leave_queue, self.attempt
+            )
+
+    def supersede(self, attempt: Attempt) -> Attempt:
+        """The next attempt in place of one that could not be queued."""
+        self._attempts += 1
+        self.attempt = Attempt(self._attempts, attempt.target, self._loop.time())
+        return self.attempt
+
+    def remaining_ms(self) -> int:
+        """Milliseconds to the deadline, at least 1."""
+        return max(1, int((self.deadline - self._loop.time()) * 1000))
+
+    def granted(self, attempt: Attempt, session: Session, *, alone: bool) -> None:
+        """A worker runs the attempt from now on."""
+        attempt.session = session
+        attempt.alone = alone
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()
+            self._retry_timer = None
+
+    def on_events(self, attempt: Attempt, events: Iterable[event_pb2.Event], size: int) -> None:
+        """Events of an attempt; `size` is what they take of its credit."""
+        if attempt is not self.attempt or self.done:
+            return
+        self._unread += size
+        for event in events:
+            kind = event.WhichOneof("kind") or ""
+            if kind in CONTENT:
+                try:
+                    self._content(kind, event)
+                except InferenceError as exc:
+                    self._settle(dispatch.GiveUp(exc))
+                    return
+            elif kind == "started":
+                if self._started is None:
+                    self._started = event.started
+                    self._ready.append(event)
+            elif kind == "completed":
+                self._completed(attempt, event)
+                return
+            elif kind == "failed":
+                self._failed(attempt, event.failed)
+                return
+            # Anything else is an event of a newer worker: not for this edge to understand.
+        if not self._streaming:
+            self._collect(size)
+        elif self._open:
+            self._wake()
+
+    def lost(self, attempt: Attempt) -> None:
+        """The attempt's worker died or froze (R3)."""
+        if attempt is not self.attempt or self.done:
+            return
+        attempt.session = None
+        self._engine.withdraw(attempt)
+        step = dispatch.after_loss(
+            self.plan,
+            shown=self._shown,
+            resumable=self._transcript.resumable,
+            alone=attempt.alone,
+        )
+        if attempt.alone:
+            self._engine.dead_letter(self, attempt)
+        self._settle(step)
+
+    def handed_back(self, attempt: Attempt) -> None:
+        """The worker drains and gives the attempt up: nobody's failure."""
+        if attempt is not self.attempt or self.done:
+            return
+        attempt.session = None
+        self._engine.withdraw(attempt)
+        if self._shown and not self._transcript.resumable:
+            error = InferenceError("worker_lost", "the worker was shut down", phase="content")
+            self._settle(dispatch.GiveUp(error))
+        else:
+            self._settle(dispatch.Again(resume=self._shown))
+
+    def refused(self, attempt: Attempt, error: InferenceError) -> None:
+        """The queue did not take the attempt."""
+        if attempt is self.attempt and not self.done:
+            self._end(error, "refused")
+
+    # Inside.
+
+    @property
+    def _shown(self) -> bool:
+        return self._streaming and self._taken
+
+    def _content(self, kind: str, event: event_pb2.Event) -> None:
+        if self._replaying:
+            checked = self._transcript.check(kind, event)
+            if checked is None:
+                return
+            event = checked
+        self._ready.append(event)
+        if self._streaming:
+            self._transcript.show(kind, event)
+            self._open = True
+
+    def _collect(self, size: int) -> None:
+        """A whole answer is credited as it comes, up to a limit."""
+        self._collected += size
+        if self._collected > MAX_ANSWER_BYTES:
+            error = InferenceError(
+                "upstream_error", f"the answer is larger than {MAX_ANSWER_BYTES >> 20} MiB"
+            )
+            self._settle(dispatch.GiveUp(error))
+        else:
+            self._give_credit()
+
+    def _give_credit(self) -> None:
+        self._owed += self._unread
+        self._unread = 0
+        if self._owed >= CREDIT_PORTION and self.attempt is not None and self.attempt.session:
+            self.attempt.session.credit(self._owed)
+            self._owed = 0
+
+    def _completed(self, attempt: Attempt, event: event_pb2.Event) -> None:
+        if self._replaying:
+            try:
+                self._transcript.finish()
+            except InferenceError as exc:
+                self._settle(dispatch.GiveUp(exc))
+                return
+        self._ready.append(event)
+        self._open = True
+        attempt.session = None
+        self._engine.charge(self, attempt, self._started, event.completed.usage)
+        self._end(None, "")
+
+    def _failed(self, attempt: Attempt, failure: event_pb2.Failure) -> None:
+        attempt.session = None
+        error = InferenceError.from_failure(failure)
+        error.provider = error.provider or attempt.target.provider
+        error.model = error.model or attempt.target.model
+        error.attempt = attempt.number
+        step = dispatch.after_failure(
+            self.plan,
+            error,
+            shown=self._shown,
+            resumable=self._transcript.resumable,
+            left_s=self.deadline - self._loop.time(),
+            jitter=self._engine.jitter(),
+        )
+        self._settle(step)
+
+    def _settle(self, step: dispatch.Step) -> None:
+        if isinstance(step, dispatch.GiveUp):
+            self._end(step.error, "superseded")
+            return
+        if step.resume:
+            self._replaying = True
+            self._transcript.rewind()
+        else:
+            self._started = None
+            self._ready = []
+            self._open = False
+            self._transcript = Transcript()
+        self._unread = self._owed = self._collected = 0
+        if self.attempt is not None:
+            self._engine.moved(self.attempt.target, self.plan.target)
+        # No attempt runs while it waits, and late events of the old one find no taker.
+        self.attempt = None
+        if step.delay_s:
+            self._retry_timer = self._loop.call_later(step.delay_s, self.launch)
+        else:
+            self.launch()
+
+    def _leave_queue(self, attempt: Attempt) -> None:
+        """It waited long enough here, and another candidate is left (R5)."""
+        self._retry_timer = None
+        if attempt is not self.attempt or attempt.session is not None or self.done:
+            return
+        self._engine.withdraw(attempt)
+        self.plan.index += 1
+        self.plan.tries = 1
+        self._settle(dispatch.Again())
+
+    def _out_of_time(self) -> None:
+        if self.done:
+            return
+        attempt = self.attempt
+        if attempt is None or attempt.session is None:
+            message = "no worker was free before the deadline; retry later or allow more time"
+            self._end(InferenceError("queue_timeout", message, phase="queued"), "deadline")
+        else:
+            phase = "content" if self._shown else "before_content"
+            error = InferenceError("deadline", "the deadline passed", phase=phase)
+            error.provider, error.model = attempt.target.provider, attempt.target.model
+            self._end(error, "deadline")
+
+    def _end(self, error: InferenceError | None, kill_reason: str) -> None:
+        """The one way out."""
+        self.done = True
+        self._error = error
+        if error is not None:
+            self._open = self._streaming and self._taken
+        self._timer.cancel()
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()
+        attempt = self.attempt
+        if attempt is not None and error is not None:
+            if attempt.session is not None:
+                attempt.session.kill(kill_reason)
+                attempt.session = None
+            else:
+                self._engine.withdraw(attempt)
+        self._engine.ended(self, error)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    @property
+    def platform(self) -> generation_pb2.Platform:
+        """The platform's arguments of the request."""
+        return self._platform
+
+    @property
+    def started(self) -> event_pb2.Started | None:
+        """The first event of the present answer, if it has begun."""
+        return self._started
