@@ -11,24 +11,47 @@ import os
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, TypeVar, cast, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 import yaml
 
 from broker.providers import REGISTRY, canonical
+from broker.settings import (
+    DEFAULT_DATA,
+    DEFAULT_GRPC,
+    DEFAULT_HTTP,
+    Address,
+    Limits,
+    LogSettings,
+    NatsSettings,
+    ProviderSettings,
+    Settings,
+)
+
+__all__ = [
+    "Address",
+    "ConfigError",
+    "Limits",
+    "LogSettings",
+    "NatsSettings",
+    "ProviderSettings",
+    "Settings",
+    "child_environment",
+    "load_settings",
+    "nats_from_url",
+]
 
 ENV_PREFIX = "MILLRACE_"
 DEFAULT_FILE = "millrace.yaml"
-DEFAULT_DATA = "millrace-data"
+# Why a provider is off that the file switches off.
+DISABLED = "enabled is false"
 
 _Count = Annotated[int, msgspec.Meta(ge=1)]
-_Seconds = Annotated[float, msgspec.Meta(gt=0)]
-_Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 _T = TypeVar("_T")
 
 
@@ -39,114 +62,6 @@ class ConfigError(Exception):
         super().__init__(f"{path}: {message}")
         self.path = path
         self.message = message
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """A TCP address; `str()` gives host:port."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-DEFAULT_HTTP = Address("127.0.0.1", 8000)
-DEFAULT_GRPC = Address("127.0.0.1", 8001)
-
-
-@dataclass(frozen=True, slots=True)
-class NatsSettings:
-    """How to reach NATS. `url` None means the embedded server, which only `up` can start.
-
-    `url` holds no credentials and may be a comma-separated list. `creds`, `tls_ca`, `tls_cert` and
-    `tls_key` are paths of files. `port` is the embedded server's, 0 for any free one.
-    """
-
-    url: str | None = None
-    user: str | None = None
-    password: str | None = field(default=None, repr=False)
-    token: str | None = field(default=None, repr=False)
-    nkey_seed: str | None = field(default=None, repr=False)
-    creds: str | None = None
-    tls_ca: str | None = None
-    tls_cert: str | None = None
-    tls_key: str | None = None
-    port: _Port = 0
-
-    @property
-    def servers(self) -> list[str]:
-        """The URLs, one by one."""
-        return [part for part in (self.url or "").split(",") if part]
-
-
-@dataclass(frozen=True, slots=True)
-class ProviderSettings:
-    """One provider that is on; `kind` is its word in the registry, `name` what models start with.
-
-    `slots` is the number of calls one worker makes at a time. `base_url` None: the kind's own.
-    """
-
-    name: str
-    kind: str
-    api_keys: tuple[str, ...] = field(default=(), repr=False)
-    base_url: str | None = None
-    slots: int = 64
-    pool: str = "main"
-    models: tuple[str, ...] = ()
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds and timeouts; `_s` are seconds."""
-
-    max_body_bytes: _Count = 32 * 1024 * 1024
-    max_header_bytes: _Count = 64 * 1024
-    streams_per_key: _Count = 1000
-    queue_size: _Count = 10_000
-    request_timeout_s: _Seconds = 600.0
-    keepalive_s: _Seconds = 15.0
-    drain_grace_s: _Seconds = 30.0
-    slow_reader_s: _Seconds = 60.0
-    connect_timeout_s: _Seconds = 5.0
-    first_token_timeout_s: _Seconds = 120.0
-    stall_timeout_s: _Seconds = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class LogSettings:
-    """How much is logged and in which form; auto is pretty on a terminal and JSON elsewhere."""
-
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["auto", "json", "pretty"] = "auto"
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Everything a process can be told.
-
-    `advertise` None: workers reach the edge on 127.0.0.1 and a free port. `providers` holds those
-    that are on, `providers_off` why each other named one is not. `replicas` is the number of NATS
-    servers that keep each stream; `sync_always` makes the embedded server fsync every write.
-    """
-
-    data: Path = Path(DEFAULT_DATA)
-    config: Path | None = None
-    http: Address = DEFAULT_HTTP
-    grpc: Address = DEFAULT_GRPC
-    advertise: Address | None = None
-    nats: NatsSettings = NatsSettings()
-    api_key: str | None = field(default=None, repr=False)
-    fleet_token: str | None = field(default=None, repr=False)
-    providers: Mapping[str, ProviderSettings] = field(default_factory=dict)
-    providers_off: Mapping[str, str] = field(default_factory=dict)
-    limits: Limits = Limits()
-    log: LogSettings = LogSettings()
-    cors_origins: tuple[str, ...] = ()
-    replicas: int = 1
-    sync_always: bool = False
 
 
 class _ProviderFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -162,6 +77,15 @@ class _ProviderFile(msgspec.Struct, forbid_unknown_fields=True):
     pool: str = "main"
     headers: dict[str, str] = {}
     enabled: bool = True
+
+
+# Variables that replace the field of the same name; a key's variable comes on top of these.
+_PROVIDER_VARIABLES: Mapping[str, Any] = {
+    "BASE_URL": str,
+    "MODELS": list[str],
+    "SLOTS": _Count,
+    "POOL": str,
+}
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -223,7 +147,7 @@ def child_environment(
     """
     child = dict(os.environ if env is None else env)
     for name in {*REGISTRY, *settings.providers, *settings.providers_off} - {provider}:
-        for suffix in ("API_KEY", "BASE_URL"):
+        for suffix in ("API_KEY", *_PROVIDER_VARIABLES):
             child.pop(_variable(name, suffix), None)
     values = {
         "DATA": settings.data.absolute(),
@@ -246,7 +170,7 @@ class _Sources:
     """Looks one top-level setting up: flag, then environment, then file."""
 
     def __init__(self, env: Mapping[str, str], flags: Mapping[str, object], file: _File) -> None:
-        self._env = env
+        self.env = env
         self._flags = flags
         self._file = file
 
@@ -254,7 +178,7 @@ class _Sources:
         """The value given and where, as an error would name it; None when nobody gave one."""
         if name in self._flags:
             return self._flags[name], "--" + name.replace("_", "-")
-        if value := self._env.get(ENV_PREFIX + name.upper()):
+        if value := self.env.get(ENV_PREFIX + name.upper()):
             return value, ENV_PREFIX + name.upper()
         return getattr(self._file, name), name
 
@@ -294,12 +218,21 @@ def _convert(value: object, kind: Any, path: str, *, strict: bool) -> Any:
         return msgspec.convert(value, kind, strict=strict)
     except msgspec.ValidationError as exc:
         message, _, inner = str(exc).partition(" - at ")
-        below = inner.strip("`").removeprefix("$").replace(".[", "[")
+        # A key that is no text is reported as: `key` in `$.path`.
+        below = inner.rpartition(" in ")[2].strip("`").removeprefix("$").replace(".[", "[")
         if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", message):
             below, message = f"{below}.{unknown[1]}", "unknown field"
         where = (path + below).removeprefix(".") or "the file"
-        text = message.replace("`", "")
+        text = _choices(kind, message) or message.replace("`", "")
+        text = text.replace("object", "mapping").replace("array", "list")
         raise ConfigError(where, text[:1].lower() + text[1:]) from exc
+
+
+def _choices(kind: Any, message: str) -> str:
+    """What a wrong word could have been; empty when that is not the matter."""
+    if get_origin(kind) is not Literal or not message.startswith("Invalid enum value"):
+        return ""
+    return f"expected one of {', '.join(get_args(kind))}"
 
 
 def _section(
@@ -307,13 +240,12 @@ def _section(
 ) -> _T:
     """A dataclass of settings from its part of the file and from variables named after fields."""
     hints = get_type_hints(cls, include_extras=True)
-    known = [(f.name, hints[f.name]) for f in fields(cast("Any", cls))]
-    shape = msgspec.defstruct(
-        cls.__name__, [(*row, msgspec.UNSET) for row in known], forbid_unknown_fields=True
-    )
-    decoded = _convert(given, shape, path, strict=True)
-    values = {name: getattr(decoded, name) for name, _ in known if name in given}
-    for name, hint in known:
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in hints:
+            raise ConfigError(f"{path}.{name}", "unknown field")
+        values[name] = _convert(value, hints[name], f"{path}.{name}", strict=True)
+    for name, hint in hints.items():
         if text := env.get(prefix + name.upper()):
             values[name] = _convert(text, hint, prefix + name.upper(), strict=False)
     return cls(**values)
@@ -326,23 +258,37 @@ def _address(text: str, path: str, any_host: str) -> Address:
     return Address(match[1].strip("[]") or any_host, int(match[2]))
 
 
+def nats_from_url(text: str, path: str = "nats") -> NatsSettings:
+    """Settings for one URL or a comma-separated list; credentials are taken out of it.
+
+    Raises `ConfigError`, which names `path`.
+    """
+    bare: list[str] = []
+    found: dict[str, Any] = {}
+    for part in text.split(","):
+        url, credentials = _split_url(part.strip(), path)
+        bare.append(url)
+        found = found or credentials
+    return NatsSettings(url=",".join(bare), **found)
+
+
 def _nats(pick: _Sources, given: str | dict[str, Any] | None) -> NatsSettings:
-    """NATS settings; credentials written in the URL are taken out of it."""
+    """NATS settings from their section and their URL, whose credentials win."""
     value, path = pick.raw("nats")
     section = given if isinstance(given, dict) else {}
-    settings = _section(NatsSettings, section, pick._env, "nats", ENV_PREFIX + "NATS_")
+    settings = _section(NatsSettings, section, pick.env, "nats", ENV_PREFIX + "NATS_")
     if isinstance(value, dict):
         value, path = settings.url, "nats.url"
     if not value:
         return settings
-    bare: list[str] = []
-    found: dict[str, str] = {}
-    for part in str(value).split(","):
-        url, credentials = _split_url(part.strip(), path)
-        bare.append(url)
-        found = found or credentials
-    known = {f.name: getattr(settings, f.name) for f in fields(settings)}
-    return NatsSettings(**{**known, "url": ",".join(bare), **found})
+    named = nats_from_url(str(value), path)
+    return replace(
+        settings,
+        url=named.url,
+        user=named.user or settings.user,
+        password=named.password or settings.password,
+        token=named.token or settings.token,
+    )
 
 
 def _split_url(text: str, path: str) -> tuple[str, dict[str, str]]:
@@ -388,7 +334,7 @@ def _provider(name: str, row: object, env: Mapping[str, str], path: str) -> Prov
     A key that is missing switches it off and is no error: edges and brokers may share the file
     with workers, and they hold no provider keys.
     """
-    file: _ProviderFile = _convert(row, _ProviderFile, path, strict=True)
+    file = _with_variables(name, _convert(row, _ProviderFile, path, strict=True), env)
     kind = canonical(file.kind or name)
     if kind is None:
         words = ", ".join(REGISTRY)
@@ -399,13 +345,12 @@ def _provider(name: str, row: object, env: Mapping[str, str], path: str) -> Prov
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,63}", file.pool):
         raise ConfigError(f"{path}.pool", "pools are letters, digits, - and _")
     variable = _variable(name, "BASE_URL")
-    base_url, where = env.get(variable), variable
-    if not base_url:
-        base_url, where = file.base_url, f"{path}.base_url"
+    base_url = file.base_url
     if base_url and not re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", base_url):
+        where = variable if env.get(variable) else f"{path}.base_url"
         raise ConfigError(where, f"expected an http:// or https:// URL, got {base_url!r}")
     if not file.enabled:
-        return "enabled is false"
+        return DISABLED
     api_keys, missing = _api_keys(name, file, env)
     if not api_keys and (missing or not REGISTRY[kind].keyless):
         return missing or f"{_variable(name, 'API_KEY')} is not set"
@@ -421,6 +366,17 @@ def _provider(name: str, row: object, env: Mapping[str, str], path: str) -> Prov
         models=tuple(file.models),
         headers=MappingProxyType(dict(file.headers)),
     )
+
+
+def _with_variables(name: str, file: _ProviderFile, env: Mapping[str, str]) -> _ProviderFile:
+    """The provider as written, with what its variables say instead."""
+    said: dict[str, Any] = {}
+    for suffix, kind in _PROVIDER_VARIABLES.items():
+        variable = _variable(name, suffix)
+        if text := env.get(variable):
+            value = _words(text) if suffix == "MODELS" else text
+            said[suffix.lower()] = _convert(value, kind, variable, strict=False)
+    return msgspec.structs.replace(file, **said)
 
 
 def _api_keys(

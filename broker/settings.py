@@ -1,0 +1,128 @@
+"""The shape of the settings: what every process can be told, with defaults; pure.
+
+`broker.config` fills these in. Secrets are left out of every repr.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+DEFAULT_DATA = "millrace-data"
+
+_Count = Annotated[int, msgspec.Meta(ge=1)]
+_Seconds = Annotated[float, msgspec.Meta(gt=0)]
+_Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A TCP address; `str()` gives host:port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+DEFAULT_HTTP = Address("127.0.0.1", 8000)
+DEFAULT_GRPC = Address("127.0.0.1", 8001)
+
+
+@dataclass(frozen=True, slots=True)
+class NatsSettings:
+    """How to reach NATS. `url` None means the embedded server, which only `up` can start.
+
+    `url` holds no credentials and may be a comma-separated list. `nkey_seed`, `creds`, `tls_ca`,
+    `tls_cert` and `tls_key` are paths of files. `port` is the embedded server's, 0 for any free
+    one.
+    """
+
+    url: str | None = None
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    token: str | None = field(default=None, repr=False)
+    nkey_seed: str | None = None
+    creds: str | None = None
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    port: _Port = 0
+
+    @property
+    def servers(self) -> list[str]:
+        """The URLs, one by one."""
+        return [part for part in (self.url or "").split(",") if part]
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderSettings:
+    """One provider that is on; `kind` is its word in the registry, `name` what models start with.
+
+    `slots` is the number of calls one worker makes at a time. `base_url` None: the kind's own.
+    """
+
+    name: str
+    kind: str
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    base_url: str | None = None
+    slots: int = 64
+    pool: str = "main"
+    models: tuple[str, ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds and timeouts; `_s` are seconds."""
+
+    max_body_bytes: _Count = 32 * 1024 * 1024
+    max_header_bytes: _Count = 64 * 1024
+    streams_per_key: _Count = 1000
+    queue_size: _Count = 10_000
+    request_timeout_s: _Seconds = 600.0
+    keepalive_s: _Seconds = 15.0
+    drain_grace_s: _Seconds = 30.0
+    slow_reader_s: _Seconds = 60.0
+    connect_timeout_s: _Seconds = 5.0
+    first_token_timeout_s: _Seconds = 120.0
+    stall_timeout_s: _Seconds = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """How much is logged and in which form; auto is pretty on a terminal and JSON elsewhere."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "pretty"] = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything a process can be told.
+
+    `advertise` None: workers reach the edge on 127.0.0.1 and a free port. `providers` holds those
+    that are on, `providers_off` why each other named one is not. `replicas` is the number of NATS
+    servers that keep each stream; `sync_always` makes the embedded server fsync every write.
+    """
+
+    data: Path = Path(DEFAULT_DATA)
+    config: Path | None = None
+    http: Address = DEFAULT_HTTP
+    grpc: Address = DEFAULT_GRPC
+    advertise: Address | None = None
+    nats: NatsSettings = NatsSettings()
+    api_key: str | None = field(default=None, repr=False)
+    fleet_token: str | None = field(default=None, repr=False)
+    providers: Mapping[str, ProviderSettings] = field(default_factory=dict)
+    providers_off: Mapping[str, str] = field(default_factory=dict)
+    limits: Limits = Limits()
+    log: LogSettings = LogSettings()
+    cors_origins: tuple[str, ...] = ()
+    replicas: int = 1
+    sync_always: bool = False
