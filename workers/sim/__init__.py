@@ -1,0 +1,1 @@
+"""A make-believe provider that speaks the OpenAI wire format: deterministic, scriptable, cheap."""
