@@ -1,0 +1,83 @@
+"""The wire types of an answer: only what is read, and lenient where servers differ.
+
+Message and delta are one type, because servers put the same fields in both.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+# No cycles are possible between these, so the garbage collector need not track them.
+
+
+class Function(msgspec.Struct, gc=False):
+    name: str | None = None
+    # JSON text by the format; some servers send the object itself, or null.
+    arguments: Any = None
+
+
+class Custom(msgspec.Struct, gc=False):
+    name: str | None = None
+    input: str | None = None
+
+
+class ToolCall(msgspec.Struct, gc=False):
+    index: int | None = None
+    id: str | int | None = None
+    function: Function | None = None
+    custom: Custom | None = None
+
+
+class Audio(msgspec.Struct, gc=False):
+    id: str | None = None
+    data: str | None = None
+    transcript: str | None = None
+    expires_at: int | float | None = None
+
+
+class Message(msgspec.Struct, gc=False):
+    # A list of parts on servers that put thinking there.
+    content: str | list[Any] | None = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    refusal: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    function_call: Function | None = None
+    audio: Audio | None = None
+    annotations: Any = None
+
+
+class Choice(msgspec.Struct, gc=False):
+    index: int | None = None
+    delta: Message | None = None
+    message: Message | None = None
+    finish_reason: str | None = None
+    # Kept as text: it is handed on as it came.
+    logprobs: msgspec.Raw = msgspec.Raw()
+
+
+class Logprobs(msgspec.Struct, gc=False):
+    content: msgspec.Raw = msgspec.Raw()
+    refusal: msgspec.Raw = msgspec.Raw()
+
+
+class Chunk(msgspec.Struct, gc=False):
+    """One event of a stream, or a whole answer."""
+
+    choices: list[Choice] | None = None
+    id: str | int | None = None
+    model: str | None = None
+    created: Any = None
+    system_fingerprint: Any = None
+    service_tier: Any = None
+    usage: Any = None
+    error: Any = None
+    # Where some servers put usage and errors.
+    x_groq: Any = None
+
+
+# Lax: a number in quotes is still that number.
+decode_chunk = msgspec.json.Decoder(Chunk, strict=False).decode
+decode_logprobs = msgspec.json.Decoder(Logprobs).decode
