@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
+from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 from nats.js.errors import Error as JetStreamError
@@ -67,3 +69,24 @@ class Jobs:
         """Let deletions under way finish."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=2)
+
+
+async def serve_direct(
+    bus: Bus, provider: str, pool: str, take: Callable[[bytes], bool]
+) -> Callable[[], Awaitable[None]]:
+    """Answer direct offers: `take(job)` says whether there is room. Returns how to stop."""
+
+    async def offered(msg: Msg) -> None:
+        await msg.respond(TAKEN if take(msg.data) else BUSY)
+
+    subject = subjects.direct(provider, pool)
+    subscription = await bus.nc.subscribe(subject, queue="workers", cb=offered)
+    return subscription.unsubscribe
+
+
+async def settle(bus: Bus, reply: str, answer: bytes) -> None:
+    """Ack, nak or extend a delivery. Lost when NATS is away: the lease then runs out."""
+    try:
+        await bus.nc.publish(reply, answer)
+    except NatsError as exc:
+        _log.warning("a delivery could not be settled: %s", exc)

@@ -1,0 +1,25 @@
+"""`python -m broker`: one broker process. Several may run; everything it does is idempotent."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from broker import process
+from broker.bus import Bus
+from broker.config import Settings
+from broker.controller import Controller
+from broker.telemetry import Telemetry
+
+
+async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asyncio.Event) -> None:
+    controller = Controller(bus, settings)
+    await controller.start()
+    try:
+        await stop.wait()
+    finally:
+        await controller.close()
+
+
+if __name__ == "__main__":
+    sys.exit(process.run("broker", _body))

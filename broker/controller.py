@@ -1,0 +1,87 @@
+"""The broker process's work: creates the layout, and consumers for every pool that shows up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+import msgspec
+
+from broker import presence, subjects
+from broker.bus import Bus, BusError
+from broker.bus.fleet import create_fleet_token
+from broker.bus.layout import ensure_layout, ensure_pool
+from broker.bus.mirror import Mirror
+from broker.config import Settings
+
+_log = logging.getLogger(__name__)
+
+
+class Controller:
+    """Keeps the bus laid out. Any number of them may run at once."""
+
+    def __init__(self, bus: Bus, settings: Settings) -> None:
+        self._bus = bus
+        self._settings = settings
+        self._pools: dict[tuple[str, str], int] = {}
+        self._leases = Mirror(bus, subjects.WORKERS, lambda _key, _value: self._changed.set())
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Lay out the bus; return when edges and workers can use it."""
+        await ensure_layout(self._bus, self._settings.replicas)
+        await create_fleet_token(self._bus)
+        await self._leases.start()
+        # A server that lost a stream (a fresh disk) gets its layout again.
+        self._bus.on_reconnect(self._start_over)
+        self._task = asyncio.create_task(self._follow(), name="pools")
+        _log.info("the bus is laid out")
+
+    async def close(self) -> None:
+        """Stop."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        await self._leases.close()
+
+    def _start_over(self) -> None:
+        self._pools.clear()
+        self._changed.set()
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                if not self._pools:
+                    await ensure_layout(self._bus, self._settings.replicas)
+                await self._ensure_pools()
+            except BusError as exc:
+                _log.warning("%s; trying again", exc)
+                await asyncio.sleep(1)
+                continue
+            await self._changed.wait()
+            self._changed.clear()
+
+    async def _ensure_pools(self) -> None:
+        """Create the consumers of pools that have workers; a pool once seen stays known."""
+        slots: dict[tuple[str, str], int] = {}
+        for key, value in self._leases.entries.items():
+            if not key.startswith("w."):
+                continue
+            try:
+                lease = presence.decode_worker(value)
+            except msgspec.DecodeError:
+                continue
+            slots[lease.provider, lease.pool] = slots.get((lease.provider, lease.pool), 0) + (
+                lease.slots
+            )
+        kv = await self._bus.kv(subjects.CFG)
+        for (provider, pool), count in slots.items():
+            if self._pools.get((provider, pool), 0) >= count:
+                continue
+            await ensure_pool(self._bus, provider, pool, count)
+            record = presence.encode(presence.PoolRecord(provider, pool))
+            await kv.put(subjects.pool_key(provider, pool), record)
+            self._pools[provider, pool] = count

@@ -1,0 +1,58 @@
+"""The edge process: engine, HTTP server and public gRPC server, started and drained together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+import uvicorn
+
+from broker import process
+from broker.bus import Bus
+from broker.bus.fleet import fleet_token
+from broker.bus.keyring import Keyring
+from broker.config import Settings
+from broker.telemetry import Telemetry
+from edge.app import create_app, serve
+from edge.auth import Authenticator
+from edge.engine import Engine
+
+_log = logging.getLogger(__name__)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: the process has its own."""
+
+    @contextlib.contextmanager
+    def capture_signals(self):  # type: ignore[no-untyped-def]  # noqa: ANN202
+        yield
+
+
+async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asyncio.Event) -> None:
+    engine = Engine(bus, settings, await fleet_token(bus, settings))
+    auth = Authenticator(Keyring(bus))
+    await engine.start()
+    follow = asyncio.create_task(auth.follow(), name="keys")
+    server = _Server(serve(create_app(settings, engine, auth, telemetry), settings))
+    serving = asyncio.create_task(server.serve(), name="http")
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            raise OSError(
+                f"cannot serve HTTP on {settings.http}: is the port taken? set MILLRACE_HTTP"
+            )
+        # Refuse first, so that load balancers see it, then let the rest finish.
+        await engine.drain(settings.limits.drain_grace_s)
+        server.should_exit = True
+        await serving
+    finally:
+        stopping.cancel()
+        follow.cancel()
+        await engine.close()
+
+
+def main() -> int:
+    """Run until told to stop; returns the exit code."""
+    return process.run("edge", _body)

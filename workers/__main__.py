@@ -1,0 +1,47 @@
+"""`python -m workers PROVIDER...`: one worker process for one or more providers that are on."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from broker import process
+from broker.bus import Bus, BusError
+from broker.bus.fleet import fleet_token
+from broker.config import Settings
+from broker.telemetry import Telemetry
+from workers.registry import ProviderError, load
+from workers.runner import Runner
+
+
+async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asyncio.Event) -> None:
+    runners = []
+    token = await fleet_token(bus, settings)
+    for name in sys.argv[1:]:
+        chosen = settings.providers.get(name)
+        if chosen is None:
+            why = settings.providers_off.get(name, f"set {name.upper()}_API_KEY")
+            raise BusError(f"provider {name!r} is not on: {why}")
+        try:
+            provider = load(chosen)
+        except ProviderError as exc:
+            raise BusError(str(exc)) from exc
+        runners.append(Runner(bus, provider, chosen, token))
+    for runner in runners:
+        await runner.start()
+    await stop.wait()
+    grace = settings.limits.drain_grace_s
+    await asyncio.gather(*(runner.drain(grace) for runner in runners))
+    await asyncio.gather(*(runner.close() for runner in runners))
+
+
+def main() -> int:
+    """Run until told to stop; returns the exit code."""
+    if not sys.argv[1:]:
+        sys.stderr.write("usage: python -m workers PROVIDER...\n")
+        return 2
+    return process.run("worker", _body)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""One attempt is one upstream call: the granted job in, hub events out, an attempt record left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+
+from broker.errors import InferenceError
+from broker.v1 import delivery_service_pb2, event_pb2, generation_pb2, job_pb2, record_pb2
+from workers.delivery import Session
+from workers.provider import Decoder, Provider
+from workers.upstream import Limits, Reply, Upstream
+
+_log = logging.getLogger(__name__)
+
+# An error body is only read this far.
+_MAX_ERROR_BODY = 256 << 10
+# After the terminal event the rest of the body is read this long, to keep the connection.
+_TAIL_S = 0.2
+
+
+class Attempt:
+    """Runs `job` on `session`; `record` is complete when `run` returns or is cancelled."""
+
+    def __init__(self, job: job_pb2.Job, session: Session, provider: Provider, worker: str) -> None:
+        self._job = job
+        self._session = session
+        self._provider = provider
+        self._begun = time.monotonic()
+        self._content = False
+        self.called = False
+        self.record = record_pb2.AttemptRecord(
+            request_id=job.request_id,
+            attempt=job.attempt,
+            tenant=job.tenant,
+            route=job.route,
+            worker=worker,
+            started_at_ms=time.time_ns() // 1_000_000,
+            outcome=record_pb2.OUTCOME_CANCELLED,
+        )
+
+    async def run(
+        self,
+        request: generation_pb2.Request,
+        grant: delivery_service_pb2.Grant,
+        upstream: Upstream,
+        key: str | None,
+    ) -> None:
+        """Make the call. Never raises for what a provider does: that is the `failed` event."""
+        try:
+            await self._call(request, grant, upstream, key)
+        except InferenceError as exc:
+            self._failed(exc)
+        except asyncio.CancelledError:
+            raise
+        except Exception:  # noqa: BLE001
+            # A bug in a dialect fails its one request, not the worker.
+            _log.exception("attempt %s.%d", self._job.request_id, self._job.attempt)
+            self._failed(InferenceError("internal", "the worker failed; the error is logged there"))
+        finally:
+            self.record.duration_ms = self._elapsed_ms()
+
+    async def _call(
+        self,
+        request: generation_pb2.Request,
+        grant: delivery_service_pb2.Grant,
+        upstream: Upstream,
+        key: str | None,
+    ) -> None:
+        dialect = self._provider.dialect
+        call = dialect.call(request, self._job.route.model, self._provider)
+        self.called = True
+        reply = await upstream.open(
+            call,
+            key=grant.credential or key,
+            limits=_limits(grant),
+            extra_headers=request.platform.extra_headers,
+        )
+        try:
+            self.record.upstream_status = reply.status
+            if not 200 <= reply.status < 300:
+                body = await reply.read(_MAX_ERROR_BODY)
+                raise dialect.error(reply.status, reply.headers, body)
+            await self._stream(reply, dialect.decoder(request, reply.headers), call.dropped)
+        finally:
+            await reply.aclose()
+
+    async def _stream(self, reply: Reply, decoder: Decoder, dropped: tuple[str, ...]) -> None:
+        """Pass events on as they come; the terminal one ends it."""
+        session = self._session
+        async for chunk in reply:
+            events = list(decoder.feed(chunk))
+            if events and self._pass_on(events, dropped):
+                with contextlib.suppress(InferenceError, TimeoutError):
+                    async with asyncio.timeout(_TAIL_S):
+                        async for _ in reply:
+                            pass
+                return
+            if session.credit <= 0:
+                await session.wait_credit()
+        events = list(decoder.close())
+        if not self._pass_on(events, dropped):
+            raise InferenceError("upstream_incomplete", "the provider's answer ended early")
+
+    def _pass_on(self, events: list[event_pb2.Event], dropped: tuple[str, ...]) -> bool:
+        """Send events; True when the last of them completes the answer."""
+        if not events:
+            return False
+        record = self.record
+        if not record.first_content_ms:
+            if events[0].HasField("started"):
+                started = events[0].started
+                started.provider = self._provider.name
+                started.dropped_params.extend(dropped)
+                record.answered_model = started.model
+                record.upstream_id = started.upstream_id
+                record.upstream_request_id = started.upstream_request_id
+            if len(events) > 1 or not events[0].HasField("started"):
+                record.first_content_ms = max(1, self._elapsed_ms())
+        last = events[-1].HasField("completed")
+        if last:
+            record.usage.CopyFrom(events[-1].completed.usage)
+            record.outcome = record_pb2.OUTCOME_COMPLETED
+        self._session.send(events, last=last)
+        return last
+
+    def _failed(self, error: InferenceError) -> None:
+        self.record.outcome = record_pb2.OUTCOME_FAILED
+        self.record.reason = error.reason
+        if error.upstream_status:
+            self.record.upstream_status = error.upstream_status
+        self.record.upstream_request_id = error.upstream_request_id
+        error.provider = self._provider.name
+        error.model = self._job.route.model
+        error.attempt = self._job.attempt
+        error.phase = error.phase or ("content" if self.record.first_content_ms else "connect")
+        self._session.send([event_pb2.Event(failed=error.to_failure())], last=True)
+
+    def _elapsed_ms(self) -> int:
+        return int((time.monotonic() - self._begun) * 1000)
+
+
+def _limits(grant: delivery_service_pb2.Grant) -> Limits:
+    limits = grant.limits
+    return Limits(
+        connect_s=limits.connect_ms / 1000,
+        first_byte_s=limits.first_token_ms / 1000,
+        stall_s=limits.stall_ms / 1000,
+        deadline_s=grant.remaining_ms / 1000,
+    )

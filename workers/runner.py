@@ -1,0 +1,294 @@
+"""A worker process: takes jobs of one provider's pool, runs each once it is granted, settles it.
+
+Slots are leased locally: a pull never asks for more than is free. A job is acked after its
+attempt record is stored; until then its lease is extended (R16).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import uuid
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from broker import presence, subjects
+from broker.bus import Bus
+from broker.bus.jobs import serve_direct, settle
+from broker.bus.layout import ACK_WAIT_S
+from broker.bus.lease import Lease
+from broker.bus.queue import ACK, IN_PROGRESS, Delivery, Publisher, Puller, nak
+from broker.bus.recorder import Recorder
+from broker.config import ProviderSettings
+from broker.dispatch import LOSSES_BEFORE_ALONE
+from broker.v1 import delivery_service_pb2, job_pb2
+from workers.attempt import Attempt
+from workers.delivery import EdgeLink, EdgeLost, Killed, Session
+from workers.provider import Provider
+from workers.upstream import Upstream
+
+_log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 2.0
+# An edge that cannot be reached gets its job offered again this often, then it is dropped (R1).
+EDGE_TRIES = 3
+EDGE_RETRY_S = 1.0
+GRANT_S = 5.0
+# Freed slots are asked for together.
+_PULL_DELAY_S = 0.002
+
+
+class Runner:
+    """See the module."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        provider: Provider,
+        settings: ProviderSettings,
+        fleet_token: str,
+    ) -> None:
+        self.name = f"{settings.name}-{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        self._bus = bus
+        self._provider = provider
+        self._settings = settings
+        self._token = fleet_token
+        self._hello = delivery_service_pb2.Hello(
+            worker=self.name, provider=settings.name, pool=settings.pool
+        )
+        self._upstream = Upstream(provider, max_connections=settings.slots + 16)
+        self._publisher = Publisher(bus, timeout_s=2.0)
+        self._recorder = Recorder(self._publisher)
+        self._links: dict[str, EdgeLink] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        # Deliveries not yet settled, by where their ack goes.
+        self._held: set[str] = set()
+        self._jobs: dict[asyncio.Task[None], Session | None] = {}
+        self._calls = 0
+        self._busy = 0
+        self._alone = asyncio.Lock()
+        self._draining = False
+        self._pull_timer: asyncio.TimerHandle | None = None
+        self._idle = asyncio.Event()
+        self._ticker: asyncio.Task[None] | None = None
+        self._stop_direct: Callable[[], Awaitable[None]] | None = None
+        lane = subjects.INTERACTIVE
+        self._puller = Puller(
+            bus,
+            subjects.LANES[lane],
+            subjects.consumer(lane, settings.name, settings.pool),
+            self._delivered,
+            self._pull_soon,
+        )
+        lease = presence.encode(
+            presence.WorkerLease(
+                worker=self.name,
+                provider=settings.name,
+                pool=settings.pool,
+                slots=settings.slots,
+                models=settings.models or provider.models,
+            )
+        )
+        key = subjects.worker_key(settings.name, self.name)
+        self._lease = Lease(bus, subjects.WORKERS, key, lambda: lease)
+
+    # Life.
+
+    async def start(self) -> None:
+        """Announce this worker and ask for jobs."""
+        await self._publisher.start()
+        await self._puller.start()
+        self._stop_direct = await serve_direct(
+            self._bus, self._settings.name, self._settings.pool, self._offered
+        )
+        await self._lease.start()
+        self._ticker = asyncio.create_task(self._tick(), name="tick")
+        self._pull_soon()
+
+    async def drain(self, grace_s: float) -> None:
+        """Take no more, finish what runs within the grace period, hand over the rest (R15)."""
+        self._draining = True
+        await self._lease.release()
+        if self._stop_direct is not None:
+            await self._stop_direct()
+        if self._jobs:
+            _log.info("draining: %d requests are running", len(self._jobs))
+            await asyncio.wait(self._jobs, timeout=grace_s)
+        for task, session in list(self._jobs.items()):
+            if session is not None:
+                session.hand_back("draining")
+            task.cancel()
+        if self._jobs:
+            await asyncio.wait(self._jobs, timeout=2)
+
+    async def close(self) -> None:
+        """Leave; call `drain` before."""
+        await self._puller.close()
+        await self._puller.unsubscribe()
+        await self._recorder.drain()
+        for link in list(self._links.values()):
+            await link.close()
+        if self._ticker is not None:
+            self._ticker.cancel()
+        await self._publisher.close()
+        await self._upstream.close()
+
+    def gauges(self) -> delivery_service_pb2.WorkerGauges:
+        """What this process is doing right now."""
+        return delivery_service_pb2.WorkerGauges(
+            busy=self._busy,
+            held=len(self._held),
+            calls=self._calls,
+            records=self._recorder.pending,
+            tasks=len(asyncio.all_tasks()),
+        )
+
+    # Taking jobs.
+
+    def _pull_soon(self) -> None:
+        if self._pull_timer is None and not self._draining:
+            loop = asyncio.get_running_loop()
+            self._pull_timer = loop.call_later(_PULL_DELAY_S, self._start_pull)
+
+    def _start_pull(self) -> None:
+        self._pull_timer = None
+        free = self._settings.slots - self._busy - self._puller.credits
+        # A standing request with plenty of credit left need not be topped up for every slot.
+        if free > 0 and (free * 4 >= self._settings.slots or self._puller.credits < free):
+            if self._draining or self._alone.locked():
+                return
+            task = asyncio.create_task(self._puller.pull(free), name="pull")
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    def _delivered(self, delivery: Delivery) -> None:
+        self._held.add(delivery.reply)
+        if self._draining or self._alone.locked():
+            self._answer(delivery.reply, nak(0.0 if self._draining else 0.05))
+            return
+        self._begin(job_pb2.Job.FromString(delivery.data), delivery)
+
+    def _offered(self, data: bytes) -> bool:
+        """A job over the direct path (R14): no delivery to settle."""
+        if self._draining or self._alone.locked() or self._busy >= self._settings.slots:
+            return False
+        self._begin(job_pb2.Job.FromString(data), None)
+        return True
+
+    def _begin(self, job: job_pb2.Job, delivery: Delivery | None) -> None:
+        self._busy += 1
+        task = asyncio.create_task(self._run(job, delivery), name=f"job {job.request_id}")
+        self._jobs[task] = None
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._jobs.pop(task, None)
+        self._busy -= 1
+        if self._busy <= 1:
+            self._idle.set()
+        self._pull_soon()
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            _log.error("job failed", exc_info=exc)
+
+    # Running one.
+
+    async def _run(self, job: job_pb2.Job, delivery: Delivery | None) -> None:
+        if job.losses < LOSSES_BEFORE_ALONE:
+            await self._claim_and_run(job, delivery, alone=False)
+            return
+        async with self._alone:  # a suspect: nothing else may die with it (R6)
+            while self._busy > 1:
+                self._idle.clear()
+                await self._idle.wait()
+            await self._claim_and_run(job, delivery, alone=True)
+
+    async def _claim_and_run(
+        self, job: job_pb2.Job, delivery: Delivery | None, *, alone: bool
+    ) -> None:
+        """Claim, then run (R1)."""
+        reply = delivery.reply if delivery is not None else ""
+        session: Session | None = None
+        try:
+            session = self._link(job.delivery_address).open(job, alone=alone)
+            async with asyncio.timeout(GRANT_S):
+                grant = await session.grant()
+        except Killed:
+            # Not term: that would send an advisory for every cancelled request.
+            self._answer(reply, ACK)
+            return
+        except (EdgeLost, TimeoutError):
+            if session is not None:
+                session.close()
+            last = delivery is None or delivery.deliveries >= EDGE_TRIES
+            self._answer(reply, ACK if last else nak(EDGE_RETRY_S))
+            return
+        except asyncio.CancelledError:
+            self._answer(reply, nak(0.0))
+            raise
+        await self._granted(job, session, grant, reply)
+
+    async def _granted(
+        self,
+        job: job_pb2.Job,
+        session: Session,
+        grant: delivery_service_pb2.Grant,
+        reply: str,
+    ) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a job runs in its own task")
+        self._jobs[task] = session
+        attempt = Attempt(job, session, self._provider, self.name)
+        session.when_over(task.cancel)
+        self._calls += 1
+        try:
+            request = job.request
+            if job.HasField("body_reference"):
+                request = await session.link.fetch_body(job)
+            keys = self._settings.api_keys
+            await attempt.run(request, grant, self._upstream, keys[0] if keys else None)
+        except EdgeLost:
+            pass
+        except asyncio.CancelledError:
+            if session.over is None and not self._draining:
+                raise
+        finally:
+            self._calls -= 1
+            session.when_over(None)
+            session.close()
+            if attempt.called:
+                self._recorder.attempt(attempt.record, partial(self._answer, reply, ACK))
+            else:
+                self._answer(reply, ACK)
+
+    def _link(self, address: str) -> EdgeLink:
+        link = self._links.get(address)
+        if link is None or not link.alive:
+            link = self._links[address] = EdgeLink(address, self._token, self._hello)
+        return link
+
+    def _answer(self, reply: str, answer: bytes) -> None:
+        """Settle a delivery; a job of the direct path has none."""
+        if reply not in self._held:
+            return
+        self._held.discard(reply)
+        task = asyncio.create_task(settle(self._bus, reply, answer), name="settle")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def _tick(self) -> None:
+        """Heartbeats every 2 s, leases every third of the time they last."""
+        beats = 0
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            beats += 1
+            gauges = self.gauges()
+            for address, link in list(self._links.items()):
+                if link.alive:
+                    link.heartbeat(gauges)
+                else:
+                    del self._links[address]
+            if beats * HEARTBEAT_S % (ACK_WAIT_S // 3) < HEARTBEAT_S:
+                for reply in list(self._held):
+                    await settle(self._bus, reply, IN_PROGRESS)
