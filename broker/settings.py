@@ -29,6 +29,11 @@ class Address:
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
+    @property
+    def reachable(self) -> Address:
+        """Where a client on this machine finds a server that listens here."""
+        return Address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host), self.port)
+
 
 DEFAULT_HTTP = Address("127.0.0.1", 8000)
 DEFAULT_GRPC = Address("127.0.0.1", 8001)

@@ -19,8 +19,11 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from broker import subjects
 from broker.bus import Bus, BusError, connect
 from broker.bus.keyring import Keyring
+from broker.bus.mirror import Mirror
+from broker.bus.survey import workers_in
 from broker.child import Child, ChildError, Program
 from broker.config import DISABLED, Address, NatsSettings, Settings, child_environment
 from broker.embedded import EmbeddedError, EmbeddedNats
@@ -139,7 +142,7 @@ class Supervisor:
         if settings.providers_off.get(SIM, DISABLED) != DISABLED:
             providers.append(SIM)
             await self._start_sim(settings)
-        api_key = await self._settle_api_key(settings)
+        api_key = await self._settle(settings, providers)
         await self._until_ready(settings)
         off = {name: why for name, why in settings.providers_off.items() if name != SIM}
         self._announce(Running(settings.http, settings.grpc, api_key, tuple(providers), off))
@@ -217,14 +220,30 @@ class Supervisor:
             ]
         )
 
-    async def _settle_api_key(self, settings: Settings) -> str:
-        """The key that works: the one given, else the generated one, known to every edge."""
+    async def _settle(self, settings: Settings, providers: Sequence[str]) -> str:
+        """The API key that works, once a worker of each provider has said that it is there."""
         bus = await connect(settings.nats, name="up")
         try:
             await bus.check_server()
-            return await self._api_key(bus, settings.api_key)
+            api_key = await self._api_key(bus, settings.api_key)
+            workers = Mirror(bus, subjects.WORKERS)
+            try:
+                await workers.start()
+                await self._until_present(workers, set(providers))
+            finally:
+                await workers.close()
+            return api_key
         finally:
             await bus.close()
+
+    async def _until_present(self, workers: Mirror, providers: set[str]) -> None:
+        """Wait for a worker of each provider; one that is late is told of and not waited for."""
+        deadline = asyncio.get_running_loop().time() + PATIENCE_S
+        while missing := providers - {lease.provider for lease in workers_in(workers)}:
+            if asyncio.get_running_loop().time() > deadline:
+                self._say(f"no worker yet for {', '.join(sorted(missing))}")
+                return
+            await asyncio.sleep(0.02)
 
     async def _api_key(self, bus: Bus, given: str | None) -> str:
         keyring = Keyring(bus)
@@ -242,7 +261,7 @@ class Supervisor:
     async def _until_ready(self, settings: Settings) -> None:
         loop = asyncio.get_running_loop()
         tell_at = loop.time() + PATIENCE_S
-        while (answer := await _ask_ready(reachable(settings.http)))[0] != 200:
+        while (answer := await _ask_ready(settings.http.reachable))[0] != 200:
             if loop.time() > tell_at:
                 self._say(f"still waiting for /readyz: {answer[1] or 'no answer'}")
                 tell_at = loop.time() + PATIENCE_S
@@ -267,13 +286,6 @@ class Supervisor:
         elif now - self._signalled_at > DEBOUNCE_S:
             for child in self._children:
                 child.kill()
-
-
-def reachable(address: Address) -> Address:
-    """Where a client on this machine finds a server that listens there."""
-    return {"0.0.0.0": Address("127.0.0.1", address.port), "::": Address("::1", address.port)}.get(
-        address.host, address
-    )
 
 
 def _with_free_ports(settings: Settings) -> Settings:

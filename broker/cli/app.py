@@ -1,0 +1,173 @@
+"""The commands of `millrace` and their arguments.
+
+A command's module is loaded when the command runs, so that --help needs neither NATS nor HTTP.
+"""
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from broker.cli.options import with_settings
+from broker.settings import Settings
+
+app = typer.Typer(
+    name="millrace",
+    help="An inference broker: OpenAI HTTP and gRPC in front, NATS in the middle, a worker pool "
+    "per provider behind.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_key = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
+_config = typer.Typer(help="Look at the settings.", no_args_is_help=True)
+app.add_typer(_key, name="key")
+app.add_typer(_config, name="config")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"millrace {version('millrace')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+@with_settings
+def up(settings: Settings) -> None:
+    """Start everything on this machine: NATS, broker, edge, a worker per provider, and sim."""
+    from broker.cli.up import run
+
+    run(settings)
+
+
+@app.command()
+@with_settings
+def edge(settings: Settings) -> None:
+    """Start one edge: the HTTP and gRPC APIs."""
+    from broker.cli.processes import run_module
+
+    run_module(settings, "edge")
+
+
+@app.command()
+@with_settings
+def worker(
+    settings: Settings,
+    providers: Annotated[
+        list[str], typer.Argument(metavar="PROVIDER...", help="openai, anthropic, ...")
+    ],
+) -> None:
+    """Start a worker for each PROVIDER."""
+    from broker.cli.processes import run_workers
+
+    run_workers(settings, providers)
+
+
+@app.command()
+@with_settings
+def broker(settings: Settings) -> None:
+    """Start the broker process: it creates the streams and leases capacity."""
+    from broker.cli.processes import run_module
+
+    run_module(settings, "broker")
+
+
+@app.command()
+def sim(
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Where to listen; 0 takes a free port.")] = 0,
+) -> None:
+    """Start the make-believe provider; it prints its address as one line of JSON."""
+    from broker.cli.processes import run_sim
+
+    run_sim(host, port)
+
+
+@app.command()
+@with_settings
+def chat(  # noqa: PLR0917 - typer calls it by name
+    settings: Settings,
+    model: Annotated[str, typer.Argument(help="Such as openai/gpt-4o or sim/hello.")],
+    prompt: Annotated[str, typer.Argument(help="What to say; - reads it from standard input.")],
+    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 to 2.")] = None,
+) -> None:
+    """Ask MODEL something; the answer streams in the terminal."""
+    from broker.cli.chat import Question, ask
+
+    ask(settings, Question(model, prompt, system, max_tokens, temperature))
+
+
+@app.command()
+@with_settings
+def models(settings: Settings) -> None:
+    """List the models of the providers that are on."""
+    from broker.cli.models import show
+
+    show(settings)
+
+
+@app.command()
+@with_settings
+def doctor(settings: Settings) -> None:
+    """Check NATS, streams, workers, provider keys, ports and versions."""
+    from broker.cli.doctor import examine
+
+    examine(settings)
+
+
+@_config.command("check")
+@with_settings
+def config_check(settings: Settings) -> None:
+    """Show the resolved settings, secrets masked; fails with the path of a wrong field."""
+    from broker.cli.settings_view import show
+
+    show(settings)
+
+
+@_key.command("create")
+@with_settings
+def key_create(
+    settings: Settings,
+    name: Annotated[str, typer.Argument(help="Who or what will use the key.")],
+    tenant: Annotated[str, typer.Option(help="Who pays.")] = "default",
+) -> None:
+    """Make an API key and print it: it is shown this once."""
+    from broker.cli.keys import create
+
+    create(settings, name, tenant)
+
+
+@_key.command("list")
+@with_settings
+def key_list(settings: Settings) -> None:
+    """List the API keys, never their secrets."""
+    from broker.cli.keys import show
+
+    show(settings)
+
+
+@_key.command("revoke")
+@with_settings
+def key_revoke(
+    settings: Settings, key_id: Annotated[str, typer.Argument(metavar="ID", help="key_...")]
+) -> None:
+    """Make an API key useless, for ever."""
+    from broker.cli.keys import revoke
+
+    revoke(settings, key_id)

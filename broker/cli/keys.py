@@ -1,0 +1,71 @@
+"""`millrace key create|list|revoke`: API keys, through NATS."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from broker.bus import BusError, connect
+from broker.bus.keyring import Keyring, UnknownKeyError
+from broker.cli.attach import with_nats
+from broker.cli.options import fail
+from broker.keys import KeyRecord
+from broker.settings import Settings
+
+_T = TypeVar("_T")
+
+
+def create(settings: Settings, name: str, tenant: str) -> None:
+    """Make a key: the secret goes to standard output, all else to standard error."""
+    secret, record = _with_keyring(settings, lambda keyring: keyring.create(name, tenant))
+    typer.echo(f"{record.id} for {name}; the key is shown this once:", err=True)
+    typer.echo(secret)
+
+
+def show(settings: Settings) -> None:
+    """Print all keys, oldest first."""
+    records = _with_keyring(settings, lambda keyring: keyring.list())
+    table = Table("id", "name", "tenant", "created", "state", box=None, pad_edge=False)
+    for record in records:
+        table.add_row(
+            record.id, record.name, record.tenant, _date(record.created_at), _state(record)
+        )
+    # Into a pipe whole rows are written: another program may read them.
+    console = Console()
+    console.print(table, soft_wrap=not console.is_terminal)
+
+
+def revoke(settings: Settings, key_id: str) -> None:
+    """Revoke the key with this id."""
+    record = _with_keyring(settings, lambda keyring: keyring.revoke(key_id))
+    typer.echo(f"{record.id} ({record.name}) is revoked")
+
+
+def _with_keyring(settings: Settings, use: Callable[[Keyring], Awaitable[_T]]) -> _T:
+    async def run() -> _T:
+        bus = await connect(with_nats(settings).nats, name="cli", patience_s=3)
+        try:
+            return await use(Keyring(bus))
+        finally:
+            await bus.close()
+
+    try:
+        return asyncio.run(run())
+    except (BusError, UnknownKeyError) as exc:
+        fail(str(exc))
+
+
+def _state(record: KeyRecord) -> str:
+    if not record.revoked:
+        return "active"
+    return f"revoked {_date(record.revoked_at)}" if record.revoked_at else "revoked"
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
