@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from broker.config import ENV_PREFIX, Limits, LogSettings, NatsSettings, Settings, load_settings
+from broker.config import ENV_PREFIX, load_settings
 from broker.embedded import MAX_PAYLOAD
 from broker.providers import REGISTRY
+from broker.settings import Limits, LogSettings, NatsSettings, Settings
 
 Services = dict[str, dict[str, Any]]
 
