@@ -12,7 +12,7 @@ from broker.controller import Controller
 from broker.telemetry import Telemetry
 
 
-async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asyncio.Event) -> None:
+async def _body(settings: Settings, bus: Bus, _telemetry: Telemetry, stop: asyncio.Event) -> None:
     controller = Controller(bus, settings)
     await controller.start()
     try:

@@ -14,7 +14,7 @@ from workers.registry import ProviderError, load
 from workers.runner import Runner
 
 
-async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asyncio.Event) -> None:
+async def _body(settings: Settings, bus: Bus, _telemetry: Telemetry, stop: asyncio.Event) -> None:
     runners = []
     token = await fleet_token(bus, settings)
     for name in sys.argv[1:]:

@@ -1,0 +1,45 @@
+"""Reads the USAGE stream from its beginning, for whoever projects it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from google.protobuf.message import DecodeError
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+
+from broker.bus.connection import Bus
+from broker.v1 import record_pb2
+
+_STREAM = "USAGE"
+
+
+async def usage_groups(
+    bus: Bus, tenant_filter: str = "usage.*"
+) -> AsyncIterator[record_pb2.RecordGroup]:
+    """Every group that is stored now, in order. A group that cannot be read is skipped."""
+    last = (await bus.js.stream_info(_STREAM)).state.last_seq
+    info = await bus.js.add_consumer(
+        _STREAM,
+        ConsumerConfig(
+            ack_policy=AckPolicy.NONE,
+            deliver_policy=DeliverPolicy.ALL,
+            filter_subject=tenant_filter,
+            inactive_threshold=30,
+            mem_storage=True,
+            num_replicas=1,
+        ),
+    )
+    waiting = info.num_pending or 0
+    subscription = await bus.js.pull_subscribe_bind(info.name, _STREAM)
+    try:
+        while waiting > 0:
+            for message in await subscription.fetch(min(waiting, 256), timeout=5):
+                waiting -= 1
+                if message.metadata.sequence.stream > last:
+                    return
+                with contextlib.suppress(DecodeError):
+                    yield record_pb2.RecordGroup.FromString(message.data)
+    finally:
+        await subscription.unsubscribe()
+        await bus.js.delete_consumer(_STREAM, info.name)
