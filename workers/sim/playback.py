@@ -12,6 +12,8 @@ from workers.sim.wire import stamped
 
 # A reset must not overtake the bytes written before it.
 _FLUSH_SECONDS = 0.005
+# uvloop's clock moves in milliseconds; asking for less would spin.
+_CLOCK_STEP = 0.0005
 _LINGER_ZERO = struct.pack("ii", 1, 0)
 
 
@@ -64,7 +66,8 @@ class Playback:
             if self._paused:
                 return
             frame = frames[self._next]
-            if frame.due and (wait := self._start + frame.due - self._loop.time()) > 0:
+            wait = self._start + frame.due - self._loop.time() if frame.due else 0.0
+            if wait > _CLOCK_STEP:
                 self._timer = self._loop.call_later(wait, self.advance)
                 return
             wire = stamped(frame.wire, self._call_number, self._created)
