@@ -149,6 +149,7 @@ class Child:
         except OSError as exc:
             raise ChildError(f"{self.program.title} cannot be started: {exc}") from exc
         self.pid = process.pid
+        self.tail.clear()
         self._changed()
         reading = asyncio.ensure_future(self._read(process))
         if self._stopping.is_set():

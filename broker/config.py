@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -138,15 +138,15 @@ def load_settings(
 
 
 def child_environment(
-    settings: Settings, provider: str | None = None, env: Mapping[str, str] | None = None
+    settings: Settings, providers: Collection[str] = (), env: Mapping[str, str] | None = None
 ) -> dict[str, str]:
     """The environment of a child process that shall resolve to these settings.
 
-    Of the provider variables only those of `provider` are handed on: nobody else needs its keys.
+    Of the provider variables only those of `providers` are handed on: nobody else needs their keys.
     `env` None is this process's environment.
     """
     child = dict(os.environ if env is None else env)
-    for name in {*REGISTRY, *settings.providers, *settings.providers_off} - {provider}:
+    for name in {*REGISTRY, *settings.providers, *settings.providers_off} - {*providers}:
         for suffix in ("API_KEY", *_PROVIDER_VARIABLES):
             child.pop(_variable(name, suffix), None)
     values = {

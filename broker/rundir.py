@@ -1,8 +1,8 @@
 """The run folder `<data>/run`: what `millrace up` leaves there for itself and for other processes.
 
-`processes.json` lists the children, `nats.url` says how to reach its NATS, `api_key` and
-`fleet_token` are generated secrets. Everything with a secret in it is readable by its owner alone,
-and every file is replaced whole, so that a reader never sees half of one.
+`processes.json` lists the children, `nats.url` says how to reach its NATS, `api_key` is the key it
+generated. Everything with a secret in it is readable by its owner alone, and every file is replaced
+whole, so that a reader never sees half of one.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import secrets
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -99,21 +98,6 @@ class RunFolder:
     def api_key(self) -> str | None:
         """The generated API key, if there is one yet."""
         return self._read("api_key")
-
-    def fleet_token(self) -> str:
-        """The token that workers show to edges: generated once, then the same."""
-        return self._kept("fleet_token", lambda: secrets.token_urlsafe(32))
-
-    def fleet_token_if_any(self) -> str | None:
-        """The token that workers show to edges, if a supervisor has made one."""
-        return self._read("fleet_token")
-
-    def _kept(self, name: str, make: Callable[[], str]) -> str:
-        value = self._read(name)
-        if value is None:
-            value = make()
-            _replace(self.path / name, value + "\n", 0o600)
-        return value
 
     def _read(self, name: str) -> str | None:
         try:

@@ -128,7 +128,6 @@ class Supervisor:
 
     async def _start(self) -> None:
         settings = _with_free_ports(self._settings)
-        settings = dataclasses.replace(settings, fleet_token=self._fleet_token(settings))
         if settings.nats.url is None:
             settings = dataclasses.replace(settings, nats=await self._start_nats(settings))
         else:
@@ -146,9 +145,6 @@ class Supervisor:
         await self._until_ready(settings)
         off = {name: why for name, why in settings.providers_off.items() if name != SIM}
         self._announce(Running(settings.http, settings.grpc, api_key, tuple(providers), off))
-
-    def _fleet_token(self, settings: Settings) -> str:
-        return settings.fleet_token or self._folder.fleet_token()
 
     async def _start_nats(self, settings: Settings) -> NatsSettings:
         port = settings.nats.port
@@ -195,11 +191,9 @@ class Supervisor:
         env = {**worker.env, "SIM_BASE_URL": f"http://{address}/v1"}
         self._launch(dataclasses.replace(worker, env=env))
 
-    def _program(
-        self, role: str, name: str, settings: Settings, provider: str | None = None
-    ) -> Program:
-        command = [*self._commands[role], *([provider] if provider else [])]
-        env = child_environment(settings, provider)
+    def _program(self, role: str, name: str, settings: Settings, *providers: str) -> Program:
+        command = [*self._commands[role], *providers]
+        env = child_environment(settings, providers)
         if settings.log.format == "auto" and sys.stderr.isatty():
             # The child writes to a pipe, and would take that for a machine reading along.
             env["MILLRACE_LOG_FORMAT"] = "pretty"

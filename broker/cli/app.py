@@ -71,7 +71,7 @@ def worker(
         list[str], typer.Argument(metavar="PROVIDER...", help="openai, anthropic, ...")
     ],
 ) -> None:
-    """Start a worker for each PROVIDER."""
+    """Start a worker process for these providers."""
     from broker.cli.processes import run_workers
 
     run_workers(settings, providers)

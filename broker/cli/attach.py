@@ -29,8 +29,7 @@ def find_nats(settings: Settings) -> Settings | None:
     url = folder.nats_url() if folder.locked() else None
     if url is None:
         return None
-    token = settings.fleet_token or folder.fleet_token_if_any()
-    return replace(settings, nats=nats_from_url(url), fleet_token=token)
+    return replace(settings, nats=nats_from_url(url))
 
 
 def api_key(settings: Settings) -> str:
