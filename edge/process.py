@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from importlib import metadata
 
 import uvicorn
 
@@ -17,6 +18,7 @@ from broker.telemetry import Telemetry
 from edge.app import create_app, serve
 from edge.auth import Authenticator
 from edge.engine import Engine
+from edge.rpc.server import RpcServer
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +36,8 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
     auth = Authenticator(Keyring(bus))
     await engine.start()
     follow = asyncio.create_task(auth.follow(), name="keys")
+    rpc = RpcServer(engine, auth, settings, metadata.version("millrace"))
+    await rpc.start()
     server = _Server(serve(create_app(settings, engine, auth, telemetry), settings))
     serving = asyncio.create_task(server.serve(), name="http")
     stopping = asyncio.create_task(stop.wait(), name="stop")
@@ -44,12 +48,14 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
                 f"cannot serve HTTP on {settings.http}: is the port taken? set MILLRACE_HTTP"
             )
         # Refuse first, so that load balancers see it, then let the rest finish.
+        await rpc.drain()
         await engine.drain(settings.limits.drain_grace_s)
         server.should_exit = True
         await serving
     finally:
         stopping.cancel()
         follow.cancel()
+        await rpc.close()
         await engine.close()
 
 
