@@ -1,0 +1,42 @@
+"""Anthropic's Messages format: https://platform.claude.com/docs/en/api/messages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from broker.errors import InferenceError
+from broker.v1 import generation_pb2
+from workers.dialects.anthropic_messages.decoder import StreamDecoder, UnaryDecoder, is_streamed
+from workers.dialects.anthropic_messages.errors import error_of
+from workers.dialects.anthropic_messages.request import write
+from workers.provider import Call, Decoder, Provider
+
+_PREFIX = "/v1"
+
+
+@dataclass(frozen=True, slots=True)
+class AnthropicMessages:
+    """The dialect; it has no state."""
+
+    def call(self, request: generation_pb2.Request, model: str, provider: Provider) -> Call:
+        """The HTTP call for a hub request; `model` is the name at the provider.
+
+        Base URLs name the host alone, as the official SDK wants them; one that ends in /v1, as
+        those of other providers do, is understood too.
+        """
+        written = write(request, model)
+        prefix = "" if provider.base_url.rstrip("/").endswith(_PREFIX) else _PREFIX
+        return Call(f"{prefix}/messages", written.body, written.headers, dropped=written.dropped)
+
+    def decoder(self, request: generation_pb2.Request, headers: Mapping[str, str]) -> Decoder:
+        """A decoder for the answer to this request; its content type says if it is a stream."""
+        kind = StreamDecoder if is_streamed(request, headers) else UnaryDecoder
+        return kind(request, headers)
+
+    def error(self, status: int, headers: Mapping[str, str], body: bytes) -> InferenceError:
+        """What an answer with an error status means."""
+        return error_of(status, headers, body)
+
+
+DIALECT = AnthropicMessages()

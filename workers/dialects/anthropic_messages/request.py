@@ -1,0 +1,234 @@
+"""Turns a hub request into the body and headers of a Messages call."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from broker.errors import InferenceError
+from broker.v1 import generation_pb2
+from workers.dialects.anthropic_messages.blocks import Block, read_json, text_blocks
+from workers.dialects.anthropic_messages.conversation import Conversation, conversation
+from workers.dialects.anthropic_messages.losses import Losses
+from workers.dialects.anthropic_messages.models import family as family_of
+from workers.dialects.anthropic_messages.sampling import Circumstances, Judge
+from workers.dialects.anthropic_messages.tools import Toolbox, toolbox
+
+# The later version refuses temperature, top_p and top_k on every model.
+API_VERSION = "2023-06-01"
+
+_Generate = generation_pb2.GenerateRequest
+
+# Claude's own parameters, which OpenAI's API lacks, sent on as they are.
+_OWN = (
+    "billing_policy",
+    "cache_control",
+    "compaction",
+    "container",
+    "context_management",
+    "diagnostics",
+    "fallback_credit_token",
+    "fallbacks",
+    "inference_geo",
+    "mcp_servers",
+    "speed",
+    "thread",
+    "user_profile_id",
+    "workspace_id",
+)
+# Handled with the parameters they belong to.
+_OWN_ELSEWHERE = ("betas", "output_config", "output_format", "thinking", "top_k")
+_BETA_OF = {
+    "context_management": "context-management-2025-06-27",
+    "mcp_servers": "mcp-client-2025-04-04",
+}
+_TIERS = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
+
+# OpenAI's parameters without a counterpart, and whether the request really uses them: a value
+# that asks for what happens anyway is not lost.
+_WITHOUT_COUNTERPART: dict[str, Callable[[_Generate], bool]] = {
+    "presence_penalty": lambda r: r.presence_penalty != 0,
+    "frequency_penalty": lambda r: r.frequency_penalty != 0,
+    "seed": lambda r: r.HasField("seed"),
+    "logit_bias": lambda r: bool(r.logit_bias),
+    "logprobs": lambda r: r.logprobs,
+    "top_logprobs": lambda r: r.top_logprobs > 0,
+    "prediction": lambda r: bool(r.prediction),
+    "verbosity": lambda r: r.HasField("verbosity"),
+    "store": lambda r: r.store,
+    "metadata": lambda r: bool(r.metadata.keys() - {"user_id"}),
+    "prompt_cache_key": lambda r: r.HasField("prompt_cache_key"),
+    "prompt_cache_retention": lambda r: r.HasField("prompt_cache_retention"),
+    "max_tool_calls": lambda r: r.HasField("max_tool_calls"),
+    "audio": lambda r: r.HasField("audio"),
+}
+# An id that shows who somebody is: Anthropic's terms want opaque ones.
+_PERSONAL = re.compile(r"@|^\+?[\d\s().-]{7,}$")
+_NOT_FORWARDED = re.compile(
+    r"^(authorization|x-api-key|api-key|anthropic-(version|beta)|host|cookie2?|accept.*|content-.*"
+    r"|connection|keep-alive|te|trailer|transfer-encoding|upgrade|proxy-.*|x-stainless-.*"
+    r"|x-forwarded-.*|forwarded|expect|user-agent)$"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A request, ready to send."""
+
+    body: bytes
+    headers: dict[str, str]
+    dropped: tuple[str, ...]
+
+
+def write(request: generation_pb2.Request, model: str) -> Written:
+    """The call for a hub request; `InferenceError` for what cannot be asked of Claude."""
+    asked = request.generate
+    _refuse_impossible(asked)
+    losses = Losses()
+    family = family_of(model)
+    said = conversation(asked, family)
+    box = toolbox(asked, family, losses)
+    said.system += (block for told in box.instructions for block in text_blocks(told))
+    own = _own_parameters(asked, losses)
+    body: Block = {"model": model}
+    body |= _output(own, said, box, Judge(asked, family, losses))
+    if said.system:
+        body["system"] = said.system
+    body["messages"] = said.turns
+    if box.tools:
+        body["tools"] = box.tools
+    if box.choice is not None:
+        body["tool_choice"] = box.choice
+    body |= _service(asked, losses)
+    body |= {name: value for name, value in own.items() if name in _OWN}
+    if asked.stream:
+        body["stream"] = True
+    for name, is_used in _WITHOUT_COUNTERPART.items():
+        if is_used(asked):
+            losses.drop(name)
+    if request.platform.HasField("drop_params") and not request.platform.drop_params:
+        losses.refuse()
+    headers = _headers(request.platform, said.betas | _betas(own))
+    return Written(_dump(body), headers, tuple(losses.names))
+
+
+def _refuse_impossible(asked: _Generate) -> None:
+    """What cannot be left out, since the answer would be another one than asked for."""
+    if asked.n > 1:
+        raise InferenceError(
+            "unsupported_parameter", "Claude gives one answer per request: n must be 1.", param="n"
+        )
+    others = [name for name in asked.modalities if name != "text"]
+    if others:
+        raise InferenceError(
+            "unsupported_parameter",
+            f"Claude answers with text only, not {', '.join(others)}.",
+            param="modalities",
+        )
+
+
+def _own_parameters(asked: _Generate, losses: Losses) -> Block:
+    """The fields beyond OpenAI's that Claude knows; the API refuses any other."""
+    own: Block = {}
+    for name, data in asked.extra.items():
+        if name in _OWN or name in _OWN_ELSEWHERE:
+            own[name] = read_json(data, name)
+        else:
+            losses.drop(name)
+    return own
+
+
+def _output(own: Block, said: Conversation, box: Toolbox, judge: Judge) -> Block:
+    """Everything that shapes the output: limit, thinking, sampling, stop sequences, format."""
+    config = dict(_object(own, "output_config"))
+    around = Circumstances(
+        forced_tool=box.is_forced,
+        lost_thinking=said.lost_thinking,
+        prefilled=said.is_prefilled,
+        thinking=_object(own, "thinking") or None,
+        effort=config.get("effort"),
+    )
+    result, effort = judge.limit_and_thinking(around)
+    result |= judge.sampling(result.get("thinking"), own.get("top_k"))
+    if effort is not None:
+        config["effort"] = effort
+    form = _object(own, "output_format") or box.format
+    if form:
+        config.setdefault("format", form)
+    if config:
+        result["output_config"] = config
+    stops = [stop for stop in judge.request.stop if stop.strip()]
+    if stops:
+        result["stop_sequences"] = stops
+    if len(stops) < len(judge.request.stop):
+        judge.losses.drop("stop")  # the API refuses blank ones
+    return result
+
+
+def _object(own: Block, name: str) -> Block:
+    value = own.get(name)
+    if value is not None and not isinstance(value, dict):
+        raise InferenceError("invalid_request", "Must be an object.", param=name)
+    return value or {}
+
+
+def _service(asked: _Generate, losses: Losses) -> Block:
+    """Who asks, and at which level of service."""
+    result: Block = {}
+    for name in ("user", "safety_identifier"):
+        value = getattr(asked, name)
+        if not value:
+            continue
+        if "metadata" in result or _PERSONAL.search(value):
+            losses.drop(name)
+        else:
+            result["metadata"] = {"user_id": value}
+    if "metadata" not in result and "user_id" in asked.metadata:
+        result["metadata"] = {"user_id": asked.metadata["user_id"]}
+    if asked.HasField("service_tier"):
+        tier = _TIERS.get(asked.service_tier)
+        if tier is None:
+            losses.drop("service_tier")
+        else:
+            result["service_tier"] = tier
+    return result
+
+
+def _betas(own: Block) -> set[str]:
+    listed = own.get("betas")
+    betas = {str(beta) for beta in listed} if isinstance(listed, list) else set()
+    return betas | {beta for name, beta in _BETA_OF.items() if name in own}
+
+
+def _headers(platform: generation_pb2.Platform, betas: set[str]) -> dict[str, str]:
+    headers = {"content-type": "application/json", "anthropic-version": API_VERSION}
+    asked: list[str] = []
+    for name, value in platform.extra_headers.items():
+        lower = name.lower()
+        if lower == "anthropic-beta":
+            asked = [beta.strip() for beta in value.split(",") if beta.strip()]
+        elif not _NOT_FORWARDED.match(lower):
+            headers[lower] = value
+    # A version of a feature that the caller named stands in for ours.
+    features = {_feature(beta) for beta in asked}
+    asked += sorted(beta for beta in betas if _feature(beta) not in features)
+    if asked:
+        headers["anthropic-beta"] = ",".join(asked)
+    return headers
+
+
+def _feature(beta: str) -> str:
+    return re.sub(r"-\d{4}-\d{2}-\d{2}$", "", beta)
+
+
+def _dump(body: Any) -> bytes:
+    try:
+        return orjson.dumps(body)
+    except (orjson.JSONEncodeError, RecursionError) as exc:
+        raise InferenceError(
+            "invalid_request", f"The request cannot be written as JSON: {exc}"
+        ) from exc

@@ -1,0 +1,42 @@
+"""Turns Claude's token counts into the hub's disjoint classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from broker.v1 import event_pb2
+
+_SERVER_TOOL = "_requests"
+
+
+def usage_of(counts: dict[str, Any]) -> event_pb2.Usage:
+    """The hub's usage.
+
+    Claude counts cached input beside `input_tokens`, but thinking within `output_tokens`.
+    """
+    details = _object(counts, "output_tokens_details")
+    thinking = _number(details, "thinking_tokens")
+    usage = event_pb2.Usage(
+        input_tokens=_number(counts, "input_tokens"),
+        cache_read_tokens=_number(counts, "cache_read_input_tokens"),
+        cache_write_tokens=_number(counts, "cache_creation_input_tokens"),
+        cache_write_1h_tokens=_number(
+            _object(counts, "cache_creation"), "ephemeral_1h_input_tokens"
+        ),
+        output_tokens=max(0, _number(counts, "output_tokens") - thinking),
+        reasoning_tokens=thinking,
+    )
+    for name, value in _object(counts, "server_tool_use").items():
+        if isinstance(value, int) and value > 0:
+            usage.tool_calls[name.removesuffix(_SERVER_TOOL)] = value
+    return usage
+
+
+def _object(counts: dict[str, Any], name: str) -> dict[str, Any]:
+    value = counts.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _number(counts: dict[str, Any], name: str) -> int:
+    value = counts.get(name)
+    return value if isinstance(value, int) and value > 0 else 0
