@@ -1,0 +1,114 @@
+"""The edge's HTTP application: hot routes as raw ASGI, everything else on FastAPI, and its server.
+
+Hot routes are found by exact method and path before any framework runs; they appear in /docs all
+the same.
+"""
+
+from __future__ import annotations
+
+import uvicorn
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from broker.config import Settings
+from broker.telemetry import Metrics, Telemetry
+from edge.auth import Authenticator
+from edge.http.call import Reporter
+from edge.http.chat import ChatRoute
+from edge.http.framed import Framed
+from edge.http.framework import framework
+from edge.http.protocol import protocol
+from edge.http.seams import EngineLike
+from edge.http.slots import OpenStreams
+
+# Longer than load balancers keep idle connections (60 s as a rule), so that they close first and
+# never send a request into a connection that is being closed.
+KEEP_ALIVE_S = 75
+
+
+def create_app(
+    settings: Settings,
+    engine: EngineLike,
+    auth: Authenticator,
+    telemetry: Telemetry | None = None,
+) -> ASGIApp:
+    """The ASGI application; it has to be served as `serve` says."""
+    telemetry = telemetry or Telemetry.silent("edge")
+    streams = OpenStreams(settings.limits.streams_per_key)
+    _register_gauges(telemetry.metrics, engine, streams)
+    chat = ChatRoute(engine, auth, settings.limits, streams, Reporter(telemetry))
+    hot: dict[tuple[str, str], ASGIApp] = {("POST", "/v1/chat/completions"): chat}
+    rest = framework(engine, auth, telemetry.metrics)
+    for (method, path), handler in hot.items():
+        # So that other methods get 405 and not 404.
+        rest.router.routes.append(Route(path, handler, methods=[method], include_in_schema=False))
+    if not settings.cors_origins:
+        return _Dispatcher(hot, Framed(rest, telemetry.requests))
+    cors = CORSMiddleware(
+        _Dispatcher(hot, rest),
+        allow_origins=settings.cors_origins,
+        allow_methods=("GET", "POST"),
+        allow_headers=("*",),
+        expose_headers=("*",),
+        max_age=3600,
+    )
+    return Framed(cors, telemetry.requests)
+
+
+def serve(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+    """How `app` is served: the one place for uvicorn's settings."""
+    return uvicorn.Config(
+        app,
+        host=settings.http.host,
+        port=settings.http.port,
+        http=protocol(settings.limits.max_header_bytes),
+        loop="uvloop",
+        ws="none",
+        interface="asgi3",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=True,
+        backlog=2048,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, int(settings.limits.drain_grace_s)),
+        # Named so that uvicorn takes nothing from the environment.
+        workers=1,
+        forwarded_allow_ips="",
+    )
+
+
+class _Dispatcher:
+    """Sends hot routes to their handlers and the rest to the framework."""
+
+    def __init__(self, hot: dict[tuple[str, str], ASGIApp], rest: ASGIApp) -> None:
+        self._hot = hot
+        self._rest = rest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        handler = self._hot.get((scope["method"], scope["path"]))
+        await (handler or self._rest)(scope, receive, send)
+
+
+def _register_gauges(metrics: Metrics, engine: EngineLike, streams: OpenStreams) -> None:
+    gauge = metrics.gauge
+    gauge("in_flight", "Requests accepted and not yet ended.", lambda: engine.load().in_flight)
+    gauge("queue_depth", "Requests waiting in this edge.", lambda: engine.load().queued)
+    gauge("published", "Requests in the queue, not yet granted.", lambda: engine.load().published)
+    gauge("running", "Requests running on a worker.", lambda: engine.load().running)
+    gauge("open_streams", "Event streams to clients.", streams.total)
+    gauge(
+        "worker_sessions",
+        "Requests of this edge on each worker.",
+        lambda: {(w.worker, w.provider): w.sessions for w in engine.load().workers},
+        *("worker", "provider"),
+    )
+    gauge(
+        "worker_slots",
+        "Calls that each worker makes at a time.",
+        lambda: {(w.worker, w.provider): w.slots for w in engine.load().workers},
+        *("worker", "provider"),
+    )

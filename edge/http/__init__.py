@@ -1,0 +1,1 @@
+"""The HTTP ingress: OpenAI-format routes, and what operators look at."""

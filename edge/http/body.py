@@ -1,0 +1,85 @@
+"""Reading a JSON request body, within limits."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Mapping
+
+from starlette.types import Receive
+
+from broker.errors import InferenceError
+
+
+class ClientGoneError(Exception):
+    """The client left while it was sending the request."""
+
+
+async def read_json_body(
+    headers: Mapping[bytes, bytes], receive: Receive, *, limit: int, timeout_s: float
+) -> bytes:
+    """The whole body; what can be refused by its headers is refused before a byte is read.
+
+    Raises `InferenceError` (request_too_large, unsupported_media_type, deadline) and
+    `ClientGoneError`. `limit` is in bytes, chunked bodies are counted as they come.
+    """
+    length = headers.get(b"content-length")
+    if length is not None and int(length) > limit:
+        raise _too_large(limit)
+    content_type = headers.get(b"content-type", b"")
+    if content_type != b"application/json" and not _is_json(content_type):
+        raise InferenceError(
+            "unsupported_media_type",
+            "the body has to be JSON, sent with 'Content-Type: application/json'",
+        )
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise InferenceError(
+            "unsupported_media_type", "send the body as it is, without Content-Encoding"
+        )
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientGoneError
+    body: bytes = message.get("body", b"")
+    if message.get("more_body", False):
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await _read_rest(body, receive, limit)
+        except TimeoutError as exc:
+            raise InferenceError(
+                "deadline", f"the request body did not arrive within {timeout_s:g} seconds"
+            ) from exc
+    if len(body) > limit:
+        raise _too_large(limit)
+    return body
+
+
+async def _read_rest(first: bytes, receive: Receive, limit: int) -> bytes:
+    parts = [first]
+    size = len(first)
+    more = True
+    while more:
+        if size > limit:
+            raise _too_large(limit)
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        part = message.get("body", b"")
+        parts.append(part)
+        size += len(part)
+        more = message.get("more_body", False)
+    if size > limit:
+        raise _too_large(limit)
+    return b"".join(parts)
+
+
+@functools.lru_cache(maxsize=64)
+def _is_json(content_type: bytes) -> bool:
+    """Whether the type is JSON; none at all is taken for JSON, as the parser will tell."""
+    kind = content_type.partition(b";")[0].strip().lower()
+    return kind in (b"", b"application/json") or (
+        kind.startswith(b"application/") and kind.endswith(b"+json")
+    )
+
+
+def _too_large(limit: int) -> InferenceError:
+    return InferenceError("request_too_large", f"the request body is larger than {limit} bytes")

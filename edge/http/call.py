@@ -1,0 +1,185 @@
+"""One inference request over HTTP: what is known of it, and what is reported when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import re
+import time
+from collections.abc import Sequence
+
+from starlette.types import Scope
+
+from broker.errors import InferenceError
+from broker.keys import KeyRecord
+from broker.telemetry import Telemetry, redact
+from broker.v1 import event_pb2
+from edge.http.protocol import Connection
+from edge.http.reply import REQUEST_ID, Header, header_value, new_request_id
+
+_SECONDS = re.compile(rb"\d{1,6}(\.\d{1,3})?")
+_CLIENT_ID = re.compile(rb"[\w.:/+=-]{1,128}")
+
+
+class Call:
+    """State of one request from its head to its last byte."""
+
+    __slots__ = (
+        "_task",
+        "begun",
+        "connection",
+        "first_s",
+        "gone",
+        "headers",
+        "key",
+        "model",
+        "provider",
+        "reason",
+        "request_id",
+        "started",
+        "status",
+        "streamed",
+        "usage",
+    )
+
+    def __init__(self, scope: Scope) -> None:
+        self.begun = time.perf_counter()
+        self.request_id = new_request_id()
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.connection: Connection = scope["state"]["connection"]
+        self.key: KeyRecord | None = None
+        self.streamed = False
+        self.provider = ""
+        self.model = ""
+        self.usage: event_pb2.Usage | None = None
+        self.first_s = 0.0  # seconds to the first content of a stream
+        self.status = 0
+        self.reason = ""
+        self.started = False  # whether the status line has been sent
+        self.gone = False
+        self._task: asyncio.Task[None] | None = None
+
+    def watch(self) -> None:
+        """From now on, cancel the running task when the client leaves."""
+        self._task = asyncio.current_task()
+        self.connection.watch(self._left)
+
+    def _left(self) -> None:
+        self.gone = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def elapsed(self) -> float:
+        """Seconds since the head of the request was read."""
+        return time.perf_counter() - self.begun
+
+    def timeout_s(self, limit: float) -> float:
+        """The time this request may take: `X-Millrace-Timeout` in seconds, at most `limit`."""
+        asked = self.headers.get(b"x-millrace-timeout")
+        if asked is None:
+            return limit
+        if not _SECONDS.fullmatch(asked) or (seconds := float(asked)) <= 0:
+            raise InferenceError(
+                "invalid_request", "X-Millrace-Timeout has to be a number of seconds above 0"
+            )
+        return min(seconds, limit)
+
+    def note(self, events: Sequence[event_pb2.Event]) -> event_pb2.Started | None:
+        """Remember what reports need of a batch; returns its `started`, which opens the first."""
+        if events[-1].HasField("completed"):
+            self.usage = events[-1].completed.usage
+        if self.provider or not events[0].HasField("started"):
+            return None
+        started = events[0].started
+        self.provider, self.model = started.provider, started.model
+        return started
+
+    def ended(self) -> bool:
+        """Whether the last batch noted completes the answer."""
+        return self.usage is not None
+
+    def answer_headers(self, started: event_pb2.Started | None) -> list[Header]:
+        """The headers of an answer; `started`, if it came yet, says who gives it."""
+        headers = [
+            (REQUEST_ID, self.request_id.encode()),
+            (b"openai-processing-ms", b"%d" % (self.elapsed() * 1000)),
+        ]
+        if started is None:
+            return headers
+        headers.append((b"x-millrace-provider", header_value(started.provider)))
+        headers.append((b"x-millrace-model", header_value(started.model)))
+        if started.upstream_request_id:
+            upstream_id = header_value(started.upstream_request_id)
+            headers.append((b"x-millrace-upstream-request-id", upstream_id))
+        if started.dropped_params:
+            headers.append((b"x-dropped-params", header_value(", ".join(started.dropped_params))))
+        for name, value in started.rate_limits.items():
+            if (known := _rate_limit_header(name)) is not None:
+                headers.append((known, header_value(value)))
+        return headers
+
+
+@functools.lru_cache(maxsize=256)
+def _rate_limit_header(name: str) -> bytes | None:
+    """The header's name, if it is one that may be passed on."""
+    passed = re.fullmatch(r"[a-z0-9-]*ratelimit[a-z0-9-]*", name)
+    return name.encode() if passed else None
+
+
+class Reporter:
+    """Counts and logs finished requests."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        metrics = telemetry.metrics
+        self._log = telemetry.requests
+        self._requests = metrics.counter(
+            "requests", "Finished inference requests.", "provider", "status", "reason"
+        )
+        self._seconds = metrics.histogram(
+            "request_seconds", "From the head of a request to the end of its answer.", "provider"
+        )
+        self._first = metrics.histogram(
+            "first_content_seconds", "From the head of a request to its first content.", "provider"
+        )
+
+    def finished(self, call: Call) -> None:
+        """The request is over, one way or another."""
+        seconds = call.elapsed()
+        self._requests.add(call.provider, str(call.status), call.reason)
+        self._seconds.observe(seconds, call.provider)
+        if call.first_s:
+            self._first.observe(call.first_s, call.provider)
+        if self._log.on:
+            self._log.write("request", self._fields(call, seconds))
+
+    def _fields(self, call: Call, seconds: float) -> dict[str, object]:
+        fields: dict[str, object] = {
+            "request_id": call.request_id,
+            "status": call.status,
+            "ms": round(seconds * 1000, 1),
+            "provider": call.provider,
+            "model": call.model,
+            "stream": call.streamed,
+        }
+        if call.reason:
+            fields["reason"] = call.reason
+        if call.key is not None:
+            fields["key"] = call.key.id
+            fields["tenant"] = call.key.tenant
+        if call.first_s:
+            fields["first_ms"] = round(call.first_s * 1000, 1)
+        if call.usage is not None:
+            usage = call.usage
+            fields["input_tokens"] = (
+                usage.input_tokens
+                + usage.cache_read_tokens
+                + usage.cache_write_tokens
+                + usage.input_audio_tokens
+            )
+            fields["output_tokens"] = (
+                usage.output_tokens + usage.reasoning_tokens + usage.output_audio_tokens
+            )
+        theirs = call.headers.get(b"x-client-request-id")
+        if theirs is not None and _CLIENT_ID.fullmatch(theirs):
+            fields["client_request_id"] = redact(theirs.decode())
+        return fields

@@ -1,0 +1,171 @@
+"""POST /v1/chat/completions as a raw ASGI route: FastAPI's fixed price is twice its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from starlette.types import Receive, Scope, Send
+
+from broker.config import Limits
+from broker.errors import InferenceError
+from broker.keys import KeyRecord
+from broker.v1 import generation_pb2
+from edge.auth import Authenticator
+from edge.http.body import ClientGoneError, read_json_body
+from edge.http.call import Call, Reporter
+from edge.http.reply import JSON_TYPE, error_reply
+from edge.http.seams import EngineLike, ExchangeLike
+from edge.http.slots import OpenStreams
+from edge.http.stream import EventStream
+from edge.translate.chat_answer import ChatAnswer
+from edge.translate.chat_request import parse_chat
+from edge.translate.chat_stream import ChatStream
+from edge.translate.errors import error_body
+
+_log = logging.getLogger(__name__)
+
+
+class ChatRoute:
+    """Chat completions, streamed and whole."""
+
+    def __init__(
+        self,
+        engine: EngineLike,
+        auth: Authenticator,
+        limits: Limits,
+        streams: OpenStreams,
+        reporter: Reporter,
+    ) -> None:
+        self._engine = engine
+        self._auth = auth
+        self._limits = limits
+        self._streams = streams
+        self._reporter = reporter
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        call = Call(scope)
+        try:
+            try:
+                await self._serve(call, receive, send)
+            except (Exception, asyncio.CancelledError) as exc:  # noqa: BLE001  all becomes a reply
+                error = _as_error(exc, call)
+                call.reason = error.reason
+                await _refuse(call, error, send)
+        finally:
+            call.connection.unwatch()
+            self._reporter.finished(call)
+
+    async def _serve(self, call: Call, receive: Receive, send: Send) -> None:
+        key = call.key = await self._auth.authenticate(call.headers.get(b"authorization"))
+        timeout_s = call.timeout_s(self._limits.request_timeout_s)
+        body = await read_json_body(
+            call.headers, receive, limit=self._limits.max_body_bytes, timeout_s=timeout_s
+        )
+        call.watch()
+        request = parse_chat(body)
+        if request.generate.stream:
+            call.streamed = True
+            self._streams.take(key.id)
+            try:
+                await self._stream(call, request, key, timeout_s, send)
+            finally:
+                self._streams.free(key.id)
+        else:
+            await self._whole(call, request, key, timeout_s, send)
+
+    async def _whole(
+        self,
+        call: Call,
+        request: generation_pb2.Request,
+        key: KeyRecord,
+        timeout_s: float,
+        send: Send,
+    ) -> None:
+        exchange = await self._engine.submit(
+            request, key, request_id=call.request_id, timeout_s=timeout_s
+        )
+        started = None
+        try:
+            answer = ChatAnswer(exchange.answer_id, exchange.created, request)
+            while not call.ended():
+                batch = await exchange.next()
+                started = call.note(batch) or started
+                answer.feed(batch)
+        finally:
+            exchange.close()
+        body = answer.render()
+        headers = call.answer_headers(started)
+        headers += (JSON_TYPE, (b"content-length", b"%d" % len(body)))
+        call.started = True
+        call.status = 200
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def _stream(
+        self,
+        call: Call,
+        request: generation_pb2.Request,
+        key: KeyRecord,
+        timeout_s: float,
+        send: Send,
+    ) -> None:
+        out = EventStream(call, send, self._limits)
+        exchange: ExchangeLike | None = None
+        try:
+            exchange = await self._engine.submit(
+                request, key, request_id=call.request_id, timeout_s=timeout_s
+            )
+            events = ChatStream.of(exchange.answer_id, exchange.created, request)
+            started = None
+            while not call.ended():
+                batch = await exchange.next()
+                started = call.note(batch) or started
+                data = events.feed(batch)
+                if call.ended():
+                    data += events.finish()
+                if not data:
+                    continue
+                if not call.first_s:
+                    call.first_s = call.elapsed()
+                if not call.started:
+                    await out.start(call.answer_headers(started))
+                await out.write(data, last=call.ended())
+        except (Exception, asyncio.CancelledError) as exc:
+            if not out.open:
+                raise
+            error = _as_error(exc, call)
+            call.reason = error.reason
+            await out.fail(error_body(error))
+        finally:
+            if exchange is not None:
+                exchange.close()
+            out.close()
+
+
+def _as_error(exc: BaseException, call: Call) -> InferenceError:
+    """The error that the caller is told."""
+    if isinstance(exc, InferenceError):
+        return exc
+    if call.gone or isinstance(exc, ClientGoneError):
+        return InferenceError("client_gone", "the client has left")
+    if isinstance(exc, asyncio.CancelledError):  # the server ends what outlived its grace period
+        return InferenceError(
+            "draining", "the server was shut down before the answer was complete", retry_after=1.0
+        )
+    _log.error("request failed", exc_info=exc, extra={"request_id": call.request_id})
+    return InferenceError("internal", "something went wrong here; the request id says where")
+
+
+async def _refuse(call: Call, error: InferenceError, send: Send) -> None:
+    """Tell the caller, where that is still possible."""
+    if error.reason == "client_gone":
+        call.status = call.status or error.row.http
+    elif call.started:
+        call.connection.abort()  # a reply that broke off must not look complete
+    else:
+        status, headers, body = error_reply(error, call.request_id)
+        call.started = True
+        call.status = status
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": False})

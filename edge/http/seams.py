@@ -1,0 +1,65 @@
+"""What the HTTP routes need of the rest of the edge, as shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from broker.keys import KeyRecord
+from broker.v1 import control_service_pb2, event_pb2, generation_pb2
+
+
+class ExchangeLike(Protocol):
+    """One accepted request."""
+
+    @property
+    def request_id(self) -> str: ...
+
+    @property
+    def answer_id(self) -> str: ...
+
+    @property
+    def created(self) -> int: ...
+
+    async def next(self) -> Sequence[event_pb2.Event]:
+        """The next events, the first being `started`; empty after `completed`.
+
+        Raises `InferenceError` once when the request fails.
+        """
+
+    def close(self) -> None:
+        """The caller is done or gone: whatever still runs is cancelled. Idempotent."""
+
+
+class ModelLike(Protocol):
+    """A model that can be asked for."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def provider(self) -> str: ...
+
+
+class EngineLike(Protocol):
+    """Takes requests in and says how it is doing."""
+
+    async def submit(
+        self,
+        request: generation_pb2.Request,
+        key: KeyRecord,
+        *,
+        request_id: str,
+        timeout_s: float,
+    ) -> ExchangeLike:
+        """Accept a request; raises `InferenceError` when it is refused."""
+
+    def models(self) -> Sequence[ModelLike]: ...
+
+    def near(self, model: str) -> list[str]:
+        """Ids that look like `model`."""
+
+    def ready(self) -> bool:
+        """Whether a request would be served now."""
+
+    def load(self) -> control_service_pb2.GetLoadResponse: ...
