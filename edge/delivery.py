@@ -26,6 +26,9 @@ _log = logging.getLogger(__name__)
 
 # A worker that says nothing for this long is lost, though its socket may be open (R3).
 SILENCE_S = 10.0
+# Above this many sessions on a link, controls wait this long for company.
+BUSY_SESSIONS = 8
+TICK_S = 0.001
 # Bytes of events a session may send before its consumer took any (R9).
 CREDIT_BYTES = 1 << 20
 _PIECE = 256 << 10
@@ -68,6 +71,7 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self._outgoing: list[pb.Control] = []
         self._wake = asyncio.Event()
+        self._tick: asyncio.TimerHandle | None = None
         self.worker = hello.worker
         self.provider = hello.provider
         self.pool = hello.pool
@@ -76,9 +80,12 @@ class Link:
         self.gauges = pb.WorkerGauges()
 
     def send(self, control: pb.Control) -> None:
-        """Queue a control for the writer."""
+        """Queue a control for the writer; with many sessions it waits a little for company."""
         self._outgoing.append(control)
-        self._wake.set()
+        if len(self.sessions) <= BUSY_SESSIONS:
+            self._wake.set()
+        elif self._tick is None:
+            self._tick = self._loop.call_later(TICK_S, self._wake.set)
 
     def heartbeat(self) -> None:
         """Say something, even if there is nothing to say."""
@@ -89,6 +96,9 @@ class Link:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            if self._tick is not None:
+                self._tick.cancel()
+                self._tick = None
             controls, self._outgoing = self._outgoing, []
             await context.write(pb.DeliverResponse(controls=controls))
 

@@ -1,8 +1,8 @@
 """The worker's end of the delivery plane: one stream per edge, many sessions on it.
 
 One writer task sends whatever is ready in one message (57 us per event alone, 2 us when many
-share a message). First content and terminal events go at once; above a few active sessions the
-rest waits up to a few milliseconds for company.
+share a message). With few sessions everything goes at once; with many, frames wait for company:
+claims, first content and terminal events up to 1 ms, the rest up to 4 ms.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ _log = logging.getLogger(__name__)
 # An edge that says nothing for this long is lost, though its socket may be open (R7).
 SILENCE_S = 10.0
 CONNECT_S = 2.0
-# Above this many sessions on a stream, ordinary events wait up to TICK_S for company.
+# Above this many sessions on a stream, frames wait this long for company.
 BUSY_SESSIONS = 8
+URGENT_S = 0.001
 TICK_S = 0.004
 # A text larger than this is cut into several events, so that no message nears gRPC's limit.
 MAX_TEXT = 128 << 10
@@ -136,6 +137,7 @@ class EdgeLink:
         self._events: dict[int, list[event_pb2.Event]] = {}
         self._wake = asyncio.Event()
         self._tick: asyncio.TimerHandle | None = None
+        self._urgent = False
         self._gauges: pb.WorkerGauges | None = None
         self._heard = self._loop.time()
         self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
@@ -155,9 +157,9 @@ class EdgeLink:
         return session
 
     def control(self, frame: pb.Frame) -> None:
-        """Queue a frame that goes out at once."""
+        """Queue a frame that is waited for."""
         self._frames.append(frame)
-        self._wake.set()
+        self._flush_soon(urgent=True)
 
     def queue(self, number: int, events: list[event_pb2.Event], *, urgent: bool) -> None:
         """Queue a session's events."""
@@ -166,10 +168,17 @@ class EdgeLink:
             self._events[number] = events
         else:
             waiting += events
-        if urgent or len(self.sessions) <= BUSY_SESSIONS:
+        self._flush_soon(urgent=urgent)
+
+    def _flush_soon(self, *, urgent: bool) -> None:
+        if len(self.sessions) <= BUSY_SESSIONS:
             self._wake.set()
-        elif self._tick is None:
-            self._tick = self._loop.call_later(TICK_S, self._wake.set)
+        elif self._tick is None or (urgent and not self._urgent):
+            if self._tick is not None:
+                self._tick.cancel()
+            self._urgent = urgent
+            delay = URGENT_S if urgent else TICK_S
+            self._tick = self._loop.call_later(delay, self._wake.set)
 
     def heartbeat(self, gauges: pb.WorkerGauges) -> None:
         """Say how things are, and give up an edge that is silent."""
@@ -235,6 +244,7 @@ class EdgeLink:
                 if self._tick is not None:
                     self._tick.cancel()
                     self._tick = None
+                    self._urgent = False
                 await call.write(self._message())
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             call.cancel()  # the reader ends, and with it the link

@@ -31,7 +31,7 @@ class InferenceService(pb_grpc.InferenceServiceServicer):
         self._auth = auth
         self._timeout_s = timeout_s
 
-    async def Infer(  # type: ignore[override]  # noqa: N802
+    async def Infer(  # noqa: N802
         self, request: pb.InferRequest, context: Context
     ) -> pb.InferResponse:
         """One request, one whole answer."""
@@ -46,7 +46,7 @@ class InferenceService(pb_grpc.InferenceServiceServicer):
             await abort(context, exc)
         return pb.InferResponse(request_id=request.request_id or request_id, answer=answer)
 
-    async def InferStream(  # type: ignore[override]  # noqa: N802
+    async def InferStream(  # noqa: N802
         self, request: pb.InferStreamRequest, context: Context
     ) -> AsyncIterator[pb.InferStreamResponse]:
         """One request, its events as they come."""
