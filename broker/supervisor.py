@@ -20,10 +20,10 @@ from typing import Any
 from urllib.parse import quote
 
 from broker import subjects
-from broker.bus import Bus, BusError, connect
+from broker.bus import Bus, BusError
 from broker.bus.keyring import Keyring
 from broker.bus.mirror import Mirror
-from broker.bus.survey import workers_in
+from broker.bus.survey import reach, workers_in
 from broker.child import Child, ChildError, Program
 from broker.config import DISABLED, Address, NatsSettings, Settings, child_environment
 from broker.embedded import EmbeddedError, EmbeddedNats
@@ -41,7 +41,7 @@ SIM = "sim"
 SIM_LISTENS = '{"listening"'
 # Added to the grace of a draining child before it is killed, in seconds.
 DRAIN_MARGIN_S = 5.0
-NATS_READY_S = 15.0
+NATS_READY_S = 10.0
 # After so long without an answer from /readyz the user is told what is waited for, in seconds.
 PATIENCE_S = 15.0
 # Two signals closer than this are one Ctrl-C that took two ways (the terminal, and make).
@@ -170,7 +170,7 @@ class Supervisor:
         return nats.settings()
 
     async def _check_nats(self, settings: Settings) -> None:
-        bus = await connect(settings.nats, name="up", patience_s=5)
+        bus = await reach(settings.nats, name="up", patience_s=NATS_READY_S)
         try:
             await bus.check_server()
         finally:
@@ -216,7 +216,7 @@ class Supervisor:
 
     async def _settle(self, settings: Settings, providers: Sequence[str]) -> str:
         """The API key that works, once a worker of each provider has said that it is there."""
-        bus = await connect(settings.nats, name="up")
+        bus = await reach(settings.nats, name="up", patience_s=NATS_READY_S)
         try:
             await bus.check_server()
             api_key = await self._api_key(bus, settings.api_key)

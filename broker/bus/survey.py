@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 import msgspec
 from nats.errors import Error as NatsError
 
 from broker import subjects
-from broker.bus.connection import Bus, BusError
+from broker.bus.connection import Bus, BusError, connect
 from broker.bus.layout import STREAMS
 from broker.bus.mirror import Mirror
 from broker.presence import WorkerLease, decode_worker
+from broker.settings import NatsSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,21 @@ class Survey:
     missing: tuple[str, ...]
     backlogs: tuple[Backlog, ...]
     workers: tuple[WorkerLease, ...]
+
+
+async def reach(nats: NatsSettings, *, name: str, patience_s: float) -> Bus:
+    """A connection for somebody who waits: raises `BusError` after `patience_s` at the latest.
+
+    The client itself tries for ever, also with credentials that are refused.
+    """
+    try:
+        async with asyncio.timeout(patience_s):
+            return await connect(nats, name=name, patience_s=patience_s)
+    except TimeoutError as exc:
+        raise BusError(
+            f"cannot reach NATS at {nats.url}; check that it runs, that MILLRACE_NATS is its URL "
+            "and that the credentials are right"
+        ) from exc
 
 
 async def survey(bus: Bus) -> Survey:

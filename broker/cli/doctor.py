@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from broker.bus import BusError, connect
-from broker.bus.survey import Survey, survey
+from broker.bus import BusError
+from broker.bus.survey import Survey, reach, survey
 from broker.cli.attach import base_url, find_nats
 from broker.embedded import EmbeddedError, check_version, find_binary
 from broker.providers import REGISTRY
@@ -116,7 +116,7 @@ def _nats(settings: Settings) -> Iterator[Finding]:
 
 
 async def _survey(settings: Settings) -> Survey:
-    bus = await connect(settings.nats, name="doctor", patience_s=2)
+    bus = await reach(settings.nats, name="doctor", patience_s=2)
     try:
         return await survey(bus)
     finally:

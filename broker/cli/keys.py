@@ -11,8 +11,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from broker.bus import BusError, connect
+from broker.bus import BusError
 from broker.bus.keyring import Keyring, UnknownKeyError
+from broker.bus.survey import reach
 from broker.cli.attach import with_nats
 from broker.cli.options import fail
 from broker.keys import KeyRecord
@@ -49,7 +50,7 @@ def revoke(settings: Settings, key_id: str) -> None:
 
 def _with_keyring(settings: Settings, use: Callable[[Keyring], Awaitable[_T]]) -> _T:
     async def run() -> _T:
-        bus = await connect(with_nats(settings).nats, name="cli", patience_s=3)
+        bus = await reach(with_nats(settings).nats, name="cli", patience_s=3)
         try:
             return await use(Keyring(bus))
         finally:

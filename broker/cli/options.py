@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
 
@@ -67,6 +68,8 @@ def with_settings(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _load(overrides: dict[str, Any]) -> Settings:
+    # Commands say themselves what went wrong; the bus would tell of every try.
+    logging.basicConfig(level=logging.ERROR, format="millrace: %(message)s")
     try:
         return load_settings(overrides=overrides)
     except ConfigError as exc:
