@@ -26,7 +26,7 @@ class UnaryDecoder:
     """A whole answer: collects the body, and reads it when it has ended."""
 
     def __init__(self, request: generation_pb2.Request, headers: Mapping[str, str]) -> None:
-        self._answer = AnswerEvents(request, headers)
+        self._answer = AnswerEvents(request, headers, streamed=False)
         self._headers = headers
         self._body = bytearray()
 
@@ -46,6 +46,7 @@ class UnaryDecoder:
         body = bytes(self._body).strip(_BLANK)
         if not body:
             raise _error("upstream_incomplete", "the provider sent an empty answer", self._headers)
+        _refuse_html(body[:1], self._headers)
         events: _Events = []
         self._answer.add(_decode(body, self._headers), events)
         if not self._answer.choices:
@@ -55,7 +56,10 @@ class UnaryDecoder:
 
 
 class StreamDecoder:
-    """A stream of events, ended by [DONE] or by its end after all finish reasons have come.
+    """A stream of events.
+
+    It is over with [DONE], with the usage behind the last finish reason, or with its end if all
+    finish reasons have come; what follows is skipped.
 
     A body that turns out to be a JSON object is decoded as a whole answer: some servers do not
     stream whatever they are asked.
@@ -64,7 +68,7 @@ class StreamDecoder:
     def __init__(self, request: generation_pb2.Request, headers: Mapping[str, str]) -> None:
         self._request = request
         self._headers = headers
-        self._answer = AnswerEvents(request, headers)
+        self._answer = AnswerEvents(request, headers, streamed=True)
         self._framer = SseFramer()
         self._unary: UnaryDecoder | None = None
         self._sniffed = False
@@ -94,7 +98,7 @@ class StreamDecoder:
                 self._add_last(name, payload, events)
             if not self._ended:
                 # Without [DONE], a choice that has not begun may be missing.
-                self._end(events, self._answer.choices >= max(1, self._request.generate.n))
+                self._end(events, self._answer.all_begun)
         except InferenceError as error:
             return _then_raise(events, error)
         return events
@@ -103,17 +107,9 @@ class StreamDecoder:
         """Tells by the first character what came: content types are wrong too often."""
         first = data.lstrip(_BLANK)[:1]
         self._sniffed = bool(first)
-        if first == b"<":
-            raise _error(
-                "upstream_error",
-                "the provider sent an HTML page instead of a stream",
-                self._headers,
-            )
+        _refuse_html(first, self._headers)
         if first == b"{":
-            whole = generation_pb2.Request()
-            whole.CopyFrom(self._request)
-            whole.generate.stream = False
-            self._unary = UnaryDecoder(whole, self._headers)
+            self._unary = UnaryDecoder(self._request, self._headers)
 
     def _add(self, name: bytes, payload: bytes, events: _Events) -> None:
         if self._ended or not payload or payload.isspace():
@@ -125,6 +121,9 @@ class StreamDecoder:
         if name == b"error" and not chunk.error:
             raise error_in_answer(msgspec.json.decode(payload), self._headers)
         self._answer.add(chunk, events)
+        if self._answer.complete:
+            # Some servers keep the connection and send no [DONE].
+            self._end(events)
 
     def _add_last(self, name: bytes, payload: bytes, events: _Events) -> None:
         """An event that lacks its blank line was cut if it cannot be read."""
@@ -144,6 +143,11 @@ class StreamDecoder:
             )
         self._ended = True
         self._answer.finish(events)
+
+
+def _refuse_html(first: bytes, headers: Mapping[str, str]) -> None:
+    if first == b"<":
+        raise _error("upstream_error", "the provider sent an HTML page, not an answer", headers)
 
 
 def _decode(payload: bytes, headers: Mapping[str, str]) -> Chunk:

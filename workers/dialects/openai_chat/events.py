@@ -73,10 +73,14 @@ class _Answer:
 class AnswerEvents:
     """The events of one answer, chunk by chunk; a whole answer is a single chunk."""
 
-    def __init__(self, request: generation_pb2.Request, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, request: generation_pb2.Request, headers: Mapping[str, str], *, streamed: bool
+    ) -> None:
         self._request = request
         self._headers = headers
-        self._streams = request.generate.stream
+        self._streamed = streamed
+        # Nothing more is to come, although the stream goes on.
+        self.complete = False
         self._started = False
         self._upstream_id = ""
         self._answers: dict[int, _Answer] = {}
@@ -90,6 +94,11 @@ class AnswerEvents:
         return len(self._answers)
 
     @property
+    def all_begun(self) -> bool:
+        """As many choices have begun as were asked for."""
+        return len(self._answers) >= max(1, self._request.generate.n)
+
+    @property
     def finished(self) -> bool:
         """Every choice that has begun has its finish reason, and one has."""
         answers = self._answers.values()
@@ -99,16 +108,19 @@ class AnswerEvents:
         """Appends the events of one chunk; raises the error that it carries."""
         if chunk.error:
             raise error_in_answer({"error": chunk.error}, self._headers)
+        usage = chunk.usage
         if chunk.x_groq is not None:
-            self._add_vendor(chunk.x_groq)
-        if chunk.usage is not None:
+            usage = usage or self._vendor_usage(chunk.x_groq)
+        if usage:
             # Cumulative where it comes with every chunk: the last one counts.
-            self._usage = chunk.usage
+            self._usage = usage
         if not self._started and (chunk.choices or chunk.id):
             # A filter report can come first, with no id, no model and no choice.
             events.append(self._start(chunk))
         for choice in chunk.choices or ():
             self._add_choice(choice, events)
+        # Usage beside or behind the last finish reason is the last thing that a provider says.
+        self.complete = bool(usage) and self.finished and self.all_begun
 
     def finish(self, events: _Events) -> None:
         """Appends the last events: calls completed, finish reasons, usage.
@@ -131,11 +143,12 @@ class AnswerEvents:
             usage = estimate(self._request, self._output_chars, self._reasoning_chars)
         events.append(event_pb2.Event(completed=event_pb2.Completed(usage=usage)))
 
-    def _add_vendor(self, extra: Any) -> None:
-        if isinstance(extra, dict):
-            if extra.get("error"):
-                raise error_in_answer({"error": extra["error"]}, self._headers)
-            self._usage = extra.get("usage") or self._usage
+    def _vendor_usage(self, extra: Any) -> Any:
+        if not isinstance(extra, dict):
+            return None
+        if extra.get("error"):
+            raise error_in_answer({"error": extra["error"]}, self._headers)
+        return extra.get("usage")
 
     def _start(self, chunk: Chunk) -> event_pb2.Event:
         self._started = True
@@ -162,7 +175,7 @@ class AnswerEvents:
             seed = f"{self._upstream_id}:{len(self._request.generate.messages)}"
             answer = self._answers[index] = _Answer(index, seed)
         # Some servers send both: in a stream the message so far, in a whole answer an empty delta.
-        message = choice.delta if self._streams else choice.message
+        message = choice.delta if self._streamed else choice.message
         text_logprobs = refusal_logprobs = b""
         if len(choice.logprobs) > len(_NULL):
             text_logprobs, refusal_logprobs = _logprobs(choice.logprobs)

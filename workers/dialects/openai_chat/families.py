@@ -55,8 +55,8 @@ def _family(
     refuses: tuple[str, ...] = (),
     refuses_reasoning: tuple[str, ...] = _ALL,
 ) -> Family:
-    # "(-|$)" keeps gpt-5 from matching gpt-5.1, and lets dated snapshots match.
-    return Family(re.compile(rf"^({names})(-|$)"), reasoning, refuses, refuses_reasoning)
+    # The end keeps gpt-5 from matching gpt-5.1; snapshots and fine-tuned models go on there.
+    return Family(re.compile(rf"^({names})([-:]|$)"), reasoning, refuses, refuses_reasoning)
 
 
 # First match wins; a model that no row names takes everything.

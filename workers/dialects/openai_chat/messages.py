@@ -36,10 +36,20 @@ def fragment(value: bytes, param: str) -> orjson.Fragment:
 
 
 def merge(target: dict[str, Any], extra: Mapping[str, bytes], where: str = "") -> dict[str, Any]:
-    """Adds fields that the hub does not know; what it does know wins."""
+    """Adds fields that the hub does not know; what it does know wins.
+
+    A dotted name such as `image_url.max_pixels` belongs into an object that is there.
+    """
     for name, value in extra.items():
-        if name not in target:
-            target[name] = fragment(value, where + name)
+        owner, field = target, name
+        while "." in field:
+            head, rest = field.split(".", 1)
+            inner = owner.get(head)
+            if not isinstance(inner, dict):
+                break
+            owner, field = inner, rest
+        if field not in owner:
+            owner[field] = fragment(value, where + name)
     return target
 
 
@@ -104,8 +114,8 @@ class _Writer:
             written = {"role": "function", "name": result.name, "content": content}
         else:
             written = {"role": "tool", "tool_call_id": result.call_id, "content": content}
-            if message.HasField("name"):
-                written["name"] = message.name
+            if result.name:
+                written["name"] = result.name
         # A message of several results has no single owner of its extra fields.
         return merge(written, message.extra, where + ".") if len(message.parts) == 1 else written
 
@@ -131,6 +141,8 @@ class _Writer:
                 written["audio"] = {"id": part.audio.id}
             else:
                 said.append(part)
+                if part.text.annotations:
+                    written["annotations"] = fragment(part.text.annotations, f"{where}.annotations")
         if calls:
             written["tool_calls"] = calls
         # Only a call, a refusal or an audio answer may stand without content.
@@ -173,7 +185,7 @@ def _part(part: content_pb2.Part, where: str) -> dict[str, Any] | None:
         data = base64.b64encode(part.audio.inline.data).decode()
         return {"type": "input_audio", "input_audio": {"data": data, "format": part.audio.format}}
     if kind == "file":
-        return _file(part.file, where)
+        return _file(part.file)
     if kind == "refusal":
         return {"type": "refusal", "refusal": part.refusal.text}
     if kind == "opaque" and part.opaque.issuer == ISSUER:
@@ -200,19 +212,13 @@ def _image(image: content_pb2.Image) -> dict[str, Any]:
     return {"type": "image_url", "image_url": written}
 
 
-def _file(file: content_pb2.File, where: str) -> dict[str, Any]:
-    written: dict[str, Any] = {}
+def _file(file: content_pb2.File) -> dict[str, Any]:
     source = file.WhichOneof("source")
     if source == "file_id":
-        written["file_id"] = file.file_id
-    elif source == "inline":
-        written["file_data"] = _data_url(file.inline, "")
+        written = {"file_id": file.file_id}
     else:
-        raise InferenceError(
-            "unsupported_parameter",
-            "this provider takes files inline or by id, not by address",
-            param=where,
-        )
+        # Few servers fetch an address; the others say so better than we could.
+        written = {"file_data": file.url if source == "url" else _data_url(file.inline, "")}
     if file.HasField("filename"):
         written["filename"] = file.filename
     return {"type": "file", "file": written}

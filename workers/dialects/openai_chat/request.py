@@ -40,8 +40,6 @@ _OPTIONAL = (
 _REPEATED = ("stop", "modalities")
 _JSON = ("prediction", "web_search_options")
 _MODES = {_Choice.MODE_AUTO: "auto", _Choice.MODE_NONE: "none", _Choice.MODE_REQUIRED: "required"}
-# Headers of the call itself are never the caller's to set.
-_OWN_HEADERS = {"authorization", "connection", "content-length", "content-type", "host"}
 
 
 def call_of(request: generation_pb2.Request, model: str, provider: Provider) -> Call:
@@ -79,11 +77,7 @@ def call_of(request: generation_pb2.Request, model: str, provider: Provider) -> 
             f"{model} does not take {names}: leave it out, or set drop_params to true",
             param=dropped[0],
         )
-    own = {*_OWN_HEADERS, provider.auth_header}
-    headers = {
-        name: value for name, value in platform.extra_headers.items() if name.lower() not in own
-    }
-    return Call("/chat/completions", orjson.dumps(body), headers, dropped=dropped)
+    return Call("/chat/completions", orjson.dumps(body), dropped=dropped)
 
 
 def _write_special(generate: _Generate, body: dict[str, Any]) -> tuple[str, ...]:
@@ -115,8 +109,8 @@ def _voice(voice: bytes) -> str | orjson.Fragment:
 
 
 def _write_tools(generate: _Generate, body: dict[str, Any], provider: Provider) -> None:
-    if generate.legacy_functions:
-        body["functions"] = [_function(tool, i) for i, tool in enumerate(generate.tools)]
+    if generate.tools and generate.legacy_functions:
+        body["functions"] = [_legacy(tool, i) for i, tool in enumerate(generate.tools)]
     elif generate.tools:
         body["tools"] = [_tool(tool, i, provider) for i, tool in enumerate(generate.tools)]
     if not generate.HasField("tool_choice"):
@@ -127,7 +121,8 @@ def _write_tools(generate: _Generate, body: dict[str, Any], provider: Provider) 
         body["function_call"] = "none" if choice.mode == _Choice.MODE_NONE else named
     elif choice.mode in _MODES:
         body["tool_choice"] = _MODES[choice.mode]
-    elif choice.mode == _Choice.MODE_HOSTED:
+    elif choice.hosted:
+        # A hosted tool, or a list of allowed ones that names alone cannot tell.
         body["tool_choice"] = fragment(choice.hosted, "tool_choice")
     elif choice.mode == _Choice.MODE_NAMED:
         body["tool_choice"] = _named(choice.names[0] if choice.names else "", choice.kind)
@@ -163,6 +158,13 @@ def _tool(tool: generation_pb2.Tool, index: int, provider: Provider) -> Any:
     return merge(written, tool.extra, where + ".")
 
 
+def _legacy(tool: generation_pb2.Tool, index: int) -> Any:
+    """A function of the deprecated field, where it stands without an owner."""
+    where = f"functions[{index}]."
+    extra = {name.removeprefix("function."): value for name, value in tool.extra.items()}
+    return merge(_function(tool, index), extra, where)
+
+
 def _function(tool: generation_pb2.Tool, index: int) -> dict[str, Any]:
     function = tool.function
     written: dict[str, Any] = {"name": function.name}
@@ -183,6 +185,14 @@ def _write_form(generate: _Generate, body: dict[str, Any]) -> None:
         body["response_format"] = write(form)
 
 
+def _json_object(form: _Format) -> dict[str, Any]:
+    written: dict[str, Any] = {"type": "json_object"}
+    if form.schema:
+        # Some servers take one here.
+        written["schema"] = fragment(form.schema, "response_format.schema")
+    return written
+
+
 def _json_schema(form: _Format) -> dict[str, Any]:
     schema: dict[str, Any] = {"name": form.name} if form.name else {}
     if form.HasField("description"):
@@ -196,7 +206,7 @@ def _json_schema(form: _Format) -> dict[str, Any]:
 
 _FORMS: dict[int, Callable[[_Format], Any]] = {
     _Format.KIND_TEXT: lambda _: {"type": "text"},
-    _Format.KIND_JSON_OBJECT: lambda _: {"type": "json_object"},
+    _Format.KIND_JSON_OBJECT: _json_object,
     _Format.KIND_JSON_SCHEMA: _json_schema,
     _Format.KIND_OTHER: lambda form: fragment(form.json, "response_format"),
 }

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pytest
+
+from broker.providers import REGISTRY
+from workers import registry
+
+
+@dataclass(frozen=True)
+class Settings:
+    kind: str
+    name: str = "mine"
+    base_url: str | None = None
+    models: tuple[str, ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_every_registered_provider_is_declared(name: str) -> None:
+    provider = registry.provider(name)
+    assert provider.name == name
+    # Where the operator need not say it, the address is there, and no path is joined twice.
+    assert provider.base_url or REGISTRY[name].keyless
+    assert not provider.base_url.endswith("/")
+    assert provider.keyless == REGISTRY[name].keyless
+
+
+@pytest.mark.parametrize("alias", ["openai-compatible", "OpenAI"])
+def test_other_spellings_are_understood(alias: str) -> None:
+    assert registry.provider(alias).name == alias.lower().replace("-", "_")
+
+
+def test_an_unknown_provider_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(registry.ProviderError) as caught:
+        registry.provider("opnai")
+    assert "'opnai'" in str(caught.value)
+    assert all(name in str(caught.value) for name in REGISTRY)
+
+
+def test_settings_replace_what_is_declared() -> None:
+    provider = registry.load(
+        Settings("openai", base_url="http://127.0.0.1:1/v1/", models=("a",), headers={"x": "y"})
+    )
+    assert (provider.name, provider.base_url) == ("mine", "http://127.0.0.1:1/v1")
+    assert (provider.models, provider.headers) == (("a",), {"x": "y"})
+    declared = registry.provider("openai")
+    assert (provider.dialect, provider.quirks) == (declared.dialect, declared.quirks)
+
+
+def test_what_settings_leave_open_stays_as_declared() -> None:
+    provider, declared = registry.load(Settings("openai")), registry.provider("openai")
+    assert (provider.base_url, provider.models) == (declared.base_url, declared.models)
+
+
+def test_a_provider_without_an_address_names_the_variable_to_set() -> None:
+    with pytest.raises(registry.ProviderError, match="VLLM_BASE_URL"):
+        registry.load(Settings("openai_compatible", name="vllm"))
+
+
+def test_loading_one_provider_imports_no_other() -> None:
+    code = (
+        "import sys; from workers import registry; registry.provider('sim');"
+        "print(*sorted(m for m in sys.modules if m.startswith('workers.providers.')))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.split() == ["workers.providers.sim"]
