@@ -95,9 +95,7 @@ TABLE: dict[str, Row] = {
         429, "RESOURCE_EXHAUSTED", _LIMIT, "rate_limit_exceeded", _C, Retry.NEVER
     ),
     "queue_full": Row(429, "RESOURCE_EXHAUSTED", _LIMIT, "queue_full", _U, Retry.NEXT),
-    "too_many_streams": Row(
-        429, "RESOURCE_EXHAUSTED", _LIMIT, "too_many_streams", _C, Retry.NEVER
-    ),
+    "too_many_streams": Row(429, "RESOURCE_EXHAUSTED", _LIMIT, "too_many_streams", _C, Retry.NEVER),
     "upstream_rate_limit": Row(
         429, "RESOURCE_EXHAUSTED", _LIMIT, "rate_limit_exceeded", _P, Retry.SAME
     ),
@@ -114,9 +112,7 @@ TABLE: dict[str, Row] = {
     "no_worker": Row(503, "UNAVAILABLE", _SERVER, "no_worker", _U, Retry.NEXT),
     "draining": Row(503, "UNAVAILABLE", _SERVER, "draining", _U, Retry.NEVER),
     "broker_unavailable": Row(503, "UNAVAILABLE", _SERVER, "broker_unavailable", _U, Retry.NEVER),
-    "upstream_overloaded": Row(
-        503, "UNAVAILABLE", _SERVER, "upstream_overloaded", _P, Retry.SAME
-    ),
+    "upstream_overloaded": Row(503, "UNAVAILABLE", _SERVER, "upstream_overloaded", _P, Retry.SAME),
     "queue_timeout": Row(504, "DEADLINE_EXCEEDED", _SERVER, "queue_timeout", _U, Retry.NEXT),
     "connect_timeout": Row(504, "DEADLINE_EXCEEDED", _SERVER, "connect_timeout", _P, Retry.NEXT),
     "first_token_timeout": Row(
