@@ -1,0 +1,1 @@
+"""Measures Millrace beside a bare relay and, on request, beside LiteLLM: `python -m bench`."""
