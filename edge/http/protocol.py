@@ -12,9 +12,13 @@ import re
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
+from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 from uvicorn.server import ServerState
 
 from broker.errors import InferenceError
@@ -22,6 +26,8 @@ from edge.http.reply import error_reply
 
 # How many requests a client may send ahead of the answers.
 PIPELINE = 16
+# How long a client that was refused mid-request may go on sending.
+LINGER_S = 2.0
 
 _UPGRADE = re.compile(rb"(\r\n)(?=upgrade:)", re.IGNORECASE)
 
@@ -40,18 +46,17 @@ class Connection(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._gone: Callable[[], object] | None = None
+        self._running: RequestResponseCycle | None = None
+        self._refused = False
         self._in_head = True
         self._first = 0  # bytes received with the beginning of the message
         self._later = 0  # bytes received after that
         self._received = 0
 
-    def _closing(self) -> bool:
-        return self.transport.is_closing()
-
     def watch(self, gone: Callable[[], object]) -> None:
         """Call `gone` once if the client leaves before `unwatch`."""
         self._gone = gone
-        if self._closing():
+        if self.transport.is_closing():
             self._lost()
         else:
             # Reading may be paused by a large body; without it the loss goes unnoticed.
@@ -70,17 +75,28 @@ class Connection(HttpToolsProtocol):
         if gone is not None:
             gone()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
     def connection_lost(self, exc: Exception | None) -> None:
+        # uvicorn tells the newest request alone, which is not the running one where a client has
+        # sent requests ahead.
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
         super().connection_lost(exc)
         self._lost()
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
         if self._in_head and b"pgrade:" in data:
             data = _without_upgrade(data)
         self._received = len(data)
         self._later += self._received
         super().data_received(data)
-        if self._in_head and self._later > self.max_header_bytes and not self._closing():
+        if self._in_head and self._later > self.max_header_bytes and not self._refused:
             self._refuse(_head_too_large(self.max_header_bytes))
 
     def on_message_begin(self) -> None:
@@ -130,7 +146,11 @@ class Connection(HttpToolsProtocol):
         for name, value in (*headers, (b"connection", b"close")):
             lines += (name, b": ", value, b"\r\n")
         self.transport.write(b"".join((*lines, b"\r\n", body)))
-        self.transport.close()
+        # Closing while the client still sends would reset the connection, and with it the reply
+        # that it has not read yet.
+        self._refused = True
+        self.transport.write_eof()
+        self.loop.call_later(LINGER_S, self.transport.abort)
 
     def _unsupported_upgrade_warning(self) -> None:
         """Close after the reply: what follows a CONNECT is not HTTP, and the parser has stopped."""
