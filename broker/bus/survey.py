@@ -67,7 +67,7 @@ async def survey(bus: Bus) -> Survey:
             ]
         known = f"KV_{subjects.WORKERS}" in present
         return Survey(
-            server_version=str(bus.nc.connected_server_version),
+            server_version=_version(bus),
             api_level=level,
             missing=missing,
             backlogs=tuple(backlogs),
@@ -75,6 +75,11 @@ async def survey(bus: Bus) -> Survey:
         )
     except (NatsError, OSError) as exc:
         raise BusError(f"NATS does not answer: {exc or type(exc).__name__}") from exc
+
+
+def _version(bus: Bus) -> str:
+    known = bus.nc.connected_server_version
+    return f"{known.major}.{known.minor}.{known.patch}"
 
 
 async def live_workers(bus: Bus) -> list[WorkerLease]:

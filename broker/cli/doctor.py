@@ -13,13 +13,13 @@ from importlib.metadata import PackageNotFoundError, version
 
 import httpx
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from broker.bus import BusError
 from broker.bus.survey import Survey, reach, survey
 from broker.cli.attach import base_url, find_nats
+from broker.cli.options import console
 from broker.embedded import EmbeddedError, check_version, find_binary
 from broker.providers import REGISTRY
 from broker.settings import Address, Settings
@@ -53,8 +53,7 @@ def examine(settings: Settings) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     for found in findings:
         table.add_row(found.what, Text(found.state, style=_STYLES[found.state]), Text(found.detail))
-    console = Console()
-    console.print(table, soft_wrap=not console.is_terminal)
+    console().print(table)
     wrong = [found for found in findings if found.state == WRONG]
     for found in wrong:
         typer.echo(f"{found.what}: {found.advice or found.detail}", err=True)
@@ -134,8 +133,13 @@ def _layout(found: Survey) -> Iterator[Finding]:
         )
     else:
         yield Finding("streams", OK, "all there")
-    busy = [f"{b.consumer} {b.waiting} waiting, {b.held} held" for b in found.backlogs]
-    yield Finding("consumers", OK if busy else OFF, "; ".join(busy) or "none yet")
+    busy = [
+        f"{row.consumer} {row.waiting} waiting, {row.held} held"
+        for row in found.backlogs
+        if row.waiting or row.held
+    ]
+    count = f"{len(found.backlogs)}, {'; '.join(busy) or 'nothing waits'}"
+    yield Finding("consumers", OK if found.backlogs else OFF, count)
 
 
 def _workers(settings: Settings, found: Survey) -> Iterator[Finding]:
@@ -176,7 +180,8 @@ def _ports(settings: Settings) -> Iterator[Finding]:
     name, where = "gRPC", str(settings.grpc)
     if ours:
         state, detail = (OK, "served") if listening else (WRONG, "not served, though HTTP is")
-        yield Finding(name, state, f"{where} {detail}", "look at the log of the edge")
+        advice = "say where it listens with --grpc, or look at the log of the edge"
+        yield Finding(name, state, f"{where} {detail}", advice)
     elif listening:
         advice = "stop what uses it, or choose another with --grpc or MILLRACE_GRPC"
         yield Finding(name, WRONG, f"{where} is taken by another program", advice)

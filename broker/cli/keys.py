@@ -8,14 +8,13 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from broker.bus import BusError
 from broker.bus.keyring import Keyring, UnknownKeyError
 from broker.bus.survey import reach
 from broker.cli.attach import with_nats
-from broker.cli.options import fail
+from broker.cli.options import console, fail
 from broker.keys import KeyRecord
 from broker.settings import Settings
 
@@ -37,9 +36,7 @@ def show(settings: Settings) -> None:
         table.add_row(
             record.id, record.name, record.tenant, _date(record.created_at), _state(record)
         )
-    # Into a pipe whole rows are written: another program may read them.
-    console = Console()
-    console.print(table, soft_wrap=not console.is_terminal)
+    console().print(table)
 
 
 def revoke(settings: Settings, key_id: str) -> None:

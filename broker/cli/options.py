@@ -8,10 +8,12 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import sys
 from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
 
 import typer
+from rich.console import Console
 
 from broker.config import ConfigError, Settings, load_settings
 
@@ -30,6 +32,11 @@ def fail(message: str, code: int = 1) -> NoReturn:
     """End the command: one line that says what is wrong and what to do."""
     typer.echo(f"millrace: {message}", err=True)
     raise typer.Exit(code)
+
+
+def console() -> Console:
+    """Where tables go; into a pipe rows are written whole, since another program may read them."""
+    return Console() if sys.stdout.isatty() else Console(width=10_000)
 
 
 def with_settings(function: Callable[..., None]) -> Callable[..., None]:
