@@ -89,6 +89,13 @@ def test_an_answer_is_over_with_the_usage_behind_its_finish_reason() -> None:
     assert [*decoder.close()] == []
 
 
+def test_usage_ends_nothing_while_a_choice_has_not_begun() -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": 4}
+    chunks = [{**delta(0, content="a", finish="stop"), "usage": usage}, delta(1, content="b", finish="stop"), DONE]  # fmt: skip
+    outcome = fold(stream(*chunks, n=2))
+    assert [choice.text for _, choice in sorted(outcome.choices.items())] == ["a", "b"]
+
+
 def test_usage_before_the_finish_reason_ends_nothing_and_the_last_one_counts() -> None:
     chunks = [
         {**delta(content="a"), "usage": {"prompt_tokens": 3, "completion_tokens": 1}},
@@ -112,9 +119,9 @@ def test_choices_interleave() -> None:
 
 
 def test_a_finish_reason_that_comes_twice_is_told_once_and_behind_the_last_text() -> None:
-    chunks = [delta(content="a", finish="stop"), delta(content="b", finish="stop"), DONE]
-    outcome = fold(stream(*chunks))
-    assert outcome.choices[0].text == "ab"
+    chunks = [delta(content="a", finish="length"), delta(content="b", finish="stop"), DONE]
+    choice = fold(stream(*chunks)).choices[0]
+    assert (choice.text, choice.finish_reason) == ("ab", "length")
 
 
 MALFORMED = [
