@@ -8,7 +8,7 @@ from workers.provider import Provider
 PROVIDER = Provider(
     name="sim",
     dialect=DIALECT,
-    base_url="http://127.0.0.1:8002/v1",
+    base_url="http://127.0.0.1:9000/v1",
     models=("sim", "echo"),
     keyless=True,
 )
