@@ -40,6 +40,12 @@ class Conversation:
         return bool(self.turns[-1]["role"] == "assistant")
 
     @property
+    def called_tools(self) -> tuple[str, ...]:
+        """The tools that the assistant called, each once."""
+        blocks = (block for turn in self.turns for block in turn["content"])
+        return tuple(dict.fromkeys(b["name"] for b in blocks if b["type"] == "tool_use"))
+
+    @property
     def lost_thinking(self) -> bool:
         """Whether the last tool calls lack the thinking that led to them.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 
@@ -86,12 +85,21 @@ class Written:
 
 def write(request: generation_pb2.Request, model: str) -> Written:
     """The call for a hub request; `InferenceError` for what cannot be asked of Claude."""
+    try:
+        return _write(request, model)
+    except (orjson.JSONEncodeError, RecursionError) as exc:
+        # Only a schema or arguments nested hundreds deep get here.
+        message = f"The request cannot be written as JSON: {exc}"
+        raise InferenceError("invalid_request", message) from exc
+
+
+def _write(request: generation_pb2.Request, model: str) -> Written:
     asked = request.generate
     _refuse_impossible(asked)
     losses = Losses()
     family = family_of(model)
     said = conversation(asked, family)
-    box = toolbox(asked, family, losses)
+    box = toolbox(asked, family, losses, said.called_tools)
     said.system += (block for told in box.instructions for block in text_blocks(told))
     own = _own_parameters(asked, losses)
     body: Block = {"model": model}
@@ -113,7 +121,7 @@ def write(request: generation_pb2.Request, model: str) -> Written:
     if request.platform.HasField("drop_params") and not request.platform.drop_params:
         losses.refuse()
     headers = _headers(request.platform, said.betas | _betas(own))
-    return Written(_dump(body), headers, tuple(losses.names))
+    return Written(orjson.dumps(body), headers, tuple(losses.names))
 
 
 def _refuse_impossible(asked: _Generate) -> None:
@@ -223,12 +231,3 @@ def _headers(platform: generation_pb2.Platform, betas: set[str]) -> dict[str, st
 
 def _feature(beta: str) -> str:
     return re.sub(r"-\d{4}-\d{2}-\d{2}$", "", beta)
-
-
-def _dump(body: Any) -> bytes:
-    try:
-        return orjson.dumps(body)
-    except (orjson.JSONEncodeError, RecursionError) as exc:
-        raise InferenceError(
-            "invalid_request", f"The request cannot be written as JSON: {exc}"
-        ) from exc

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,8 @@ _WEB_SEARCH: Block = {"type": "web_search_20250305", "name": "web_search"}
 _TOOL_FIELDS = ("allowed_callers", "defer_loading", "eager_input_streaming", "input_examples")
 _NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_-]")
 _JSON_KINDS = (_Format.KIND_JSON_OBJECT, _Format.KIND_JSON_SCHEMA)
+_ONE_TOOL = (_Choice.MODE_NAMED, _Choice.MODE_HOSTED)
+_FORCING = (_Choice.MODE_REQUIRED, *_ONE_TOOL)
 _NO_PARAMETERS: Block = {"type": "object", "properties": {}}
 
 _JSON_ONLY = (
@@ -52,8 +54,16 @@ class Toolbox:
         return self.choice is not None and self.choice["type"] in ("any", "tool")
 
 
-def toolbox(request: generation_pb2.GenerateRequest, family: Family, losses: Losses) -> Toolbox:
-    """Tools, choice and answer format together, because each limits the others."""
+def toolbox(
+    request: generation_pb2.GenerateRequest,
+    family: Family,
+    losses: Losses,
+    called: Sequence[str] = (),
+) -> Toolbox:
+    """Tools, choice and answer format together, because each limits the others.
+
+    `called` are the tools that the history calls: it may not do so without any definition.
+    """
     box = Toolbox(tools=_tools(request))
     answer = request.response_format
     if answer.kind == _Format.KIND_OTHER:
@@ -71,6 +81,9 @@ def toolbox(request: generation_pb2.GenerateRequest, family: Family, losses: Los
         box.format = {"type": "json_schema", "schema": strict_schema(schema)}
     _keep_strict(box, family, losses)
     _choose(box, request, family, losses)
+    if called and not box.tools:
+        box.tools = [{"name": name, "input_schema": dict(_NO_PARAMETERS)} for name in called]
+        box.choice = {"type": "none"}
     if schema is not None and not family.structured:
         _answer_by_tool(box, request, schema)
     if request.HasField("parallel_tool_calls") and not request.parallel_tool_calls and box.tools:
@@ -230,16 +243,13 @@ def _choose(
         # Offering nothing else and saying so is all that is left.
         losses.drop("tool_choice")
         box.choice = {"type": "auto"}
-        if name and mode != _Choice.MODE_ALLOWED:
+        if mode in _ONE_TOOL:
             box.tools = _only(box.tools, [name])
         box.instructions.append("Answer by calling a tool, not with text alone.")
-    elif mode in (_Choice.MODE_NAMED, _Choice.MODE_HOSTED):
+    elif mode in _ONE_TOOL:
         box.choice = {"type": "tool", "name": name}
     else:
         box.choice = {"type": "any"}
-
-
-_FORCING = (_Choice.MODE_REQUIRED, _Choice.MODE_NAMED, _Choice.MODE_HOSTED)
 
 
 def _only(tools: list[Block], names: Iterable[str]) -> list[Block]:
