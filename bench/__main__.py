@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
 import time
@@ -33,6 +34,8 @@ _ROUNDS = 5
 def main() -> None:
     arguments = _arguments()
     start = time.monotonic()
+    # As Ctrl-C does: the processes of the run are stopped on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: stopped"))
     try:
         result = _measure(arguments)
     except BenchError as exc:

@@ -121,7 +121,7 @@ def goal_rows(ours: Figures, goals: Sequence[Goal] = GOALS) -> list[dict[str, An
 
 def text(found: Mapping[str, Figures], phases: Sequence[Phase], rounds: int) -> str:
     """All tables, as aligned plain text."""
-    parts = [f"Medians of {rounds} interleaved rounds. CPU in us per request; times in ms."]
+    parts = [f"Rounds, interleaved: {rounds}; medians of them. CPU in us per request, times in ms."]
     parts += [_phase_table(found, phases), _memory_table(found), _ratio_table(found, phases)]
     if OURS in found:
         parts.append(_goal_table(found[OURS]))
