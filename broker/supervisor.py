@@ -41,7 +41,9 @@ SIM = "sim"
 SIM_LISTENS = '{"listening"'
 # Added to the grace of a draining child before it is killed, in seconds.
 DRAIN_MARGIN_S = 5.0
+# How long the embedded NATS may take to start, and one that exists to answer, in seconds.
 NATS_READY_S = 10.0
+NATS_FOUND_S = 5.0
 # After so long without an answer from /readyz the user is told what is waited for, in seconds.
 PATIENCE_S = 15.0
 # Two signals closer than this are one Ctrl-C that took two ways (the terminal, and make).
@@ -170,7 +172,7 @@ class Supervisor:
         return nats.settings()
 
     async def _check_nats(self, settings: Settings) -> None:
-        bus = await reach(settings.nats, name="up", patience_s=NATS_READY_S)
+        bus = await reach(settings.nats, name="up", patience_s=NATS_FOUND_S)
         try:
             await bus.check_server()
         finally:
