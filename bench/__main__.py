@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import platform
-import signal
 import sys
 import tempfile
 import time
@@ -23,7 +22,7 @@ from typing import Any
 
 from bench.measure import Meter
 from bench.phases import PHASES
-from bench.processes import BenchError, module, running
+from bench.processes import BenchError, leave_on_signals, module, running
 from bench.report import OURS, figures, goal_rows, text
 from bench.targets import STARTERS, Place, Target, direct
 
@@ -34,8 +33,7 @@ _ROUNDS = 5
 def main() -> None:
     arguments = _arguments()
     start = time.monotonic()
-    # As Ctrl-C does: the processes of the run are stopped on the way out.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: stopped"))
+    leave_on_signals()
     try:
         result = _measure(arguments)
     except BenchError as exc:

@@ -25,6 +25,34 @@ class BenchError(Exception):
     """The run cannot go on; the message says why."""
 
 
+class _Signals:
+    """Leaves on SIGTERM and Ctrl-C, but never between starting a process and knowing of it."""
+
+    def __init__(self) -> None:
+        self.held = False
+        self._came = False
+
+    def handle(self, *_: object) -> None:
+        self._came = True
+        if not self.held:
+            self.release()
+
+    def release(self) -> None:
+        self.held = False
+        if self._came:
+            self._came = False
+            sys.exit("bench: stopped")
+
+
+_signals = _Signals()
+
+
+def leave_on_signals() -> None:
+    """Makes SIGTERM and Ctrl-C stop the processes of a run on the way out."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _signals.handle)
+
+
 @contextlib.contextmanager
 def running(
     command: Sequence[str],
@@ -38,17 +66,23 @@ def running(
     Its standard error goes to `log`; so does its output unless `piped`, for nobody may read it.
     """
     with log.open("w") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE if piped else subprocess.DEVNULL,
-            stdout=subprocess.PIPE if piped else output,
-            stderr=output,
-            text=True,
-            cwd=ROOT,
-            env=None if environment is None else dict(environment),
-            start_new_session=True,
-        )
+        _signals.held = True
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE if piped else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if piped else output,
+                stderr=output,
+                text=True,
+                cwd=ROOT,
+                env=None if environment is None else dict(environment),
+                start_new_session=True,
+            )
+        except OSError:
+            _signals.release()
+            raise
     try:
+        _signals.release()
         yield process
     finally:
         _stop(process)
