@@ -99,6 +99,8 @@ TABLE: dict[str, Row] = {
     "upstream_rate_limit": Row(
         429, "RESOURCE_EXHAUSTED", _LIMIT, "rate_limit_exceeded", _P, Retry.SAME
     ),
+    # Our account at the provider is out of money: waiting does not help, another one may.
+    "upstream_quota": Row(429, "RESOURCE_EXHAUSTED", _LIMIT, "insufficient_quota", _U, Retry.NEXT),
     "client_gone": Row(499, "CANCELLED", _INVALID, "client_gone", _C, Retry.NEVER),
     "internal": Row(500, "INTERNAL", _SERVER, "internal", _U, Retry.NEVER),
     "upstream_credentials": Row(

@@ -10,17 +10,14 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Protocol
 
 import grpc
 
 from broker.v1 import delivery_service_pb2 as pb
 from broker.v1 import delivery_service_pb2_grpc as pb_grpc
 from edge.exchange import Attempt, Exchange
-
-if TYPE_CHECKING:
-    from edge.engine import Engine
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +39,21 @@ OPTIONS = [
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 0),
 ]
+
+
+class Desk(Protocol):
+    """Where claims find the exchanges they are about."""
+
+    @property
+    def exchanges(self) -> Mapping[str, Exchange]:
+        """Every accepted request that has not ended, by id."""
+
+    @property
+    def limits(self) -> pb.TimeLimits:
+        """What a grant allows its upstream call."""
+
+    def worker_lost(self, provider: str, pool: str) -> None:
+        """A worker's link broke or fell silent."""
 
 
 class _Session:
@@ -66,8 +78,8 @@ class _Session:
 class Link:
     """One worker's stream to this edge."""
 
-    def __init__(self, engine: Engine, hello: pb.Hello) -> None:
-        self._engine = engine
+    def __init__(self, desk: Desk, hello: pb.Hello) -> None:
+        self._desk = desk
         self._loop = asyncio.get_running_loop()
         self._outgoing: list[pb.Control] = []
         self._wake = asyncio.Event()
@@ -134,7 +146,7 @@ class Link:
 
     def _claim(self, number: int, claim: pb.Claim) -> None:
         """Grant one session per (request, attempt), and only the current one (R1)."""
-        exchange = self._engine.exchanges.get(claim.request_id)
+        exchange = self._desk.exchanges.get(claim.request_id)
         attempt = exchange.attempt if exchange is not None else None
         if exchange is None or attempt is None:
             self._refuse(number, "unknown")
@@ -149,7 +161,7 @@ class Link:
             grant = pb.Grant(
                 remaining_ms=exchange.remaining_ms(),
                 credit_bytes=CREDIT_BYTES,
-                limits=self._engine.limits,
+                limits=self._desk.limits,
             )
             self.send(pb.Control(session=number, grant=grant))
 
@@ -160,8 +172,8 @@ class Link:
 class DeliveryServer(pb_grpc.DeliveryServiceServicer):
     """Accepts workers that know the fleet token (R20)."""
 
-    def __init__(self, engine: Engine, fleet_token: str) -> None:
-        self._engine = engine
+    def __init__(self, desk: Desk, fleet_token: str) -> None:
+        self._desk = desk
         self._token = f"Bearer {fleet_token}"
         self._server: grpc.aio.Server | None = None
         self.links: set[Link] = set()
@@ -190,7 +202,7 @@ class DeliveryServer(pb_grpc.DeliveryServiceServicer):
             if link.sessions and now - link.heard > SILENCE_S:
                 _log.warning("worker %s is silent; its requests run elsewhere", link.worker)
                 link.lose()
-                self._engine.worker_lost(link.provider, link.pool)
+                self._desk.worker_lost(link.provider, link.pool)
 
     async def Deliver(  # type: ignore[override]  # noqa: N802
         self,
@@ -202,7 +214,7 @@ class DeliveryServer(pb_grpc.DeliveryServiceServicer):
         first = await context.read()
         if not isinstance(first, pb.DeliverRequest) or not first.HasField("hello"):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message has no hello")
-        link = Link(self._engine, first.hello)
+        link = Link(self._desk, first.hello)
         self.links.add(link)
         writer = asyncio.create_task(link.write(context), name=f"link {link.worker}")
         try:
@@ -218,7 +230,7 @@ class DeliveryServer(pb_grpc.DeliveryServiceServicer):
             if link.sessions:
                 _log.warning("lost worker %s with %d requests", link.worker, len(link.sessions))
             link.lose()
-            self._engine.worker_lost(link.provider, link.pool)
+            self._desk.worker_lost(link.provider, link.pool)
 
     async def FetchBody(  # noqa: N802
         self,
@@ -227,7 +239,7 @@ class DeliveryServer(pb_grpc.DeliveryServiceServicer):
     ) -> AsyncIterator[pb.FetchBodyResponse]:
         """The body of a large job, in pieces (R10)."""
         await self._authenticate(context)
-        exchange = self._engine.exchanges.get(request.request_id)
+        exchange = self._desk.exchanges.get(request.request_id)
         attempt = exchange.attempt if exchange is not None else None
         if (
             exchange is None

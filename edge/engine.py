@@ -282,7 +282,7 @@ class Engine:
             "dead letter",
         )
 
-    def ended(self, exchange: Exchange, error: InferenceError | None) -> None:
+    def ended(self, exchange: Exchange) -> None:
         """An exchange is over."""
         if self.exchanges.pop(exchange.request_id, None) is None:
             return

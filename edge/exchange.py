@@ -12,7 +12,7 @@ import secrets
 import time
 import uuid
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from broker import dispatch
 from broker.errors import InferenceError
@@ -20,9 +20,6 @@ from broker.keys import KeyRecord
 from broker.resume import CONTENT, Transcript
 from broker.routing import Target
 from broker.v1 import event_pb2, generation_pb2
-
-if TYPE_CHECKING:
-    from edge.engine import Engine
 
 # An answer that is collected whole may not grow beyond this.
 MAX_ANSWER_BYTES = 64 << 20
@@ -40,6 +37,37 @@ class Session(Protocol):
 
     def credit(self, size: int) -> None:
         """Allow `size` more bytes of events."""
+
+
+class Host(Protocol):
+    """What all exchanges share: the queue, the books and the dice."""
+
+    def publish(self, exchange: Exchange, attempt: Attempt) -> None:
+        """Put an attempt into the queue; `exchange.refused` follows if it is not taken."""
+
+    def withdraw(self, attempt: Attempt) -> None:
+        """Take a superseded or cancelled attempt out of the queue (R2)."""
+
+    def moved(self, old: Target, new: Target) -> None:
+        """A launched request goes on in another pool: its place moves with it."""
+
+    def charge(
+        self,
+        exchange: Exchange,
+        attempt: Attempt,
+        started: event_pb2.Started | None,
+        usage: event_pb2.Usage,
+    ) -> None:
+        """Record the one charge of an answered request (R16)."""
+
+    def dead_letter(self, exchange: Exchange, attempt: Attempt) -> None:
+        """Bury a job that killed the worker it ran on alone (R6)."""
+
+    def ended(self, exchange: Exchange) -> None:
+        """An exchange is over."""
+
+    def jitter(self) -> float:
+        """A number from 0 to 1."""
 
 
 class Attempt:
@@ -75,7 +103,7 @@ class Exchange:
 
     def __init__(
         self,
-        engine: Engine,
+        host: Host,
         request: generation_pb2.Request,
         key: KeyRecord,
         request_id: str,
@@ -94,7 +122,7 @@ class Exchange:
         self.attempt: Attempt | None = None
         self.launched = False
         self.done = False
-        self._engine = engine
+        self._host = host
         self._loop = asyncio.get_running_loop()
         self.deadline = self._loop.time() + timeout_s
         self._streaming = request.generate.stream
@@ -153,7 +181,7 @@ class Exchange:
         self.launched = True
         self._attempts += 1
         self.attempt = Attempt(self._attempts, self.plan.target, self._loop.time())
-        self._engine.publish(self, self.attempt)
+        self._host.publish(self, self.attempt)
         if self.plan.has_next:
             self._retry_timer = self._loop.call_later(
                 QUEUE_PATIENCE_S, self._leave_queue, self.attempt
@@ -211,7 +239,7 @@ class Exchange:
         if attempt is not self.attempt or self.done:
             return
         attempt.session = None
-        self._engine.withdraw(attempt)
+        self._host.withdraw(attempt)
         step = dispatch.after_loss(
             self.plan,
             shown=self._shown,
@@ -219,7 +247,7 @@ class Exchange:
             alone=attempt.alone,
         )
         if attempt.alone:
-            self._engine.dead_letter(self, attempt)
+            self._host.dead_letter(self, attempt)
         self._settle(step)
 
     def handed_back(self, attempt: Attempt) -> None:
@@ -227,7 +255,7 @@ class Exchange:
         if attempt is not self.attempt or self.done:
             return
         attempt.session = None
-        self._engine.withdraw(attempt)
+        self._host.withdraw(attempt)
         if self._shown and not self._transcript.resumable:
             error = InferenceError("worker_lost", "the worker was shut down", phase="content")
             self._settle(dispatch.GiveUp(error))
@@ -284,7 +312,7 @@ class Exchange:
         self._ready.append(event)
         self._open = True
         attempt.session = None
-        self._engine.charge(self, attempt, self._started, event.completed.usage)
+        self._host.charge(self, attempt, self._started, event.completed.usage)
         self._end(None, "")
 
     def _failed(self, attempt: Attempt, failure: event_pb2.Failure) -> None:
@@ -299,7 +327,7 @@ class Exchange:
             shown=self._shown,
             resumable=self._transcript.resumable,
             left_s=self.deadline - self._loop.time(),
-            jitter=self._engine.jitter(),
+            jitter=self._host.jitter(),
         )
         self._settle(step)
 
@@ -317,7 +345,7 @@ class Exchange:
             self._transcript = Transcript()
         self._unread = self._owed = self._collected = 0
         if self.attempt is not None:
-            self._engine.moved(self.attempt.target, self.plan.target)
+            self._host.moved(self.attempt.target, self.plan.target)
         # No attempt runs while it waits, and late events of the old one find no taker.
         self.attempt = None
         if step.delay_s:
@@ -330,7 +358,7 @@ class Exchange:
         self._retry_timer = None
         if attempt is not self.attempt or attempt.session is not None or self.done:
             return
-        self._engine.withdraw(attempt)
+        self._host.withdraw(attempt)
         self.plan.index += 1
         self.plan.tries = 1
         self._settle(dispatch.Again())
@@ -363,8 +391,8 @@ class Exchange:
                 attempt.session.kill(kill_reason)
                 attempt.session = None
             else:
-                self._engine.withdraw(attempt)
-        self._engine.ended(self, error)
+                self._host.withdraw(attempt)
+        self._host.ended(self)
         self._wake()
 
     def _wake(self) -> None:

@@ -33,8 +33,11 @@ class _Server(uvicorn.Server):
 
 async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asyncio.Event) -> None:
     engine = Engine(bus, settings, await fleet_token(bus, settings))
-    auth = Authenticator(Keyring(bus))
+    keyring = Keyring(bus)
+    auth = Authenticator(keyring)
     await engine.start()
+    if settings.api_key:
+        await keyring.add(settings.api_key, "MILLRACE_API_KEY")
     follow = asyncio.create_task(auth.follow(), name="keys")
     rpc = RpcServer(engine, auth, settings, metadata.version("millrace"))
     await rpc.start()

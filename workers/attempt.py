@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Iterable
 
 from broker.errors import InferenceError
 from broker.v1 import delivery_service_pb2, event_pb2, generation_pb2, job_pb2, record_pb2
@@ -29,7 +30,7 @@ class Attempt:
         self._session = session
         self._provider = provider
         self._begun = time.monotonic()
-        self._content = False
+        self._callers_key = False
         self.called = False
         self.record = record_pb2.AttemptRecord(
             request_id=job.request_id,
@@ -72,6 +73,7 @@ class Attempt:
         dialect = self._provider.dialect
         call = dialect.call(request, self._job.route.model, self._provider)
         self.called = True
+        self._callers_key = bool(grant.credential)
         reply = await upstream.open(
             call,
             key=grant.credential or key,
@@ -90,24 +92,42 @@ class Attempt:
     async def _stream(self, reply: Reply, decoder: Decoder, dropped: tuple[str, ...]) -> None:
         """Pass events on as they come; the terminal one ends it."""
         session = self._session
-        async for chunk in reply:
-            events = list(decoder.feed(chunk))
-            if events and self._pass_on(events, dropped):
-                with contextlib.suppress(InferenceError, TimeoutError):
-                    async with asyncio.timeout(_TAIL_S):
-                        async for _ in reply:
-                            pass
-                return
-            if session.credit <= 0:
-                await session.wait_credit()
-        events = list(decoder.close())
-        if not self._pass_on(events, dropped):
+        try:
+            async for chunk in reply:
+                if self._pass_on(decoder.feed(chunk), dropped):
+                    await _read_tail(reply)
+                    return
+                if session.credit <= 0:
+                    await session.wait_credit()
+        except InferenceError as exc:
+            # A provider that said why it finished and then fell silent has finished.
+            if exc.reason != "stalled" or not self._close(decoder, dropped):
+                raise
+            return
+        if not self._pass_on(decoder.close(), dropped):
             raise InferenceError("upstream_incomplete", "the provider's answer ended early")
 
-    def _pass_on(self, events: list[event_pb2.Event], dropped: tuple[str, ...]) -> bool:
-        """Send events; True when the last of them completes the answer."""
-        if not events:
+    def _close(self, decoder: Decoder, dropped: tuple[str, ...]) -> bool:
+        try:
+            return self._pass_on(decoder.close(), dropped)
+        except InferenceError:
             return False
+
+    def _pass_on(self, decoded: Iterable[event_pb2.Event], dropped: tuple[str, ...]) -> bool:
+        """Send events; True when the last of them completes the answer.
+
+        What was decoded before an error is sent before it is raised.
+        """
+        events: list[event_pb2.Event] = []
+        try:
+            events.extend(decoded)
+        except InferenceError:
+            if events:
+                self._send(events, dropped)
+            raise
+        return bool(events) and self._send(events, dropped)
+
+    def _send(self, events: list[event_pb2.Event], dropped: tuple[str, ...]) -> bool:
         record = self.record
         if not record.first_content_ms:
             if events[0].HasField("started"):
@@ -127,6 +147,8 @@ class Attempt:
         return last
 
     def _failed(self, error: InferenceError) -> None:
+        if self._callers_key and error.reason == "upstream_credentials":
+            error.reason = "invalid_provider_key"
         self.record.outcome = record_pb2.OUTCOME_FAILED
         self.record.reason = error.reason
         if error.upstream_status:
@@ -140,6 +162,14 @@ class Attempt:
 
     def _elapsed_ms(self) -> int:
         return int((time.monotonic() - self._begun) * 1000)
+
+
+async def _read_tail(reply: Reply) -> None:
+    """Read what follows the terminal event, so that the connection can be kept."""
+    with contextlib.suppress(InferenceError, TimeoutError):
+        async with asyncio.timeout(_TAIL_S):
+            async for _ in reply:
+                pass
 
 
 def _limits(grant: delivery_service_pb2.Grant) -> Limits:
