@@ -114,6 +114,19 @@ def test_ctrl_c_ends_every_child_and_says_so_in_the_list(start: Start) -> None:
     assert up.folder.nats_url() is None
 
 
+def test_children_end_in_the_order_in_which_none_needs_one_that_is_gone(start: Start) -> None:
+    up = start()
+    left = {pid: role for (role, _), pid in up.pids().items()}
+    ended: list[str] = []
+    up.process.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + 20
+    while left:
+        assert time.monotonic() < deadline
+        for pid in [pid for pid in left if not alive(pid)]:
+            ended.append(left.pop(pid))
+    assert ended == ["edge", "worker", "broker", "sim", "nats"]
+
+
 def test_sigterm_ends_it_like_ctrl_c(start: Start) -> None:
     up = start()
     pids = up.pids()
