@@ -99,7 +99,9 @@ class Supervisor:
         """Serve until SIGINT, SIGTERM or SIGHUP; raises `SupervisorError`."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self._on_signal)
+            # Whoever started us with nohup wants us to outlive the terminal.
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                loop.add_signal_handler(number, self._on_signal)
         try:
             self._folder.open()
             starting = asyncio.ensure_future(self._start())

@@ -122,8 +122,8 @@ def test_children_end_in_the_order_in_which_none_needs_one_that_is_gone(start: S
     deadline = time.monotonic() + 20
     while left:
         assert time.monotonic() < deadline
-        for pid in [pid for pid in left if not alive(pid)]:
-            ended.append(left.pop(pid))
+        gone = [pid for pid in left if not alive(pid)]
+        ended += [left.pop(pid) for pid in gone]
     assert ended == ["edge", "worker", "broker", "sim", "nats"]
 
 
