@@ -1,0 +1,329 @@
+"""Folds the events of an answer into the whole: parts in order, per choice.
+
+`Fold` is what a unary answer is made from: over gRPC as `Answer`, over HTTP by `chat_answer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from broker.errors import InferenceError
+from broker.v1 import content_pb2, event_pb2, inference_service_pb2
+
+
+@dataclass(slots=True)
+class SaidPart:
+    """Text, or a refusal: pieces to join, with JSON of annotations and log probabilities."""
+
+    pieces: list[str] = field(default_factory=list)
+    logprobs: list[bytes] = field(default_factory=list)
+    annotations: list[bytes] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class ReasoningPart:
+    """Reasoning, its summary by part number, and the provider's state that belongs to it."""
+
+    pieces: list[str] = field(default_factory=list)
+    summary: dict[int, list[str]] = field(default_factory=dict)
+    blobs: list[content_pb2.Blob] = field(default_factory=list)
+
+    def fill(self, reasoning: content_pb2.Reasoning) -> None:
+        """Write it as the hub's message."""
+        reasoning.text = "".join(self.pieces)
+        reasoning.summary.extend("".join(self.summary[part]) for part in sorted(self.summary))
+        reasoning.blobs.extend(self.blobs)
+
+    def add(self, delta: event_pb2.ReasoningDelta) -> None:
+        """Take one more piece in."""
+        if delta.summary:
+            self.summary.setdefault(delta.part, []).append(delta.text)
+        else:
+            self.pieces.append(delta.text)
+
+
+@dataclass(slots=True)
+class CallPart:
+    """A tool call; `index` is its position among the calls of its choice."""
+
+    index: int
+    call_id: str = ""
+    name: str = ""
+    pieces: list[str] = field(default_factory=list)
+    kind: content_pb2.ToolKind.ValueType = content_pb2.TOOL_KIND_UNSPECIFIED
+
+
+@dataclass(slots=True)
+class AudioPart:
+    """Sound: pieces of bytes and of the transcript."""
+
+    audio_id: str = ""
+    pieces: list[bytes] = field(default_factory=list)
+    transcript: list[str] = field(default_factory=list)
+    expires_at: int = 0
+
+
+@dataclass(slots=True)
+class ImagePart:
+    """A finished image."""
+
+    image: content_pb2.InlineData
+
+
+@dataclass(slots=True)
+class OpaquePart:
+    """An item that the hub does not interpret, in its latest state."""
+
+    opaque: content_pb2.Opaque
+
+
+Part = SaidPart | ReasoningPart | CallPart | AudioPart | ImagePart | OpaquePart
+
+
+def join_json_arrays(arrays: Sequence[bytes]) -> bytes:
+    """One JSON array of the elements of several."""
+    if len(arrays) == 1:
+        return arrays[0]
+    inner = (array.strip()[1:-1].strip() for array in arrays)
+    return b"[" + b",".join(piece for piece in inner if piece) + b"]"
+
+
+class ChoiceFold:
+    """One choice: its parts by (item, kind, number), and how it ended."""
+
+    __slots__ = ("_parts", "finish_reason", "index", "upstream_reason")
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.finish_reason: event_pb2.FinishReason.ValueType | None = None
+        self.upstream_reason = ""
+        self._parts: dict[tuple[int, str, int], Part] = {}
+
+    def get(self, item: int, kind: str, make: Callable[[], Any], number: int = 0) -> Any:
+        """The part at this place, made when it is new."""
+        key = (item, kind, number)
+        part = self._parts.get(key)
+        if part is None:
+            part = self._parts[key] = make()
+        return part
+
+    def put(self, item: int, kind: str, number: int, part: Part) -> None:
+        """Set the part at this place, whatever was there."""
+        self._parts[(item, kind, number)] = part
+
+    def parts(self) -> list[tuple[str, Part]]:
+        """(kind, part) in order of items; a blob of a tool call comes before the call."""
+        if len(self._parts) > 1:
+            ordered = sorted(self._parts, key=lambda key: (key[0], key[1] != "reasoning"))
+            return [(key[1], self._parts[key]) for key in ordered]
+        return [(key[1], part) for key, part in self._parts.items()]
+
+
+class Fold:
+    """Takes the events of one answer, in order, and holds what they add up to."""
+
+    def __init__(self) -> None:
+        self.started = event_pb2.Started()
+        self.usage: event_pb2.Usage | None = None
+        self._choices: dict[int, ChoiceFold] = {}
+
+    def feed(self, events: Sequence[event_pb2.Event]) -> None:
+        """Take more events in.
+
+        Raises:
+            InferenceError: the answer failed.
+        """
+        for event in events:
+            kind = event.WhichOneof("kind")
+            if kind is not None:
+                _TAKE[kind](self, getattr(event, kind))
+
+    def choices(self) -> list[ChoiceFold]:
+        """The choices by index."""
+        return [self._choices[index] for index in sorted(self._choices)]
+
+    def choice(self, index: int) -> ChoiceFold:
+        """The choice with this index, made when it is new."""
+        choice = self._choices.get(index)
+        if choice is None:
+            choice = self._choices[index] = ChoiceFold(index)
+        return choice
+
+    def answer(self, answer_id: str, created: int) -> inference_service_pb2.Answer:
+        """The whole as the public gRPC answer; `created` in Unix seconds."""
+        started = self.started
+        answer = inference_service_pb2.Answer(
+            id=answer_id,
+            created=created,
+            model=started.model,
+            provider=started.provider,
+            system_fingerprint=started.system_fingerprint,
+            service_tier=started.service_tier,
+            upstream_id=started.upstream_id,
+            dropped_params=started.dropped_params,
+        )
+        if self.usage is not None:
+            answer.usage.CopyFrom(self.usage)
+        for choice in self.choices():
+            hub = answer.choices.add()
+            hub.index = choice.index
+            hub.upstream_reason = choice.upstream_reason
+            if choice.finish_reason is not None:
+                hub.finish_reason = choice.finish_reason
+            hub.message.role = content_pb2.ROLE_ASSISTANT
+            for kind, part in choice.parts():
+                _FILL[kind](hub.message.parts.add(), part)
+        return answer
+
+
+# --- events into the fold ----------------------------------------------------------------------
+
+
+def _started(fold: Fold, started: event_pb2.Started) -> None:
+    fold.started = started
+
+
+def _text(fold: Fold, delta: event_pb2.TextDelta) -> None:
+    part = fold.choice(delta.choice).get(delta.item, "text", SaidPart)
+    part.pieces.append(delta.text)
+    if delta.logprobs:
+        part.logprobs.append(delta.logprobs)
+
+
+def _refusal(fold: Fold, delta: event_pb2.RefusalDelta) -> None:
+    part = fold.choice(delta.choice).get(delta.item, "refusal", SaidPart)
+    part.pieces.append(delta.text)
+    if delta.logprobs:
+        part.logprobs.append(delta.logprobs)
+
+
+def _reasoning(fold: Fold, delta: event_pb2.ReasoningDelta) -> None:
+    fold.choice(delta.choice).get(delta.item, "reasoning", ReasoningPart).add(delta)
+
+
+def _tool_call(fold: Fold, delta: event_pb2.ToolCallDelta) -> None:
+    part = fold.choice(delta.choice).get(
+        delta.item, "tool_call", lambda: CallPart(delta.index), delta.index
+    )
+    part.call_id = delta.call_id or part.call_id
+    part.name = delta.name or part.name
+    part.kind = delta.kind or part.kind
+    if delta.arguments:
+        part.pieces.append(delta.arguments)
+
+
+def _audio(fold: Fold, delta: event_pb2.AudioDelta) -> None:
+    part = fold.choice(delta.choice).get(delta.item, "audio", AudioPart)
+    part.audio_id = delta.id or part.audio_id
+    part.expires_at = delta.expires_at or part.expires_at
+    part.pieces.append(delta.data)
+    part.transcript.append(delta.transcript)
+
+
+def _image(fold: Fold, delta: event_pb2.ImageDelta) -> None:
+    if not delta.partial:
+        choice = fold.choice(delta.choice)
+        choice.put(delta.item, "image", delta.partial_index, ImagePart(delta.image))
+
+
+def _blob(fold: Fold, event: event_pb2.BlobEvent) -> None:
+    part = fold.choice(event.choice).get(event.item, "reasoning", ReasoningPart)
+    part.blobs.append(event.blob)
+
+
+def _opaque(fold: Fold, event: event_pb2.OpaqueEvent) -> None:
+    # Each step in the life of an item shows the whole item; the last one is how it ended.
+    fold.choice(event.choice).put(event.item, "opaque", 0, OpaquePart(event.opaque))
+
+
+def _annotation(fold: Fold, event: event_pb2.AnnotationEvent) -> None:
+    part = fold.choice(event.choice).get(event.item, "text", SaidPart)
+    part.annotations.append(event.json)
+
+
+def _choice_finished(fold: Fold, event: event_pb2.ChoiceFinished) -> None:
+    choice = fold.choice(event.choice)
+    choice.finish_reason = event.reason
+    choice.upstream_reason = event.upstream_reason
+
+
+def _completed(fold: Fold, event: event_pb2.Completed) -> None:
+    if event.HasField("usage"):
+        fold.usage = event.usage
+
+
+def _failed(_fold: Fold, failure: event_pb2.Failure) -> None:
+    raise InferenceError.from_failure(failure)
+
+
+_TAKE: dict[str, Callable[[Fold, Any], None]] = {
+    "started": _started,
+    "text": _text,
+    "reasoning": _reasoning,
+    "refusal": _refusal,
+    "tool_call": _tool_call,
+    "audio": _audio,
+    "image": _image,
+    "blob": _blob,
+    "opaque": _opaque,
+    "annotation": _annotation,
+    "choice_finished": _choice_finished,
+    "completed": _completed,
+    "failed": _failed,
+}
+
+
+# --- the fold into hub parts -------------------------------------------------------------------
+
+
+def _fill_text(hub: content_pb2.Part, part: SaidPart) -> None:
+    hub.text.text = "".join(part.pieces)
+    if part.logprobs:
+        hub.text.logprobs = join_json_arrays(part.logprobs)
+    if part.annotations:
+        hub.text.annotations = b"[" + b",".join(part.annotations) + b"]"
+
+
+def _fill_refusal(hub: content_pb2.Part, part: SaidPart) -> None:
+    hub.refusal.text = "".join(part.pieces)
+
+
+def _fill_reasoning(hub: content_pb2.Part, part: ReasoningPart) -> None:
+    hub.reasoning.SetInParent()
+    part.fill(hub.reasoning)
+
+
+def _fill_call(hub: content_pb2.Part, part: CallPart) -> None:
+    call = hub.tool_call
+    call.call_id = part.call_id
+    call.name = part.name
+    call.arguments = "".join(part.pieces).encode()
+    call.kind = part.kind or content_pb2.TOOL_KIND_FUNCTION
+
+
+def _fill_audio(hub: content_pb2.Part, part: AudioPart) -> None:
+    # The bytes are what a reader needs; the id that a next turn refers to is the part's.
+    hub.audio.inline.data = b"".join(part.pieces)
+    hub.audio.transcript = "".join(part.transcript)
+    hub.item_id = part.audio_id
+
+
+def _fill_image(hub: content_pb2.Part, part: ImagePart) -> None:
+    hub.image.inline.CopyFrom(part.image)
+
+
+def _fill_opaque(hub: content_pb2.Part, part: OpaquePart) -> None:
+    hub.opaque.CopyFrom(part.opaque)
+
+
+_FILL: dict[str, Callable[[content_pb2.Part, Any], None]] = {
+    "text": _fill_text,
+    "refusal": _fill_refusal,
+    "reasoning": _fill_reasoning,
+    "tool_call": _fill_call,
+    "audio": _fill_audio,
+    "image": _fill_image,
+    "opaque": _fill_opaque,
+}
