@@ -35,7 +35,9 @@ class Transcript:
 
     def __init__(self) -> None:
         self.resumable = True
-        self._shown: dict[_Key, list[str]] = {}
+        # Texts of choice 0 apart: they are nearly all there is.
+        self._text: list[str] = []
+        self._shown: dict[_Key, list[str]] = {("text", 0, 0): self._text}
         self._expected: dict[_Key, str] = {}
 
     def show(self, kind: str, event: event_pb2.Event) -> None:
@@ -47,6 +49,15 @@ class Transcript:
         if kind in {"text", "refusal"} and getattr(event, kind).logprobs:
             self.resumable = False
         self._shown.setdefault(key, []).append(text)
+
+    def show_text(self, delta: event_pb2.TextDelta) -> None:
+        """`show` for what nearly all events are."""
+        if delta.logprobs:
+            self.resumable = False
+        elif delta.choice == 0:
+            self._text.append(delta.text)
+        else:
+            self._shown.setdefault(("text", delta.choice, 0), []).append(delta.text)
 
     def rewind(self) -> None:
         """The answer is run again: expect what was shown."""

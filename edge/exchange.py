@@ -212,7 +212,12 @@ class Exchange:
         self._unread += size
         for event in events:
             kind = event.WhichOneof("kind") or ""
-            if kind in CONTENT:
+            if kind == "text" and not self._replaying:
+                self._ready.append(event)
+                if self._streaming:
+                    self._transcript.show_text(event.text)
+                    self._open = True
+            elif kind in CONTENT:
                 try:
                     self._content(kind, event)
                 except InferenceError as exc:

@@ -23,6 +23,8 @@ _log = logging.getLogger(__name__)
 # An edge that says nothing for this long is lost, though its socket may be open (R7).
 SILENCE_S = 10.0
 CONNECT_S = 2.0
+# A claim that is not answered for this long (checked with the heartbeats) is given up.
+GRANT_S = 5.0
 # Above this many sessions on a stream, frames wait this long for company.
 BUSY_SESSIONS = 8
 URGENT_S = 0.001
@@ -56,27 +58,33 @@ class Session:
         self.link = link
         self.credit = 0
         self.over: Exception | None = None
+        self.opened = asyncio.get_running_loop().time()
         self._granted: asyncio.Future[pb.Grant] = asyncio.get_running_loop().create_future()
         self._more_credit: asyncio.Future[None] | None = None
         self._on_over: Callable[[], object] | None = None
         self._urgent = True
 
     async def grant(self) -> pb.Grant:
-        """Wait for the right to call the provider. Raises `Killed` or `EdgeLost`."""
+        """Wait for the right to call the provider, at most about 5 s.
+
+        Raises `Killed`, or `EdgeLost` when nobody answers.
+        """
         return await self._granted
 
     def when_over(self, callback: Callable[[], object] | None) -> None:
         """Call `callback` when the session is killed or its edge is lost."""
         self._on_over = callback
 
-    def send(self, events: Iterable[event_pb2.Event], *, last: bool = False) -> None:
-        """Queue events; the first content and the last event go out at once."""
+    def send(self, events: list[event_pb2.Event], *, last: bool = False) -> None:
+        """Queue events; the first content and the last event are waited for."""
         if self.over is not None:
             return
-        batch = [piece for event in events for piece in _pieces(event)]
-        self.credit -= sum(event.ByteSize() for event in batch)
-        self.link.queue(self.number, batch, urgent=self._urgent or last)
-        if self._urgent and any(not e.HasField("started") for e in batch):
+        size = sum([event.ByteSize() for event in events])
+        if size > MAX_TEXT:
+            events = [piece for event in events for piece in _pieces(event)]
+        self.credit -= size
+        self.link.queue(self.number, events, urgent=self._urgent or last)
+        if self._urgent and not (len(events) == 1 and events[0].HasField("started")):
             self._urgent = False
 
     async def wait_credit(self) -> None:
@@ -101,6 +109,10 @@ class Session:
         self.credit = grant.credit_bytes
         if not self._granted.done():
             self._granted.set_result(grant)
+
+    def expire(self, now: float) -> None:
+        if not self._granted.done() and now - self.opened > GRANT_S:
+            self.end(EdgeLost())
 
     def credited(self, size: int) -> None:
         self.credit += size
@@ -184,6 +196,9 @@ class EdgeLink:
         """Say how things are, and give up an edge that is silent."""
         self._gauges = gauges
         self._wake.set()
+        now = self._loop.time()
+        for session in list(self.sessions.values()):
+            session.expire(now)
         if self.sessions and self._loop.time() - self._heard > SILENCE_S:
             _log.warning("edge %s is silent; giving up what it asked for", self.address)
             self._task.cancel()

@@ -34,7 +34,6 @@ HEARTBEAT_S = 2.0
 # An edge that cannot be reached gets its job offered again this often, then it is dropped (R1).
 EDGE_TRIES = 3
 EDGE_RETRY_S = 1.0
-GRANT_S = 5.0
 # Freed slots are asked for together.
 _PULL_DELAY_S = 0.002
 
@@ -61,9 +60,11 @@ class Runner:
         self._publisher = Publisher(bus, timeout_s=2.0)
         self._recorder = Recorder(self._publisher)
         self._links: dict[str, EdgeLink] = {}
-        self._closing: set[asyncio.Task[None]] = set()
+        self._pulls: set[asyncio.Task[None]] = set()
         # Deliveries not yet settled, by where their ack goes.
         self._held: set[str] = set()
+        self._answers: list[tuple[str, bytes]] = []
+        self._answers_ready = asyncio.Event()
         self._jobs: dict[asyncio.Task[None], Session | None] = {}
         self._calls = 0
         self._busy = 0
@@ -71,7 +72,7 @@ class Runner:
         self._draining = False
         self._pull_timer: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
-        self._ticker: asyncio.Task[None] | None = None
+        self._background: list[asyncio.Task[None]] = []
         self._stop_direct: Callable[[], Awaitable[None]] | None = None
         lane = subjects.INTERACTIVE
         self._puller = Puller(
@@ -103,7 +104,10 @@ class Runner:
             self._bus, self._settings.name, self._settings.pool, self._offered
         )
         await self._lease.start()
-        self._ticker = asyncio.create_task(self._tick(), name="tick")
+        self._background = [
+            asyncio.create_task(self._tick(), name="tick"),
+            asyncio.create_task(self._settle(), name="settle"),
+        ]
         self._pull_soon()
 
     async def drain(self, grace_s: float) -> None:
@@ -129,8 +133,10 @@ class Runner:
         await self._recorder.drain()
         for link in list(self._links.values()):
             await link.close()
-        if self._ticker is not None:
-            self._ticker.cancel()
+        for reply, answer in self._answers:
+            await settle(self._bus, reply, answer)
+        for task in self._background:
+            task.cancel()
         await self._publisher.close()
         await self._upstream.close()
 
@@ -159,8 +165,8 @@ class Runner:
             if self._draining or self._alone.locked():
                 return
             task = asyncio.create_task(self._puller.pull(free), name="pull")
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self._pulls.add(task)
+            task.add_done_callback(self._pulls.discard)
 
     def _delivered(self, delivery: Delivery) -> None:
         self._held.add(delivery.reply)
@@ -211,13 +217,12 @@ class Runner:
         session: Session | None = None
         try:
             session = self._link(job.delivery_address).open(job, alone=alone)
-            async with asyncio.timeout(GRANT_S):
-                grant = await session.grant()
+            grant = await session.grant()
         except Killed:
             # Not term: that would send an advisory for every cancelled request.
             self._answer(reply, ACK)
             return
-        except (EdgeLost, TimeoutError):
+        except EdgeLost:
             if session is not None:
                 session.close()
             last = delivery is None or delivery.deliveries >= EDGE_TRIES
@@ -273,9 +278,17 @@ class Runner:
         if reply not in self._held:
             return
         self._held.discard(reply)
-        task = asyncio.create_task(settle(self._bus, reply, answer), name="settle")
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        self._answers.append((reply, answer))
+        self._answers_ready.set()
+
+    async def _settle(self) -> None:
+        """Send answers to deliveries, as many at a time as there are."""
+        while True:
+            await self._answers_ready.wait()
+            self._answers_ready.clear()
+            answers, self._answers = self._answers, []
+            for reply, answer in answers:
+                await settle(self._bus, reply, answer)
 
     async def _tick(self) -> None:
         """Heartbeats every 2 s, leases every third of the time they last."""

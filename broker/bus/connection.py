@@ -101,30 +101,31 @@ async def connect(settings: NatsSettings, *, name: str, patience_s: float = 10.0
         if any(not bus.closing for bus in holder):
             _log.warning("lost the connection to NATS; reconnecting")
 
+    error_seen: list[Exception] = []
+
     async def error(exc: Exception) -> None:
+        if not holder:
+            error_seen[:] = [exc]
         if any(not bus.closing for bus in holder):
             _log.warning("NATS: %s", exc or type(exc).__name__)
 
-    options = _options(settings, name)
-    deadline = asyncio.get_running_loop().time() + patience_s
-    while True:
-        nc = Client()
-        try:
+    nc = Client()
+    try:
+        # With endless reconnects the client would try for ever inside its first connect, too.
+        async with asyncio.timeout(patience_s):
             await nc.connect(
-                **options,
+                **_options(settings, name),
                 reconnected_cb=reconnected,
                 disconnected_cb=disconnected,
                 error_cb=error,
             )
-            break
-        except (NatsError, OSError, TimeoutError) as exc:
-            await _quietly(nc.close)
-            if asyncio.get_running_loop().time() > deadline:
-                raise BusError(
-                    f"cannot reach NATS at {_where(settings)}: {exc or type(exc).__name__}; "
-                    "check MILLRACE_NATS and that nats-server runs"
-                ) from exc
-            await asyncio.sleep(0.2)
+    except (NatsError, OSError, TimeoutError) as exc:
+        why = error_seen[-1] if error_seen else exc
+        await _quietly(nc.close)
+        raise BusError(
+            f"cannot reach NATS at {_where(settings)}: {why or type(why).__name__}; "
+            "check MILLRACE_NATS and that nats-server runs"
+        ) from exc
     bus = Bus(nc)
     holder.append(bus)
     return bus

@@ -43,7 +43,7 @@ ROWS = [
     pytest.param(400, b'[{"error":{"message":"in a list","code":"c"}}]', "invalid_request", 400, "c", id="a list"),
     pytest.param(410, b'{"code":"gone","error":"Live search is deprecated"}', "invalid_request", 400, "gone", id="gone"),
     pytest.param(429, _body(message="Rate limit reached", type="tokens", code="rate_limit_exceeded"), "upstream_rate_limit", 429, "rate_limit_exceeded", id="a rate limit"),
-    pytest.param(429, _body(message="You exceeded your current quota", type="insufficient_quota", code="insufficient_quota"), "upstream_rate_limit", 429, "insufficient_quota", id="our quota"),
+    pytest.param(429, _body(message="You exceeded your current quota", type="insufficient_quota", code="insufficient_quota"), "upstream_quota", 429, "insufficient_quota", id="our quota"),
     pytest.param(498, _body(message="x", code="capacity_exceeded"), "upstream_overloaded", 503, "capacity_exceeded", id="no capacity"),
     pytest.param(503, _body(message="x", type="service_unavailable_error", code="server_is_overloaded"), "upstream_overloaded", 503, "server_is_overloaded", id="overloaded"),
     pytest.param(500, _body(message="x", type="server_error", code=None), "upstream_error", 502, "upstream_error", id="a server error"),
