@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from stack import Stack
+from tests.system.stack import Stack
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from broker.config import NatsSettings
 from broker.ledger import Ledger
 from broker.v1 import control_service_pb2, control_service_pb2_grpc
 
+MakeStack = Callable[..., Awaitable["Stack"]]
 KEY = "mr-a-key-for-tests-0123456789"
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 20.0
@@ -102,7 +104,7 @@ class Stack:
             NatsSettings(url=f"nats://127.0.0.1:{self.nats_port}"), name="test"
         )
         for name in self.edges:
-            await until(lambda name=name: self.ready(name), f"{name} is ready")
+            await until(partial(self.ready, name), f"{name} is ready")
         await until(lambda: self.live_workers(workers), f"{workers} workers are live")
 
     def start_nats(self) -> None:
@@ -206,7 +208,7 @@ class Stack:
         await until(zero, "all gauges are back at 0", timeout_s)
 
     async def queue_empty(self) -> bool:
-        return (await self.bus.js.stream_info("INT")).state.messages == 0
+        return bool((await self.bus.js.stream_info("INT")).state.messages == 0)
 
     async def ledger(self) -> Ledger:
         ledger = Ledger()

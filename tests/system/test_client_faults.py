@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 from nats.aio.msg import Msg
-from stack import KEY, Stack, until
 
 from broker import subjects
+from tests.system.stack import KEY, MakeStack, Stack, until
 
 
 async def open_calls(stack: Stack, count: int) -> bool:
@@ -54,8 +54,10 @@ async def test_a_client_that_leaves_closes_the_upstream_call_within_2_s(stack: S
     assert (total.attempts, total.cancelled, total.charges) == (3, 3, 0)
 
 
-async def test_work_whose_client_left_while_it_was_queued_never_starts(make_stack: object) -> None:
-    stack: Stack = await make_stack(workers=1, slots=2)  # type: ignore[operator]
+async def test_work_whose_client_left_while_it_was_queued_never_starts(
+    make_stack: MakeStack,
+) -> None:
+    stack: Stack = await make_stack(workers=1, slots=2)
     await stack.reset_sim()
     running = [await raw_request(stack, ask("sim/sim-tokens=2,ttft_ms=3000")) for _ in range(2)]
     await until(lambda: open_calls(stack, 2), "both slots are taken")
@@ -126,9 +128,9 @@ async def test_a_20_mb_image_arrives_and_40_mb_is_refused(stack: Stack) -> None:
 
 
 async def test_a_deadline_that_passes_in_the_queue_makes_no_upstream_call(
-    make_stack: object,
+    make_stack: MakeStack,
 ) -> None:
-    stack: Stack = await make_stack(workers=1, slots=1)  # type: ignore[operator]
+    stack: Stack = await make_stack(workers=1, slots=1)
     await stack.reset_sim()
     async with stack.client() as client:
         first = asyncio.create_task(stack.chat(client, "sim/sim-tokens=2,ttft_ms=3000"))
@@ -147,11 +149,9 @@ async def test_a_deadline_that_passes_in_the_queue_makes_no_upstream_call(
 
 
 async def test_ten_times_the_load_is_refused_quickly_and_what_is_accepted_finishes(
-    make_stack: object,
+    make_stack: MakeStack,
 ) -> None:
-    stack: Stack = await make_stack(  # type: ignore[operator]
-        workers=1, slots=8, limits={"queue_size": 40}
-    )
+    stack: Stack = await make_stack(workers=1, slots=8, limits={"queue_size": 40})
     async with stack.client() as client:
         # Eight run, sixteen are published ahead at most, forty wait in the edge.
         model = "sim/sim-tokens=2,ttft_ms=1500"

@@ -7,7 +7,8 @@ import signal
 import time
 
 import httpx
-from stack import Stack, until
+
+from tests.system.stack import MakeStack, Stack, until
 
 
 async def open_calls(stack: Stack, count: int) -> bool:
@@ -23,9 +24,9 @@ async def ask_until_it_breaks(stack: Stack, model: str, edge: str = "edge") -> N
 
 
 async def test_a_killed_edge_takes_its_upstream_calls_with_it_within_2_s(
-    make_stack: object,
+    make_stack: MakeStack,
 ) -> None:
-    stack: Stack = await make_stack(workers=1, edges=2)  # type: ignore[operator]
+    stack: Stack = await make_stack(workers=1, edges=2)
     model = "sim/sim-tokens=2,ttft_ms=20000"
     calls = [asyncio.create_task(ask_until_it_breaks(stack, model, "edge1")) for _ in range(10)]
     await until(lambda: open_calls(stack, 10), "ten calls run")
@@ -40,9 +41,9 @@ async def test_a_killed_edge_takes_its_upstream_calls_with_it_within_2_s(
 
 
 async def test_jobs_of_a_dead_edge_are_dropped_without_an_upstream_call(
-    make_stack: object,
+    make_stack: MakeStack,
 ) -> None:
-    stack: Stack = await make_stack(workers=1, edges=2, slots=2)  # type: ignore[operator]
+    stack: Stack = await make_stack(workers=1, edges=2, slots=2)
     model = "sim/sim-tokens=2,ttft_ms=2000"
     calls = [asyncio.create_task(ask_until_it_breaks(stack, model, "edge1")) for _ in range(4)]
     await until(lambda: open_calls(stack, 2), "two run, two wait in the stream")

@@ -6,7 +6,7 @@ import asyncio
 import signal
 import time
 
-from stack import Stack, until
+from tests.system.stack import MakeStack, Stack, until
 
 
 async def running_on(stack: Stack) -> dict[str, int]:
@@ -114,8 +114,8 @@ async def test_sigterm_finishes_what_runs_and_takes_nothing_new(stack: Stack) ->
         assert (await stack.chat(client, "sim/sim-tokens=5")).status_code == 200
 
 
-async def test_sigterm_hands_over_what_outlasts_the_grace_period(make_stack: object) -> None:
-    stack: Stack = await make_stack(workers=2)  # type: ignore[operator]
+async def test_sigterm_hands_over_what_outlasts_the_grace_period(make_stack: MakeStack) -> None:
+    stack: Stack = await make_stack(workers=2)
     async with stack.client() as client:
         model = "sim/sim-tokens=5,ttft_ms=8000"  # the grace period is 5 s
         calls = [asyncio.create_task(stack.chat(client, model)) for _ in range(8)]
@@ -126,8 +126,10 @@ async def test_sigterm_hands_over_what_outlasts_the_grace_period(make_stack: obj
     await until(lambda: charged(stack, 8), "8 charges are stored")
 
 
-async def test_a_job_that_was_delivered_but_not_claimed_runs_elsewhere(make_stack: object) -> None:
-    stack: Stack = await make_stack(workers=1)  # type: ignore[operator]
+async def test_a_job_that_was_delivered_but_not_claimed_runs_elsewhere(
+    make_stack: MakeStack,
+) -> None:
+    stack: Stack = await make_stack(workers=1)
     async with stack.client() as client:
         # One answer first, so that the link between worker and edge exists.
         assert (await stack.chat(client, "sim/sim-tokens=2")).status_code == 200
@@ -147,9 +149,9 @@ async def published(stack: Stack) -> bool:
 
 
 async def test_a_poison_job_goes_to_the_dead_letters_and_the_caller_is_told(
-    make_stack: object,
+    make_stack: MakeStack,
 ) -> None:
-    stack: Stack = await make_stack(workers=1)  # type: ignore[operator]
+    stack: Stack = await make_stack(workers=1)
     async with stack.client() as client:
         call = asyncio.create_task(stack.chat(client, "sim/sim-tokens=2,ttft_ms=60000"))
         for loss in range(3):
