@@ -25,6 +25,9 @@ from edge.http.slots import OpenStreams
 # Longer than load balancers keep idle connections (60 s as a rule), so that they close first and
 # never send a request into a connection that is being closed.
 KEEP_ALIVE_S = 75
+# The engine has drained before the server is stopped; this is for the last bytes, and for telling
+# those that outlived the grace period.
+LAST_WORDS_S = 2
 
 
 def create_app(
@@ -74,7 +77,7 @@ def serve(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         date_header=True,
         backlog=2048,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(1, int(settings.limits.drain_grace_s)),
+        timeout_graceful_shutdown=LAST_WORDS_S,
         # Named so that uvicorn takes nothing from the environment.
         workers=1,
         forwarded_allow_ips="",

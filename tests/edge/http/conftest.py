@@ -38,7 +38,7 @@ async def start() -> AsyncIterator[Start]:
         table.put(SECRET)
         settings = Settings(
             http=Address("127.0.0.1", 0),
-            limits=replace(Limits(drain_grace_s=1.0), **(limits or {})),  # type: ignore[arg-type]
+            limits=replace(Limits(), **(limits or {})),  # type: ignore[arg-type]
             **more,  # type: ignore[arg-type]
         )
         log = io.BytesIO()

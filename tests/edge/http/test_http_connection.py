@@ -126,9 +126,11 @@ async def test_a_client_that_leaves_with_requests_sent_ahead_closes_the_running_
 ) -> None:
     edge = await start(waiting())
     _, writer = await connect(edge)
-    writer.write(raw() * 3)
+    writer.write(raw())
     await until(lambda: edge.engine.exchanges)
-    await asyncio.sleep(0.05)
+    (connection,) = edge.server.server_state.connections
+    writer.write(raw() * 2)
+    await until(lambda: len(connection.pipeline) == 2)  # type: ignore[union-attr]
     writer.close()
     async with asyncio.timeout(1):
         await edge.engine.exchanges[0].closed.wait()
@@ -504,3 +506,34 @@ async def test_a_shutdown_ends_what_runs_with_a_typed_error(start: Start, connec
     assert "retry-after" in headers
     assert all(exchange.closed.is_set() for exchange in edge.engine.exchanges)
     whole_writer.close()
+
+
+async def test_a_small_reply_is_one_write(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edge.http import protocol
+
+    written: list[bytes] = []
+
+    class Seen(protocol._Joined):
+        def __init__(self, transport: asyncio.Transport, cycle: object) -> None:
+            super().__init__(_Recorder(transport), cycle)  # type: ignore[arg-type]
+
+    class _Recorder:
+        def __init__(self, transport: asyncio.Transport) -> None:
+            self._real = transport
+
+        def write(self, data: bytes) -> None:
+            written.append(data)
+            self._real.write(data)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._real, name)
+
+    monkeypatch.setattr(protocol, "_Joined", Seen)
+    edge = await start()
+    async with httpx.AsyncClient() as client:
+        await client.post(edge.url + CHAT, json=body(), headers=AUTHORIZED)
+        assert len(written) == 1
+        await client.post(edge.url + CHAT, json=body(stream=True), headers=AUTHORIZED)
+        assert len(written) == 3  # one for each batch of the script
+        await client.get(edge.url + "/healthz")
+        assert len(written) == 4
