@@ -19,7 +19,13 @@ from datetime import UTC, datetime
 from typing import Any, BinaryIO, Protocol, cast
 
 import orjson
-from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, exposition
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    ProcessCollector,
+    disable_created_metrics,
+    exposition,
+)
 from prometheus_client import Counter as _PrometheusCounter
 from prometheus_client import Histogram as _PrometheusHistogram
 from prometheus_client.core import GaugeMetricFamily
@@ -271,6 +277,8 @@ class Metrics:
     """The numbers of one process. Names get the prefix `millrace_`."""
 
     def __init__(self, process: str) -> None:
+        # Else every counter and histogram has one more series, which nobody asks for.
+        disable_created_metrics()
         self._process = process
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)

@@ -231,6 +231,7 @@ def test_metrics_carry_the_process_and_their_labels() -> None:
         in text
     )
     assert "process_resident_memory_bytes" in text
+    assert "_created" not in text
 
 
 def test_a_gauge_is_read_when_somebody_looks() -> None:
