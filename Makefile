@@ -1,7 +1,7 @@
 # "make" prints this list. Everything is installed into .venv from the pinned locks in deploy/.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help install dev run test check fix protos bench lock clean
+.PHONY: help install dev run test check fix protos buf bench lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -46,6 +46,10 @@ fix: $(DEV) ## repair what ruff can repair
 
 protos: $(DEV) ## regenerate broker/v1 from protos/
 	$(BIN)/python protos/generate.py
+
+buf: $(DEV) ## lint protos/ with buf (needs npx; not needed to build)
+	$(BIN)/python protos/generate.py --image $(VENV)/protos.binpb
+	npx --yes @bufbuild/buf@1.75.0 lint $(VENV)/protos.binpb --config protos/buf.json
 
 bench: $(DEV) ## measure; PEERS=1 measures LiteLLM's proxy and a bare relay in the same run
 	@PEERS=$(PEERS) $(BIN)/python -m bench $(ARGS)

@@ -18,30 +18,36 @@ PACKAGE = Path("broker/v1")
 SUFFIXES = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi")
 
 
-def generate(target: Path) -> None:
-    """Write the Python modules of every .proto file below protos/ into `target`."""
+def _compile(*options: str) -> list[Path]:
+    """Run protoc over every .proto file below protos/; returns them."""
     sources = sorted(PROTOS.glob("broker/**/*.proto"))
     google_protos = Path(google.rpc.status_pb2.__file__).parents[2]
     well_known = Path(protoc.__file__).parent / "_proto"
-    code = protoc.main(
-        [
-            "protoc",
-            f"-I{PROTOS}",
-            f"-I{google_protos}",
-            f"-I{well_known}",
-            *(
-                f"--plugin=protoc-gen-{name}={Path(sys.executable).parent}/protoc-gen-{name}"
-                for name in ("mypy", "mypy_grpc")
-            ),
-            f"--python_out={target}",
-            f"--grpc_python_out={target}",
-            f"--mypy_out=quiet:{target}",
-            f"--mypy_grpc_out=quiet:{target}",
-            *(str(source.relative_to(PROTOS)) for source in sources),
-        ]
-    )
+    includes = (f"-I{PROTOS}", f"-I{google_protos}", f"-I{well_known}")
+    names = (str(source.relative_to(PROTOS)) for source in sources)
+    code = protoc.main(["protoc", *includes, *options, *names])
     if code != 0:
         sys.exit(code)
+    return sources
+
+
+def image(path: Path) -> None:
+    """Write what `buf lint` reads: all descriptors with their comments."""
+    _compile("--include_imports", "--include_source_info", f"--descriptor_set_out={path}")
+
+
+def generate(target: Path) -> None:
+    """Write the Python modules of every .proto file below protos/ into `target`."""
+    sources = _compile(
+        *(
+            f"--plugin=protoc-gen-{name}={Path(sys.executable).parent}/protoc-gen-{name}"
+            for name in ("mypy", "mypy_grpc")
+        ),
+        f"--python_out={target}",
+        f"--grpc_python_out={target}",
+        f"--mypy_out=quiet:{target}",
+        f"--mypy_grpc_out=quiet:{target}",
+    )
     for source in sources:
         if "\nservice " not in source.read_text():
             # protoc writes an empty gRPC module for a file without services.
@@ -72,7 +78,11 @@ def main() -> None:
     """Generate, or check what is there against what would be generated."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing, fail if out of date")
-    check = parser.parse_args().check
+    parser.add_argument("--image", type=Path, help="only write descriptors for `buf lint` there")
+    options = parser.parse_args()
+    if options.image:
+        image(options.image)
+        return
     committed = ROOT / PACKAGE
     with tempfile.TemporaryDirectory() as folder:
         generate(Path(folder))
@@ -80,7 +90,7 @@ def main() -> None:
         stale = differences(fresh, committed)
         if not stale:
             return
-        if check:
+        if options.check:
             sys.exit(f"{PACKAGE} is out of date, run `make protos`: {', '.join(stale)}")
         wanted = generated_files(fresh)
         committed.mkdir(parents=True, exist_ok=True)
