@@ -1,0 +1,421 @@
+"""Calls a provider over HTTP: the only module that does.
+
+An attempt is one call (R5). Only when a kept connection turns out to have been closed, before one
+byte of an answer came, is the request written again, once, on a new connection; `Upstream.calls`
+counts both. Whatever goes wrong between here and the provider is an `InferenceError`, by one table.
+Redirects are not followed, cookies not kept, and answers are asked for uncompressed: tokens are
+small, and every compressor on the way holds some of them back.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import re
+import ssl
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import NamedTuple, Self
+from urllib.parse import urlsplit
+
+import httpx
+
+from broker.errors import InferenceError
+from workers.headers import request_id
+from workers.provider import Call, Provider
+from workers.transport import AiohttpTransport, Body, StaleConnectionError
+
+_MAX_BODY = 64 << 20
+_USER_AGENT = f"millrace/{version('millrace')}"
+_LOOPBACK = ("localhost", "127.", "::1")
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_MAX_URLS = 1000
+_MAX_DETAIL = 200
+# Not for a caller to set: framing and routing of the call are ours.
+_RESERVED = frozenset(
+    [
+        *("accept-encoding", "connection", "content-length", "cookie", "expect", "host"),
+        *("keep-alive", "proxy-authorization", "proxy-connection", "te", "trailer"),
+        *("transfer-encoding", "upgrade", "user-agent"),
+    ]
+)
+
+
+class Reasons(NamedTuple):
+    """What an exception means before the headers are in, before the body begins, and after."""
+
+    opening: str
+    waiting: str
+    flowing: str
+
+    @classmethod
+    def always(cls, reason: str) -> Self:
+        """The same at any time."""
+        return cls(reason, reason, reason)
+
+
+_QUIET = Reasons("first_token_timeout", "first_token_timeout", "stalled")
+_BROKEN = Reasons("upstream_error", "upstream_incomplete", "upstream_incomplete")
+
+# An exception counts as the nearest of its ancestors that is listed.
+REASONS: dict[type[BaseException], Reasons] = {
+    httpx.ConnectTimeout: Reasons.always("connect_timeout"),
+    httpx.PoolTimeout: Reasons.always("connect_timeout"),
+    httpx.ReadTimeout: _QUIET,
+    httpx.WriteTimeout: _QUIET,
+    httpx.TimeoutException: Reasons.always("deadline"),
+    httpx.ConnectError: Reasons.always("upstream_unreachable"),
+    httpx.ProxyError: Reasons.always("upstream_unreachable"),
+    httpx.UnsupportedProtocol: Reasons.always("upstream_unreachable"),
+    httpx.InvalidURL: Reasons.always("upstream_unreachable"),
+    httpx.NetworkError: _BROKEN,
+    httpx.ProtocolError: _BROKEN,
+    httpx.LocalProtocolError: Reasons.always("internal"),
+    httpx.DecodingError: Reasons.always("upstream_error"),
+    httpx.TooManyRedirects: Reasons.always("upstream_error"),
+    httpx.RequestError: Reasons.always("upstream_error"),
+}
+_FOREIGN = (httpx.RequestError, httpx.InvalidURL)
+# Of a call that failed so, nothing has reached the provider.
+_CONNECTING = (
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ConnectError,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+    httpx.InvalidURL,
+)
+# Of the others, the text may name hosts and proxies, with their passwords.
+_SPEAKING = (httpx.ProtocolError, httpx.ProxyError, httpx.DecodingError)
+_MESSAGES = {
+    "connect_timeout": "{name} accepted no connection within {limits.connect_s:g} s",
+    "first_token_timeout": "{name} sent nothing within {limits.first_byte_s:g} s",
+    "stalled": "{name} stopped sending: nothing came for {limits.stall_s:g} s",
+    "deadline": "the deadline of {limits.deadline_s:g} s passed before {name} had answered",
+    "upstream_unreachable": "{name} could not be reached{why}",
+    "upstream_error": "{name} sent no valid answer{why}",
+    "upstream_incomplete": "the answer of {name} was cut off{why}",
+    "internal": "the request to {name} could not be written as HTTP{why}",
+}
+_TLS = (
+    ": TLS failed ({said}); check the provider's base URL, the clock and, for a private "
+    "certificate authority, SSL_CERT_FILE in the worker's environment"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """In seconds, 0 = none.
+
+    `first_byte_s` runs from the connection to the first byte of the body, `stall_s` between bytes
+    while somebody wants them, `deadline_s` from `open` to the last byte.
+    """
+
+    connect_s: float = 0.0
+    first_byte_s: float = 0.0
+    stall_s: float = 0.0
+    deadline_s: float = 0.0
+
+
+class Reply:
+    """An answer whose headers are in: iterate or `read` its body once, `aclose` it in any case.
+
+    `headers` have lower-case names. Chunks are what has come since the last one, of any size. When
+    nobody iterates, reading from the socket stops at about 1 MB.
+    """
+
+    __slots__ = (
+        "_chunks",
+        "_limits",
+        "_open",
+        "_phase",
+        "_stream",
+        "_upstream",
+        "headers",
+        "status",
+    )
+
+    def __init__(self, upstream: Upstream, response: httpx.Response, limits: Limits) -> None:
+        self.status = response.status_code
+        headers: dict[str, str] = {}
+        # Not through httpx.Headers, which guesses an encoding for every header it is asked for.
+        for name, value in response.headers.raw:
+            lower, text = name.decode("latin-1").lower(), value.decode("latin-1")
+            headers[lower] = f"{headers[lower]}, {text}" if lower in headers else text
+        self.headers: Mapping[str, str] = headers
+        stream = response.stream
+        assert isinstance(stream, httpx.AsyncByteStream)  # noqa: S101  # the transport is async
+        self._stream = stream
+        self._chunks: AsyncIterator[bytes] = aiter(stream)
+        self._upstream = upstream
+        self._limits = limits
+        self._phase = "before_content"
+        self._open = True
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            chunk = await anext(self._chunks)
+        except _FOREIGN as exc:
+            raise self._error(exc) from exc
+        self._phase = "content"
+        return chunk
+
+    async def read(self, limit: int = _MAX_BODY, *, cut: bool = False) -> bytes:
+        """The body; above `limit` bytes it is an error, or with `cut` left at that length."""
+        parts: list[bytes] = []
+        size = 0
+        async for chunk in self:
+            parts.append(chunk)
+            size += len(chunk)
+            if size <= limit:
+                continue
+            await self.aclose()
+            if not cut:
+                message = f"the answer of {self._upstream.name} is larger than {limit} bytes"
+                raise self._failure("upstream_error", message)
+            break
+        return b"".join(parts)[:limit]
+
+    async def aclose(self) -> None:
+        """Let go: the connection is kept if the body was read to its end, else closed at once."""
+        if self._open:
+            self._open = False
+            self._upstream.in_flight -= 1
+            await self._stream.aclose()
+
+    def refuse_unusable(self) -> None:
+        """Raise for an answer that no dialect could read."""
+        if 300 <= self.status < 400:
+            place = self.headers.get("location", "elsewhere").partition("?")[0]
+            raise self._failure(
+                "upstream_error",
+                f"{self._upstream.name} redirects to {place}; redirects are not followed: "
+                "set the provider's base URL to where it is",
+            )
+        if self.status < 200:
+            message = f"{self._upstream.name} switched protocols ({self.status})"
+            raise self._failure("upstream_error", message)
+        encoding = self.headers.get("content-encoding", "identity")
+        if encoding != "identity":
+            raise self._failure(
+                "upstream_error",
+                f"{self._upstream.name} compressed its answer ({encoding}) in a way that was not "
+                "asked for and cannot be read here",
+            )
+
+    def _error(self, exc: BaseException) -> InferenceError:
+        reasons = _reasons(exc)
+        reason = reasons.flowing if self._phase == "content" else reasons.waiting
+        return self._failure(reason, _message(reason, exc, self._upstream.name, self._limits))
+
+    def _failure(self, reason: str, message: str) -> InferenceError:
+        return InferenceError(
+            reason,
+            message,
+            provider=self._upstream.name,
+            phase=self._phase,
+            upstream_status=self.status,
+            upstream_request_id=request_id(self.headers),
+        )
+
+
+class Upstream:
+    """One provider's calls and connections, in one event loop.
+
+    `keys` are the worker's own, used in turn. `transport` replaces the real one, whose trust and
+    proxy come from the environment (SSL_CERT_FILE, HTTPS_PROXY, NO_PROXY, ...) once, here.
+    """
+
+    def __init__(
+        self,
+        provider: Provider,
+        *,
+        keys: tuple[str, ...] = (),
+        max_connections: int = 1000,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.name = provider.name
+        # Requests written, resent ones included; and calls begun and not yet let go.
+        self.calls = 0
+        self.in_flight = 0
+        self._base = provider.base_url.rstrip("/")
+        self._own = frozenset(keys)
+        self._turn = itertools.cycle(keys) if keys else None
+        self._auth_header = provider.auth_header.lower()
+        self._auth_prefix = provider.auth_prefix
+        parts = urlsplit(self._base)
+        self._headers = {
+            "host": parts.netloc.rpartition("@")[2],
+            "user-agent": _USER_AGENT,
+            "accept-encoding": "identity",
+            **{name.lower(): value for name, value in provider.headers.items()},
+        }
+        self._urls: dict[str, httpx.URL] = {}
+        self._transport = transport or AiohttpTransport(
+            verify=httpx.create_ssl_context() if parts.scheme == "https" else None,
+            proxy=environment_proxy(self._base),
+            max_connections=max_connections,
+        )
+
+    async def open(
+        self,
+        call: Call,
+        *,
+        key: str | None = None,
+        limits: Limits,
+        extra_headers: Mapping[str, str] | None = None,
+    ) -> Reply:
+        """Send `call` and wait for the headers of its answer, whatever its status but a redirect.
+
+        `key` None takes the next own key. Raises `InferenceError`.
+        """
+        headers = self._headers_of(call, key, extra_headers)
+        self.in_flight += 1
+        try:
+            response = await self._send(call, headers, limits)
+        except BaseException as exc:
+            self.in_flight -= 1
+            if not isinstance(exc, _FOREIGN):
+                raise
+            reason = _reasons(exc).opening
+            raise InferenceError(
+                reason,
+                _message(reason, exc, self.name, limits),
+                provider=self.name,
+                phase="connect" if isinstance(exc, _CONNECTING) else "before_content",
+            ) from exc
+        reply = Reply(self, response, limits)
+        try:
+            reply.refuse_unusable()
+        except InferenceError:
+            await reply.aclose()
+            raise
+        return reply
+
+    async def close(self) -> None:
+        """Close every connection, also those of replies still open."""
+        await self._transport.aclose()
+
+    async def _send(self, call: Call, headers: dict[str, str], limits: Limits) -> httpx.Response:
+        request = httpx.Request(
+            call.method,
+            self._url(call.path),
+            headers=headers,
+            stream=Body(call.body),
+            extensions={
+                "timeout": {"connect": limits.connect_s or None, "read": limits.stall_s or None},
+                "first_byte": limits.first_byte_s,
+                "deadline": limits.deadline_s,
+            },
+        )
+        begun = time.monotonic()
+        self.calls += 1
+        try:
+            return await self._transport.handle_async_request(request)
+        except StaleConnectionError:
+            if limits.deadline_s:
+                left = limits.deadline_s - (time.monotonic() - begun)
+                request.extensions["deadline"] = max(0.001, left)
+            self.calls += 1
+            return await self._transport.handle_async_request(request)
+
+    def _url(self, path: str) -> httpx.URL:
+        url = self._urls.get(path)
+        if url is None:
+            url = httpx.URL(self._base + path)
+            if len(self._urls) < _MAX_URLS:
+                self._urls[path] = url
+        return url
+
+    def _headers_of(
+        self, call: Call, key: str | None, extra: Mapping[str, str] | None
+    ) -> dict[str, str]:
+        headers = dict(self._headers)
+        for name, value in call.headers.items():
+            headers[name.lower()] = value
+        for name, value in (extra or {}).items():
+            lower = name.lower()
+            if lower in _RESERVED or lower == self._auth_header:
+                continue
+            if not (_TOKEN.fullmatch(name) and _one_line(value)):
+                raise InferenceError(
+                    "invalid_request",
+                    "a header has a name of letters, digits and dashes, and ASCII text on one line",
+                    param=f"extra_headers.{name}",
+                )
+            headers[lower] = value
+        if key is None and self._turn is not None:
+            key = next(self._turn)
+        if key is not None:
+            if not _one_line(key):
+                raise InferenceError(
+                    "upstream_credentials" if key in self._own else "invalid_provider_key",
+                    f"the key for {self.name} has characters that no key has, such as a line break",
+                    provider=self.name,
+                    phase="connect",
+                )
+            headers[self._auth_header] = self._auth_prefix + key
+        headers["content-length"] = str(len(call.body))
+        return headers
+
+
+def environment_proxy(url: str) -> str | None:
+    """The proxy that HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY ask for; None on loopback.
+
+    Raises ValueError for one that cannot be used.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if host.startswith(_LOOPBACK) or urllib.request.proxy_bypass(parts.netloc):
+        return None
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if proxy is None:
+        return None
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    if urlsplit(proxy).scheme not in ("http", "https"):
+        raise ValueError(
+            f"the proxy for {host} is no HTTP proxy: set {parts.scheme.upper()}_PROXY to one, "
+            f"or NO_PROXY={host}"
+        )
+    return proxy
+
+
+def _one_line(value: str) -> bool:
+    return value.isascii() and value.isprintable()
+
+
+def _reasons(exc: BaseException) -> Reasons:
+    return next(REASONS[base] for base in type(exc).__mro__ if base in REASONS)
+
+
+def _message(reason: str, exc: BaseException, name: str, limits: Limits) -> str:
+    return _MESSAGES[reason].format(name=name, limits=limits, why=_why(exc))
+
+
+def _why(exc: BaseException) -> str:
+    """The cause in words, without addresses: callers see it."""
+    causes = [exc]
+    while (cause := causes[-1].__cause__) is not None:
+        causes.append(cause)
+    for cause in causes:
+        if isinstance(cause, ssl.SSLError):
+            said = getattr(cause, "verify_message", None) or getattr(cause, "reason", None)
+            if said:
+                return _TLS.format(said=said)
+    for cause in causes:
+        if isinstance(cause, OSError) and cause.errno:
+            known = cause.errno in errno.errorcode
+            return f": {os.strerror(cause.errno) if known else cause.strerror}"
+    if isinstance(exc, _SPEAKING):
+        return ": " + " ".join(str(exc).split())[:_MAX_DETAIL]
+    if isinstance(exc, (httpx.UnsupportedProtocol, httpx.InvalidURL)):
+        return ": its base URL is no http or https URL"
+    return ""
