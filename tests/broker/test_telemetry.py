@@ -185,8 +185,15 @@ def test_lines_are_not_lost_when_the_process_ends() -> None:
     assert b"last words" in done.stderr
 
 
-def test_many_lines_do_not_pile_up_in_memory() -> None:
-    out = io.BytesIO()
+def test_many_lines_are_written_in_pieces_that_a_shared_pipe_keeps_whole() -> None:
+    pieces: list[bytes] = []
+
+    class Pipe(io.BytesIO):
+        def write(self, data: bytes) -> int:  # type: ignore[override]
+            pieces.append(data)
+            return super().write(data)
+
+    out = Pipe()
     started = telemetry.start(LogSettings(format="json"), "edge", out)
 
     async def talk() -> None:
@@ -195,6 +202,9 @@ def test_many_lines_do_not_pile_up_in_memory() -> None:
         assert len(out.getvalue()) > 100_000
 
     asyncio.run(talk())
+    assert max(map(len, pieces)) <= 4096
+    assert all(piece.endswith(b"\n") for piece in pieces)
+    assert len(pieces) < 200
 
 
 def test_a_closed_stream_breaks_nothing() -> None:
