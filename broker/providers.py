@@ -18,8 +18,25 @@ class Entry:
 
 REGISTRY: dict[str, Entry] = {
     "openai": Entry(),
+    "azure": Entry(aliases=("azure_openai", "azure_ai")),
     "anthropic": Entry(),
-    "openai_compatible": Entry(aliases=("openai-compatible",), keyless=True),
+    "xai": Entry(aliases=("x_ai",)),
+    "cohere": Entry(),
+    "vertex_ai": Entry(aliases=("vertexai", "vertex")),
+    "gemini": Entry(aliases=("google", "google_ai")),
+    "bedrock": Entry(aliases=("aws_bedrock", "amazon_bedrock")),
+    "together_ai": Entry(aliases=("together", "togetherai")),
+    "groq": Entry(),
+    "mistral": Entry(aliases=("mistralai", "mistral_ai")),
+    "deepseek": Entry(),
+    "openrouter": Entry(aliases=("open_router",)),
+    "fireworks": Entry(aliases=("fireworks_ai", "fireworksai")),
+    "cerebras": Entry(),
+    "perplexity": Entry(aliases=("perplexity_ai",)),
+    "ollama": Entry(keyless=True),
+    "vllm": Entry(aliases=("hosted_vllm",), keyless=True),
+    "huggingface": Entry(aliases=("hugging_face", "hf")),
+    "openai_compatible": Entry(keyless=True),
     "sim": Entry(keyless=True),
 }
 
@@ -27,5 +44,5 @@ _SPELLINGS = {alias: name for name, entry in REGISTRY.items() for alias in (name
 
 
 def canonical(name: str) -> str | None:
-    """The registry's name for any accepted spelling, or None."""
-    return _SPELLINGS.get(name.lower())
+    """The registry's name for any accepted spelling, or None; case and - for _ do not matter."""
+    return _SPELLINGS.get(name.lower().replace("-", "_"))

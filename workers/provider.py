@@ -13,6 +13,7 @@ from typing import Protocol
 
 from broker.errors import InferenceError
 from broker.v1 import event_pb2, generation_pb2
+from workers.parameters import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,3 +78,5 @@ class Provider:
     keyless: bool = False
     # Facts that the dialect asks for by name, such as "max_tokens_field".
     quirks: Mapping[str, str] = field(default_factory=dict)
+    # What becomes of each parameter here.
+    parameters: Table = field(default_factory=Table)

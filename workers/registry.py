@@ -7,6 +7,7 @@ another provider needs.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Protocol
@@ -49,7 +50,10 @@ def provider(name: str) -> Provider:
     if kind is None:
         known = ", ".join(sorted(REGISTRY))
         raise ProviderError(f"unknown provider {name!r}; known are: {known}")
-    declared = importlib.import_module(f"workers.providers.{kind}").PROVIDER
+    module = f"workers.providers.{kind}"
+    if importlib.util.find_spec(module) is None:
+        raise ProviderError(f"provider {kind!r} is not part of this build")
+    declared = importlib.import_module(module).PROVIDER
     if not isinstance(declared, Provider):
         raise TypeError(f"workers.providers.{kind}.PROVIDER is not a Provider")
     return declared

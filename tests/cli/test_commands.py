@@ -497,7 +497,7 @@ def test_a_worker_of_a_provider_that_is_off_says_why(env: dict[str, str]) -> Non
 
 def test_a_worker_of_an_unknown_provider_names_the_known(env: dict[str, str]) -> None:
     line = refused("worker", "nope", env=env, code=2)
-    assert line.startswith("millrace: unknown provider 'nope'; known are openai, anthropic, ")
+    assert line.startswith("millrace: unknown provider 'nope'; known are openai, azure, ")
 
 
 @pytest.mark.parametrize("command", [("edge",), ("broker",), ("worker", "openai")])
