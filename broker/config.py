@@ -76,6 +76,7 @@ class _ProviderFile(msgspec.Struct, forbid_unknown_fields=True):
     slots: _Count = 64
     pool: str = "main"
     headers: dict[str, str] = {}
+    options: dict[str, str] = {}
     enabled: bool = True
 
 
@@ -147,7 +148,10 @@ def child_environment(
     """
     child = dict(os.environ if env is None else env)
     for name in {*REGISTRY, *settings.providers, *settings.providers_off} - {*providers}:
-        for suffix in ("API_KEY", *_PROVIDER_VARIABLES):
+        on = settings.providers.get(name)
+        entry = REGISTRY.get(on.kind if on else name)
+        options = entry.options if entry else ()
+        for suffix in ("API_KEY", *_PROVIDER_VARIABLES, *map(str.upper, options)):
             child.pop(_variable(name, suffix), None)
     values = {
         "DATA": settings.data.absolute(),
@@ -365,7 +369,25 @@ def _provider(name: str, row: object, env: Mapping[str, str], path: str) -> Prov
         pool=file.pool,
         models=tuple(file.models),
         headers=MappingProxyType(dict(file.headers)),
+        options=MappingProxyType(_options(name, kind, file, env, path)),
     )
+
+
+def _options(
+    name: str, kind: str, file: _ProviderFile, env: Mapping[str, str], path: str
+) -> dict[str, str]:
+    """The options of this kind of provider that somebody set; variables win."""
+    known = REGISTRY[kind].options
+    if unknown := sorted(file.options.keys() - known.keys()):
+        words = ", ".join(known) or "none"
+        where = f"{path}.options.{unknown[0]}"
+        raise ConfigError(where, f"unknown option, {kind} takes: {words}")
+    found = {}
+    for option, others in known.items():
+        own = env.get(_variable(name, option.upper())) or file.options.get(option)
+        if value := own or next((env[other] for other in others if env.get(other)), None):
+            found[option] = value
+    return found
 
 
 def _with_variables(name: str, file: _ProviderFile, env: Mapping[str, str]) -> _ProviderFile:

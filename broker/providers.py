@@ -5,20 +5,29 @@ A worker loads `workers.providers.<name>`; the environment prefix is the name in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One provider: other spellings of its name, and whether it works without a key."""
+    """One provider: other spellings of its name, and whether it works without a key.
+
+    `options` are settings that only this provider has: `api_version` is AZURE_API_VERSION in the
+    environment, else the first of the variables given with it that is set.
+    """
 
     aliases: tuple[str, ...] = ()
     keyless: bool = False
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 REGISTRY: dict[str, Entry] = {
     "openai": Entry(),
-    "azure": Entry(aliases=("azure_openai", "azure_ai")),
+    "azure": Entry(
+        aliases=("azure_openai", "azure_ai"),
+        options={"api_version": ("AZURE_OPENAI_API_VERSION", "OPENAI_API_VERSION")},
+    ),
     "anthropic": Entry(),
     "xai": Entry(aliases=("x_ai",)),
     "cohere": Entry(),

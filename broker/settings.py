@@ -80,6 +80,8 @@ class ProviderSettings:
     pool: str = "main"
     models: tuple[str, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    # What only this kind of provider has, such as a region; see `broker.providers.Entry`.
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

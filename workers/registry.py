@@ -43,6 +43,10 @@ class Settings(Protocol):
     def headers(self) -> Mapping[str, str]:
         """Sent with every call, over the provider's own."""
 
+    @property
+    def options(self) -> Mapping[str, str]:
+        """What only this kind of provider has: handed to the dialect among the quirks."""
+
 
 def provider(name: str) -> Provider:
     """The provider as its module declares it; any accepted spelling of the name will do."""
@@ -73,4 +77,5 @@ def load(settings: Settings) -> Provider:
         base_url=base_url,
         headers={**declared.headers, **settings.headers},
         models=settings.models or declared.models,
+        quirks={**declared.quirks, **settings.options},
     )

@@ -247,6 +247,26 @@ providers:
     )  # fmt: skip
 
 
+def test_a_kind_of_provider_has_options_of_its_own() -> None:
+    text = "providers: {azure: {api_key: k, options: {api_version: '1'}}}"
+    assert load(text).providers["azure"].options == {"api_version": "1"}
+    env = {"OPENAI_API_VERSION": "2"}
+    assert load(text, env).providers["azure"].options == {"api_version": "1"}
+    env["AZURE_API_VERSION"] = "3"
+    assert load(text, env).providers["azure"].options == {"api_version": "3"}
+    others = {"AZURE_API_KEY": "k", "OPENAI_API_KEY": "k", "OPENAI_API_VERSION": "2"}
+    found = load(env=others).providers
+    assert {name: on.options for name, on in found.items()} == {
+        "azure": {"api_version": "2"},
+        "openai": {},
+    }
+    wrong = "providers: {azure: {api_key: k, options: {version: '1'}}}"
+    assert (
+        refused(wrong)
+        == "providers.azure.options.version: unknown option, azure takes: api_version"
+    )
+
+
 def test_another_spelling_of_a_provider_means_the_same_one() -> None:
     settings = load("providers: {openai-compatible: {base_url: 'http://h/v1'}}")
     assert list(settings.providers) == ["openai_compatible"]

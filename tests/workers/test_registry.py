@@ -19,6 +19,7 @@ class Settings:
     base_url: str | None = None
     models: tuple[str, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 DECLARED = [name for name in REGISTRY if find_spec(f"workers.providers.{name}")]
@@ -54,6 +55,11 @@ def test_settings_replace_what_is_declared() -> None:
     assert (provider.models, provider.headers) == (("a",), {"x": "y"})
     declared = registry.provider("openai")
     assert (provider.dialect, provider.quirks) == (declared.dialect, declared.quirks)
+
+
+def test_options_of_the_operator_stand_among_the_quirks() -> None:
+    provider = registry.load(Settings("openai", options={"api_version": "1"}))
+    assert provider.quirks == {**registry.provider("openai").quirks, "api_version": "1"}
 
 
 def test_what_settings_leave_open_stays_as_declared() -> None:
