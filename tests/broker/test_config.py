@@ -255,7 +255,7 @@ def test_a_kind_of_provider_has_options_of_its_own() -> None:
     env["AZURE_API_VERSION"] = "3"
     assert load(text, env).providers["azure"].options == {"api_version": "3"}
     others = {"AZURE_API_KEY": "k", "OPENAI_API_KEY": "k", "OPENAI_API_VERSION": "2"}
-    found = load(env=others).providers
+    found = load("{}", others).providers
     assert {name: on.options for name, on in found.items()} == {
         "azure": {"api_version": "2"},
         "openai": {},
