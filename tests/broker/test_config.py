@@ -358,7 +358,7 @@ def test_a_child_gets_the_keys_of_its_own_providers_only() -> None:
 
 def leaves(value: Any, path: str = "") -> Iterator[str]:
     """The fields of a file, as paths; a provider's own name and a header's are not fields."""
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or not value:
         yield path
         return
     for name, inner in value.items():
