@@ -77,13 +77,13 @@ class Attempt:
         reply = await upstream.open(
             call,
             key=grant.credential or key,
-            limits=_limits(grant),
+            limits=_limits(grant, streaming=request.generate.stream),
             extra_headers=request.platform.extra_headers,
         )
         try:
             self.record.upstream_status = reply.status
             if not 200 <= reply.status < 300:
-                body = await reply.read(_MAX_ERROR_BODY)
+                body = await reply.read(_MAX_ERROR_BODY, cut=True)
                 raise dialect.error(reply.status, reply.headers, body)
             await self._stream(reply, dialect.decoder(request, reply.headers), call.dropped)
         finally:
@@ -172,11 +172,12 @@ async def _read_tail(reply: Reply) -> None:
                 pass
 
 
-def _limits(grant: delivery_service_pb2.Grant) -> Limits:
+def _limits(grant: delivery_service_pb2.Grant, *, streaming: bool) -> Limits:
+    """A whole answer has no first token and no pauses: its deadline is its limit."""
     limits = grant.limits
     return Limits(
         connect_s=limits.connect_ms / 1000,
-        first_byte_s=limits.first_token_ms / 1000,
-        stall_s=limits.stall_ms / 1000,
+        first_byte_s=limits.first_token_ms / 1000 if streaming else 0,
+        stall_s=limits.stall_ms / 1000 if streaming else 0,
         deadline_s=grant.remaining_ms / 1000,
     )

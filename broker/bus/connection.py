@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import ssl
 from collections.abc import Awaitable, Callable
@@ -77,11 +78,11 @@ class Bus:
         self.closing = True
         if self.nc.is_closed:
             return
-        try:
+        # RuntimeError: uvloop's word for writing to a transport that is closing.
+        with contextlib.suppress(NatsError, TimeoutError, OSError, RuntimeError):
             await asyncio.wait_for(self.nc.flush(), 2)
-        except (NatsError, TimeoutError, OSError):
-            _log.debug("flush before close failed")
-        await self.nc.close()
+        with contextlib.suppress(NatsError, OSError, RuntimeError):
+            await self.nc.close()
 
     def _reconnected(self) -> None:
         for callback in self._on_reconnect:
