@@ -96,6 +96,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     http: str | None = None
     grpc: str | None = None
     advertise: str | None = None
+    metrics: str | None = None
     nats: str | dict[str, Any] | None = None
     api_key: str | None = None
     fleet_token: str | None = None
@@ -125,6 +126,7 @@ def load_settings(
         http=pick.address("http", "0.0.0.0") or DEFAULT_HTTP,
         grpc=pick.address("grpc", "0.0.0.0") or DEFAULT_GRPC,
         advertise=pick.address("advertise", socket.gethostname()),
+        metrics=pick.address("metrics", "0.0.0.0"),
         nats=_nats(pick, file.nats),
         api_key=pick("api_key", str, None),
         fleet_token=pick("fleet_token", str, None),
@@ -147,6 +149,8 @@ def child_environment(
     `env` None is this process's environment.
     """
     child = dict(os.environ if env is None else env)
+    # One port cannot be served by several children.
+    child.pop(ENV_PREFIX + "METRICS", None)
     for name in {*REGISTRY, *settings.providers, *settings.providers_off} - {*providers}:
         on = settings.providers.get(name)
         entry = REGISTRY.get(on.kind if on else name)

@@ -14,6 +14,7 @@ import uvloop
 from broker import telemetry
 from broker.bus import Bus, BusError, connect
 from broker.config import ConfigError, Settings, load_settings
+from broker.metrics_server import serve_metrics
 from broker.telemetry import Telemetry
 
 _log = logging.getLogger(__name__)
@@ -55,6 +56,11 @@ async def _main(role: str, body: Body, settings: Settings, gauges: Telemetry) ->
     bus = await connect(settings.nats, name=f"{role}-{settings.data.name}")
     try:
         await bus.check_server()
+        server = None
+        if settings.metrics is not None and role != "edge":
+            server = await serve_metrics(gauges.metrics, settings.metrics)
         await body(settings, bus, gauges, stop)
+        if server is not None:
+            server.close()
     finally:
         await bus.close()

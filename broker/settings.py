@@ -113,6 +113,7 @@ class LogSettings:
 class Settings:
     """Everything a process can be told.
 
+    `metrics` is where workers and broker processes serve theirs (edges: on `http`).
     `advertise` None: workers reach the edge on 127.0.0.1 and a free port. `providers` holds those
     that are on, `providers_off` why each other named one is not. `replicas` is the number of NATS
     servers that keep each stream; `sync_always` makes the embedded server fsync every write.
@@ -123,6 +124,7 @@ class Settings:
     http: Address = DEFAULT_HTTP
     grpc: Address = DEFAULT_GRPC
     advertise: Address | None = None
+    metrics: Address | None = None
     nats: NatsSettings = NatsSettings()
     api_key: str | None = field(default=None, repr=False)
     fleet_token: str | None = field(default=None, repr=False)

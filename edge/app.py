@@ -6,6 +6,8 @@ the same.
 
 from __future__ import annotations
 
+from functools import partial
+
 import uvicorn
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
@@ -96,6 +98,20 @@ class _Dispatcher:
         await (handler or self._rest)(scope, receive, send)
 
 
+# What workers say of themselves in their heartbeats to this edge.
+_WORKER_GAUGES = {
+    "busy": "Slots in use on each worker.",
+    "held": "Jobs that each worker took from the queue and has not acked.",
+    "calls": "Upstream calls that are open on each worker.",
+    "records": "Attempt records that each worker has not stored yet.",
+    "tasks": "asyncio tasks of each worker.",
+}
+
+
+def _worker_gauge(engine: EngineLike, name: str) -> dict[tuple[str, ...], float]:
+    return {(w.worker, w.provider): getattr(w.gauges, name) for w in engine.load().workers}
+
+
 def _register_gauges(metrics: Metrics, engine: EngineLike, streams: OpenStreams) -> None:
     gauge = metrics.gauge
     gauge("in_flight", "Requests accepted and not yet ended.", lambda: engine.load().in_flight)
@@ -109,6 +125,13 @@ def _register_gauges(metrics: Metrics, engine: EngineLike, streams: OpenStreams)
         lambda: {(w.worker, w.provider): w.sessions for w in engine.load().workers},
         *("worker", "provider"),
     )
+    for name, text in _WORKER_GAUGES.items():
+        gauge(
+            f"worker_{name}",
+            text,
+            partial(_worker_gauge, engine, name),
+            *("worker", "provider"),
+        )
     gauge(
         "worker_slots",
         "Calls that each worker makes at a time.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from functools import partial
 
 from broker import process
 from broker.bus import Bus, BusError
@@ -13,8 +14,19 @@ from broker.telemetry import Telemetry
 from workers.registry import ProviderError, load
 from workers.runner import Runner
 
+_GAUGES = {
+    "busy": "Slots in use.",
+    "held": "Jobs taken from the queue and not yet acked.",
+    "calls": "Upstream calls that are open.",
+    "records": "Attempt records not yet stored.",
+}
 
-async def _body(settings: Settings, bus: Bus, _telemetry: Telemetry, stop: asyncio.Event) -> None:
+
+def _read(runners: list[Runner], name: str) -> dict[tuple[str, ...], float]:
+    return {(runner.name,): getattr(runner.gauges(), name) for runner in runners}
+
+
+async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asyncio.Event) -> None:
     runners = []
     token = await fleet_token(bus, settings)
     for name in sys.argv[1:]:
@@ -29,6 +41,13 @@ async def _body(settings: Settings, bus: Bus, _telemetry: Telemetry, stop: async
         runners.append(Runner(bus, provider, chosen, token))
     for runner in runners:
         await runner.start()
+    for name in ("busy", "held", "calls", "records"):
+        telemetry.metrics.gauge(
+            name,
+            _GAUGES[name],
+            partial(_read, runners, name),
+            "worker",
+        )
     await stop.wait()
     grace = settings.limits.drain_grace_s
     await asyncio.gather(*(runner.drain(grace) for runner in runners))

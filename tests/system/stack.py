@@ -80,6 +80,7 @@ class Stack:
     slots: int = 64
     limits: Mapping[str, object] = field(default_factory=dict)
     extra_env: Mapping[str, str] = field(default_factory=dict)
+    worker_env: Mapping[str, str] = field(default_factory=dict)
     processes: dict[str, Process] = field(default_factory=dict)
     edges: dict[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -121,7 +122,7 @@ class Stack:
         self.spawn(name, "edge", env=env)
 
     def start_worker(self, number: int, provider: str = "sim") -> None:
-        self.spawn(f"worker{number}", "workers", provider)
+        self.spawn(f"worker{number}", "workers", provider, env=self.worker_env)
 
     def spawn(self, name: str, module: str, *args: str, env: Mapping[str, str] = {}) -> None:
         self._start(name, [sys.executable, "-m", module, *args], env)
