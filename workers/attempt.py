@@ -70,7 +70,7 @@ class Attempt:
         upstream: Upstream,
         key: str | None,
     ) -> None:
-        dialect = self._provider.dialect
+        dialect = self._provider.dialect_for(self._job.route.model)
         call = dialect.call(request, self._job.route.model, self._provider)
         self.called = True
         self._callers_key = bool(grant.credential)

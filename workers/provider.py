@@ -7,7 +7,8 @@ them touches the world: sending is `workers.upstream`'s job.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -60,6 +61,21 @@ class Dialect(Protocol):
         ...
 
 
+class Credentials(Protocol):
+    """Gives the headers that let a call in, where a key in one header is not enough."""
+
+    async def headers(self, key: str | None, call: Call, url: str) -> Mapping[str, str]:
+        """The headers for one call, lower-case; `key` is the caller's or the worker's, if any.
+
+        Waits for nothing but the first token of a key. Raises `InferenceError`.
+        """
+        ...
+
+    def refused(self, key: str | None) -> None:
+        """The provider answered 401 to a call with this key's headers."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Provider:
     """Declared facts of one provider."""
@@ -70,6 +86,8 @@ class Provider:
     # Header that carries the key, and what stands before the key in it.
     auth_header: str = "authorization"
     auth_prefix: str = "Bearer "
+    # A module of workers.credentials that stands in for the two above; it is imported when needed.
+    credentials: str = ""
     # Sent with every call.
     headers: Mapping[str, str] = field(default_factory=dict)
     # Models to list when the operator names none.
@@ -80,3 +98,15 @@ class Provider:
     quirks: Mapping[str, str] = field(default_factory=dict)
     # What becomes of each parameter here.
     parameters: Table = field(default_factory=Table)
+    # Models that are spoken to in another format, by an expression that their names contain.
+    dialects: Mapping[str, Dialect] = field(default_factory=dict)
+    # Draws conclusions from the operator's options, which are among the quirks, such as the host
+    # of a region. Raises ValueError, saying which option to set.
+    configure: Callable[[Provider], Provider] | None = None
+
+    def dialect_for(self, model: str) -> Dialect:
+        """The dialect that a model is spoken to in."""
+        for models, dialect in self.dialects.items():
+            if re.search(models, model):
+                return dialect
+        return self.dialect

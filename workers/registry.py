@@ -66,6 +66,12 @@ def provider(name: str) -> Provider:
 def load(settings: Settings) -> Provider:
     """The provider with the operator's address, headers and models in place of the declared."""
     declared = provider(settings.kind)
+    declared = replace(declared, quirks={**declared.quirks, **settings.options})
+    if declared.configure is not None:
+        try:
+            declared = declared.configure(declared)
+        except ValueError as exc:
+            raise ProviderError(f"provider {settings.name!r}: {exc}") from exc
     base_url = (settings.base_url or declared.base_url).rstrip("/")
     if not base_url:
         raise ProviderError(
@@ -77,5 +83,4 @@ def load(settings: Settings) -> Provider:
         base_url=base_url,
         headers={**declared.headers, **settings.headers},
         models=settings.models or declared.models,
-        quirks={**declared.quirks, **settings.options},
     )

@@ -23,6 +23,7 @@ from broker.bus.recorder import Recorder
 from broker.config import ProviderSettings
 from broker.dispatch import LOSSES_BEFORE_ALONE
 from broker.v1 import delivery_service_pb2, job_pb2
+from workers import credentials
 from workers.attempt import Attempt
 from workers.delivery import EdgeLink, EdgeLost, Killed, Session
 from workers.provider import Provider
@@ -56,7 +57,11 @@ class Runner:
         self._hello = delivery_service_pb2.Hello(
             worker=self.name, provider=settings.name, pool=settings.pool
         )
-        self._upstream = Upstream(provider, max_connections=settings.slots + 16)
+        self._upstream = Upstream(
+            provider,
+            max_connections=settings.slots + 16,
+            credentials=credentials.load(provider),
+        )
         self._publisher = Publisher(bus, timeout_s=2.0)
         self._recorder = Recorder(self._publisher)
         self._links: dict[str, EdgeLink] = {}

@@ -26,7 +26,7 @@ import httpx
 
 from broker.errors import InferenceError
 from workers.headers import request_id
-from workers.provider import Call, Provider
+from workers.provider import Call, Credentials, Provider
 from workers.transport import AiohttpTransport, Body, StaleConnectionError
 
 _MAX_BODY = 64 << 20
@@ -229,7 +229,8 @@ class Reply:
 class Upstream:
     """One provider's calls and connections, in one event loop.
 
-    `keys` are the worker's own, used in turn. `transport` replaces the real one, whose trust and
+    `keys` are the worker's own, used in turn. `credentials` make headers of them where one header
+    with the key is not enough. `transport` replaces the real one, whose trust and
     proxy come from the environment (SSL_CERT_FILE, HTTPS_PROXY, NO_PROXY, ...) once, here.
     """
 
@@ -239,6 +240,7 @@ class Upstream:
         *,
         keys: tuple[str, ...] = (),
         max_connections: int = 1000,
+        credentials: Credentials | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.name = provider.name
@@ -248,6 +250,7 @@ class Upstream:
         self._base = provider.base_url.rstrip("/")
         self._own = frozenset(keys)
         self._turn = itertools.cycle(keys) if keys else None
+        self._credentials = credentials
         self._auth_header = provider.auth_header.lower()
         self._auth_prefix = provider.auth_prefix
         parts = urlsplit(self._base)
@@ -276,7 +279,11 @@ class Upstream:
 
         `key` None takes the next own key. Raises `InferenceError`.
         """
+        if key is None and self._turn is not None:
+            key = next(self._turn)
         headers = self._headers_of(call, key, extra_headers)
+        if self._credentials is not None:
+            headers |= await self._credentials.headers(key, call, self._base + call.path)
         self.in_flight += 1
         try:
             response = await self._send(call, headers, limits)
@@ -292,6 +299,8 @@ class Upstream:
                 phase="connect" if isinstance(exc, _CONNECTING) else "before_content",
             ) from exc
         reply = Reply(self, response, limits)
+        if reply.status == 401 and self._credentials is not None:
+            self._credentials.refused(key)
         try:
             reply.refuse_unusable()
         except InferenceError:
@@ -351,9 +360,7 @@ class Upstream:
                     param=f"extra_headers.{name}",
                 )
             headers[lower] = value
-        if key is None and self._turn is not None:
-            key = next(self._turn)
-        if key is not None:
+        if key is not None and self._credentials is None:
             if not _one_line(key):
                 raise InferenceError(
                     "upstream_credentials" if key in self._own else "invalid_provider_key",

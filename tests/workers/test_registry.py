@@ -3,13 +3,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
+from types import ModuleType
 
 import pytest
 
 from broker.providers import REGISTRY
 from workers import registry
+from workers.provider import Provider
 
 
 @dataclass(frozen=True)
@@ -79,3 +82,29 @@ def test_loading_one_provider_imports_no_other() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.split() == ["workers.providers.sim"]
+
+
+def test_a_provider_concludes_from_the_options_it_is_given() -> None:
+    def configure(declared: Provider) -> Provider:
+        if "region" not in declared.quirks:
+            raise ValueError("set region")
+        return replace(declared, base_url=f"https://{declared.quirks['region']}.example")
+
+    module = ModuleType("workers.providers.sim")
+    module.PROVIDER = replace(registry.provider("sim"), configure=configure)  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "workers.providers.sim", module)
+        module.__spec__ = ModuleSpec(module.__name__, None)
+        found = registry.load(Settings("sim", options={"region": "eu"}))
+        assert found.base_url == "https://eu.example"
+        told = registry.load(Settings("sim", base_url="http://here", options={"region": "eu"}))
+        assert told.base_url == "http://here"
+        with pytest.raises(registry.ProviderError, match="'mine': set region"):
+            registry.load(Settings("sim"))
+
+
+def test_some_models_of_a_provider_are_spoken_to_in_another_format() -> None:
+    ours, claude = registry.provider("sim"), registry.provider("anthropic").dialect
+    both = replace(ours, dialects={"^claude-": claude})
+    assert both.dialect_for("claude-opus-5") is claude
+    assert both.dialect_for("not-claude-opus-5") is ours.dialect

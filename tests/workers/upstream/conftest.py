@@ -39,7 +39,8 @@ async def connect() -> AsyncIterator[Connect]:
     made: list[Upstream] = []
 
     def make(url: str, **options: object) -> Upstream:
-        own = {k: options.pop(k) for k in ("keys", "max_connections", "transport") if k in options}
+        names = ("keys", "max_connections", "credentials", "transport")
+        own = {k: options.pop(k) for k in names if k in options}
         facts = {
             "name": "acme",
             "dialect": None,
