@@ -359,9 +359,12 @@ def _provider(name: str, row: object, env: Mapping[str, str], path: str) -> Prov
         raise ConfigError(where, f"expected an http:// or https:// URL, got {base_url!r}")
     if not file.enabled:
         return DISABLED
+    options = _options(name, kind, file, env, path)
     api_keys, missing = _api_keys(name, file, env)
-    if not api_keys and (missing or not REGISTRY[kind].keyless):
-        return missing or f"{_variable(name, 'API_KEY')} is not set"
+    ambient = REGISTRY[kind].ambient
+    if not api_keys and (missing or not (REGISTRY[kind].keyless or ambient in options)):
+        other = f", nor is {_variable(name, ambient)}" if ambient else ""
+        return missing or f"{_variable(name, 'API_KEY')} is not set{other}"
     if not base_url and REGISTRY[kind].keyless:
         return f"{variable} is not set"
     return ProviderSettings(
@@ -373,7 +376,7 @@ def _provider(name: str, row: object, env: Mapping[str, str], path: str) -> Prov
         pool=file.pool,
         models=tuple(file.models),
         headers=MappingProxyType(dict(file.headers)),
-        options=MappingProxyType(_options(name, kind, file, env, path)),
+        options=MappingProxyType(options),
     )
 
 

@@ -14,12 +14,14 @@ class Entry:
     """One provider: other spellings of its name, and whether it works without a key.
 
     `options` are settings that only this provider has: `api_version` is AZURE_API_VERSION in the
-    environment, else the first of the variables given with it that is set.
+    environment, else the first of the variables given with it that is set. With the option named
+    `ambient` set, it works without a key too: by the credentials of the machine it runs on.
     """
 
     aliases: tuple[str, ...] = ()
     keyless: bool = False
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    ambient: str = ""
 
 
 REGISTRY: dict[str, Entry] = {
@@ -31,7 +33,11 @@ REGISTRY: dict[str, Entry] = {
     "anthropic": Entry(),
     "xai": Entry(aliases=("x_ai",)),
     "cohere": Entry(),
-    "vertex_ai": Entry(aliases=("vertexai", "vertex")),
+    "vertex_ai": Entry(
+        aliases=("vertexai", "vertex"),
+        options={"project": ("VERTEXAI_PROJECT",), "location": ("VERTEXAI_LOCATION",)},
+        ambient="project",
+    ),
     "gemini": Entry(aliases=("google", "google_ai")),
     "bedrock": Entry(aliases=("aws_bedrock", "amazon_bedrock")),
     "together_ai": Entry(aliases=("together", "togetherai")),

@@ -196,7 +196,9 @@ def test_a_provider_is_on_when_its_key_is_set(name: str) -> None:
     prefix = name.upper()
     off = load(env={f"{prefix}_BASE_URL": "http://h/v1"})
     assert name not in off.providers
-    assert off.providers_off[name] == f"{prefix}_API_KEY is not set"
+    ambient = REGISTRY[name].ambient
+    other = f", nor is {prefix}_{ambient.upper()}" if ambient else ""
+    assert off.providers_off[name] == f"{prefix}_API_KEY is not set{other}"
     on = load(env={f"{prefix}_API_KEY": "k1, k2,", f"{prefix}_BASE_URL": "http://h/v1/"})
     assert on.providers[name] == ProviderSettings(
         name=name, kind=name, api_keys=("k1", "k2"), base_url="http://h/v1"
@@ -265,6 +267,15 @@ def test_a_kind_of_provider_has_options_of_its_own() -> None:
         refused(wrong)
         == "providers.azure.options.version: unknown option, azure takes: api_version"
     )
+
+
+def test_a_provider_with_credentials_of_the_machine_needs_no_key() -> None:
+    assert "vertex_ai" not in load(env={"VERTEX_AI_LOCATION": "us"}).providers
+    on = load(env={"VERTEX_AI_PROJECT": "p"}).providers["vertex_ai"]
+    assert (on.api_keys, on.options) == ((), {"project": "p"})
+    # Where a key is said to be and is not, nothing stands in for it.
+    elsewhere = "providers: {vertex_ai: {api_key_env: K, options: {project: p}}}"
+    assert load(elsewhere).providers_off["vertex_ai"] == "K is not set"
 
 
 def test_another_spelling_of_a_provider_means_the_same_one() -> None:
