@@ -4,168 +4,201 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
+from broker.config import Limits
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
 from broker.v1 import generation_pb2
 from broker.v1 import inference_service_pb2 as pb
 from broker.v1 import inference_service_pb2_grpc as pb_grpc
-from edge.auth import Authenticator
 from edge.engine import Engine
 from edge.exchange import Exchange
-from edge.rpc.calls import Context, abort, key_of, new_request_id, time_left
+from edge.http.reply import new_request_id
+from edge.http.slots import OpenStreams
+from edge.rpc.bulk import Bulk
+from edge.rpc.calls import Call, Calls, Context, status_of, unexpected
+from edge.rpc.report import Asked, Reporter
 from edge.translate.answer import Fold
 from edge.translate.check import check
-from edge.translate.rpc_errors import error_details
+from edge.translate.refusals import invalid, missing
 
-# Items of one bulk call that run at a time; beyond that the call is not read (backpressure).
-MANY_IN_FLIGHT = 256
+# A name of the caller's own for a request.
+_ALIAS = re.compile(r"[!-~]{0,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A request and the terms on which it is answered."""
+
+    request: generation_pb2.Request
+    key: KeyRecord
+    method: str
+    request_id: str
+    timeout_s: float
+    alias: str = ""
 
 
 class InferenceService(pb_grpc.InferenceServiceServicer):
     """See the proto."""
 
-    def __init__(self, engine: Engine, auth: Authenticator, timeout_s: float) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        calls: Calls,
+        limits: Limits,
+        streams: OpenStreams,
+        reporter: Reporter,
+    ) -> None:
         self._engine = engine
-        self._auth = auth
-        self._timeout_s = timeout_s
+        self._calls = calls
+        self._limits = limits
+        self._streams = streams
+        self._reporter = reporter
 
     async def Infer(  # noqa: N802
         self, request: pb.InferRequest, context: Context
     ) -> pb.InferResponse:
         """One request, one whole answer."""
-        key = await key_of(context, self._auth)
-        request_id = new_request_id()
-        timeout_s = time_left(context, self._timeout_s)
-        try:
-            answer = await self._answer(
-                request.request, key, request_id, timeout_s, alias=request.request_id
+        async with self._calls.call(context, request) as call:
+            question = self._question(call, "Infer", request)
+            return pb.InferResponse(
+                request_id=request.request_id or call.request_id,
+                answer=await self._answer(question),
             )
-        except InferenceError as exc:
-            await abort(context, exc)
-        return pb.InferResponse(request_id=request.request_id or request_id, answer=answer)
 
-    async def InferStream(  # noqa: N802
+    async def InferStream(  # type: ignore[override]  # noqa: N802
         self, request: pb.InferStreamRequest, context: Context
-    ) -> AsyncIterator[pb.InferStreamResponse]:
+    ) -> None:
         """One request, its events as they come."""
-        key = await key_of(context, self._auth)
-        request_id = new_request_id()
-        shown_id = request.request_id or request_id
-        exchange: Exchange | None = None
-        sequence = 0
-        try:
-            request.request.generate.stream = True
-            exchange = await self._submit(
-                request.request,
-                key,
-                request_id,
-                time_left(context, self._timeout_s),
-                request.request_id,
-            )
-            while batch := await exchange.next():
-                for event in batch:
-                    sequence += 1
-                    yield pb.InferStreamResponse(
-                        request_id=shown_id,
-                        sequence=sequence,
-                        event=event,
-                        answer_id=exchange.answer_id if sequence == 1 else "",
-                    )
-        except InferenceError as exc:
-            await abort(context, exc)
-        finally:
-            if exchange is not None:
-                exchange.close()
+        async with self._calls.call(context, request) as call:
+            question = self._question(call, "InferStream", request)
+            self._streams.take(call.key.id)
+            try:
+                await self._stream(question, request.request_id or call.request_id, context)
+            finally:
+                self._streams.free(call.key.id)
 
-    async def InferMany(  # noqa: N802
-        self, request_iterator: AsyncIterator[pb.InferManyRequest], context: Context
-    ) -> AsyncIterator[pb.InferManyResponse]:
+    async def InferMany(  # type: ignore[override]  # noqa: N802
+        self, requests: AsyncIterator[pb.InferManyRequest], context: Context
+    ) -> None:
         """Many requests, results in completion order."""
-        key = await key_of(context, self._auth)
-        # A slow reader of results keeps their places, and so stops the reading of requests.
-        places = asyncio.Semaphore(MANY_IN_FLIGHT)
-        results: asyncio.Queue[pb.InferManyResponse | None] = asyncio.Queue()
-        running: set[asyncio.Task[None]] = set()
+        async with self._calls.call(context, requests) as call:
 
-        async def one(item: pb.InferManyRequest) -> None:
-            results.put_nowait(await self._item(item, key, time_left(context, self._timeout_s)))
+            async def answer(item: pb.InferManyRequest) -> pb.InferManyResponse:
+                return await self._item(item, call)
 
-        async def read() -> None:
-            async for item in request_iterator:
-                await places.acquire()
-                task = asyncio.create_task(one(item), name="bulk item")
-                running.add(task)
-                task.add_done_callback(running.discard)
-            if running:
-                await asyncio.wait(set(running))
-            results.put_nowait(None)
-
-        reader = asyncio.create_task(read(), name="bulk call")
-        try:
-            while (result := await results.get()) is not None:
-                yield result
-                places.release()
-        finally:
-            tasks = {reader, *running}
-            for task in tasks:
-                task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.gather(*tasks, return_exceptions=True)
+            await Bulk(context, answer).run()
 
     async def CancelInference(  # noqa: N802
         self, request: pb.CancelInferenceRequest, context: Context
     ) -> pb.CancelInferenceResponse:
         """Cancel a running request of the same tenant."""
-        key = await key_of(context, self._auth)
-        found = self._engine.cancel(request.request_id, key.tenant)
-        outcomes = pb.CancelInferenceResponse
-        return pb.CancelInferenceResponse(
-            outcome=outcomes.OUTCOME_CANCELLED if found else outcomes.OUTCOME_NOT_FOUND
+        async with self._calls.call(context, request) as call:
+            if not request.request_id:
+                raise missing("request_id")
+            found = self._engine.cancel(request.request_id, call.key.tenant)
+            outcomes = pb.CancelInferenceResponse
+            return pb.CancelInferenceResponse(
+                outcome=outcomes.OUTCOME_CANCELLED if found else outcomes.OUTCOME_NOT_FOUND
+            )
+
+    def _question(
+        self, call: Call, method: str, request: pb.InferRequest | pb.InferStreamRequest
+    ) -> _Question:
+        if not _ALIAS.fullmatch(request.request_id):
+            message = "a request id is at most 128 visible ASCII characters"
+            raise invalid("request_id", message)
+        timeout_s = call.timeout_s(self._limits.request_timeout_s)
+        return _Question(
+            request.request, call.key, method, call.request_id, timeout_s, request.request_id
         )
 
-    async def _item(
-        self, item: pb.InferManyRequest, key: KeyRecord, timeout_s: float
-    ) -> pb.InferManyResponse:
-        """One item of a bulk call; its error is in-band, so that the call lives on."""
-        try:
-            answer = await self._answer(item.request, key, new_request_id(), timeout_s)
-        except InferenceError as exc:
-            return pb.InferManyResponse(custom_id=item.custom_id, error=error_details(exc))
-        return pb.InferManyResponse(custom_id=item.custom_id, answer=answer)
-
-    async def _answer(
-        self,
-        request: generation_pb2.Request,
-        key: KeyRecord,
-        request_id: str,
-        timeout_s: float,
-        *,
-        alias: str = "",
-    ) -> pb.Answer:
-        """The whole answer to a request."""
-        if request.generate.stream:
-            request.generate.stream = False
-        exchange = await self._submit(request, key, request_id, timeout_s, alias)
-        fold = Fold()
-        try:
+    async def _stream(self, question: _Question, shown_id: str, context: Context) -> None:
+        sequence = 0
+        async with self._exchange(question, streamed=True) as (exchange, asked):
             while batch := await exchange.next():
-                fold.feed(batch)
-        finally:
-            exchange.close()
-        return fold.answer(exchange.answer_id, exchange.created)
+                asked.note(batch)
+                for event in batch:
+                    sequence += 1
+                    response = pb.InferStreamResponse(
+                        request_id=shown_id,
+                        sequence=sequence,
+                        event=event,
+                        answer_id=exchange.answer_id if sequence == 1 else "",
+                    )
+                    await self._write(context, response)
 
-    async def _submit(
-        self,
-        request: generation_pb2.Request,
-        key: KeyRecord,
-        request_id: str,
-        timeout_s: float,
-        alias: str,
-    ) -> Exchange:
-        check(request)
-        request.generate.surface = generation_pb2.SURFACE_GRPC
-        return await self._engine.submit(
-            request, key, request_id=request_id, timeout_s=timeout_s, alias=alias
-        )
+    async def _write(self, context: Context, response: pb.InferStreamResponse) -> None:
+        """Write one event; who does not read holds a provider's connection, so not for ever."""
+        patience_s = self._limits.slow_reader_s
+        try:
+            async with asyncio.timeout(patience_s):
+                await context.write(response)
+        except TimeoutError as exc:
+            message = f"the client did not read for {patience_s:g} s"
+            raise InferenceError("client_gone", message) from exc
+
+    async def _item(self, item: pb.InferManyRequest, call: Call) -> pb.InferManyResponse:
+        """The result of one item of a bulk call; its error is in-band, so that the call lives."""
+        request_id = new_request_id()
+        try:
+            key = await call.authenticate()
+            timeout_s = call.timeout_s(self._limits.request_timeout_s)
+            question = _Question(item.request, key, "InferMany", request_id, timeout_s)
+            _require_custom_id(item)
+            answer = await self._answer(question)
+            return pb.InferManyResponse(custom_id=item.custom_id, answer=answer)
+        except InferenceError as exc:
+            error = exc
+        except Exception as exc:  # noqa: BLE001  a bug fails its item, not the call
+            error = unexpected(exc, request_id)
+        return pb.InferManyResponse(custom_id=item.custom_id, error=status_of(error, request_id))
+
+    async def _answer(self, question: _Question) -> pb.Answer:
+        """The whole answer to a request."""
+        fold = Fold()
+        async with self._exchange(question, streamed=False) as (exchange, asked):
+            while batch := await exchange.next():
+                asked.note(batch)
+                fold.feed(batch)
+            return fold.answer(exchange.answer_id, exchange.created)
+
+    @contextlib.asynccontextmanager
+    async def _exchange(
+        self, question: _Question, *, streamed: bool
+    ) -> AsyncIterator[tuple[Exchange, Asked]]:
+        """A request while it runs; it is reported when it ends, in whatever way."""
+        asked = Asked(question.method, question.request_id, question.key)
+        request, exchange = question.request, None
+        error: InferenceError | None = None
+        try:
+            check(request, streamed=streamed)
+            # The method that was called decides, whatever the request says.
+            request.generate.stream = streamed
+            request.generate.surface = generation_pb2.SURFACE_GRPC
+            exchange = await self._engine.submit(
+                request,
+                question.key,
+                request_id=question.request_id,
+                timeout_s=question.timeout_s,
+                alias=question.alias,
+            )
+            yield exchange, asked
+        except InferenceError as exc:
+            error = exc
+            raise
+        except asyncio.CancelledError:
+            error = InferenceError("client_gone", "the caller has gone")
+            raise
+        finally:
+            if exchange is not None:
+                exchange.close()
+            self._reporter.finished(asked, error)
+
+
+def _require_custom_id(item: pb.InferManyRequest) -> None:
+    if not item.custom_id:
+        raise missing("custom_id")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from broker.config import Settings
+from broker.telemetry import Telemetry
 from broker.v1 import (
     control_service_pb2,
     control_service_pb2_grpc,
@@ -15,85 +21,67 @@ from broker.v1 import (
 )
 from edge.auth import Authenticator
 from edge.engine import Engine
-from edge.rpc.calls import Context, key_of
+from edge.http.slots import OpenStreams
+from edge.rpc.calls import Calls
+from edge.rpc.control import ControlService
 from edge.rpc.inference import InferenceService
+from edge.rpc.report import Reporter
 
-_SERVICES = (
-    inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name,
-    control_service_pb2.DESCRIPTOR.services_by_name["ControlService"].full_name,
-)
-# Room for what surrounds a body of the largest size.
-_ENVELOPE = 1 << 20
+_INFERENCE = inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
+_CONTROL = control_service_pb2.DESCRIPTOR.services_by_name["ControlService"].full_name
+# A client that has vanished without a word is noticed after the two together.
+_PING_MS = 30_000
+_PING_PATIENCE_MS = 10_000
+# How often health is compared with whether requests would be served.
+_HEALTH_S = 0.5
+# For statuses of calls that are ended to get out.
+_STOP_S = 0.5
 
-
-class ControlService(control_service_pb2_grpc.ControlServiceServicer):
-    """See the proto."""
-
-    def __init__(
-        self, engine: Engine, auth: Authenticator, settings: Settings, version: str
-    ) -> None:
-        self._engine = engine
-        self._auth = auth
-        self._settings = settings
-        self._version = version
-
-    async def GetServerInfo(  # noqa: N802
-        self, request: control_service_pb2.GetServerInfoRequest, context: Context
-    ) -> control_service_pb2.GetServerInfoResponse:
-        """Version and limits."""
-        await key_of(context, self._auth)
-        return control_service_pb2.GetServerInfoResponse(
-            version=self._version,
-            edge=self._engine.name,
-            max_body_bytes=self._settings.limits.max_body_bytes,
-        )
-
-    async def ListModels(  # noqa: N802
-        self, request: control_service_pb2.ListModelsRequest, context: Context
-    ) -> control_service_pb2.ListModelsResponse:
-        """Models of providers that are on."""
-        await key_of(context, self._auth)
-        return control_service_pb2.ListModelsResponse(
-            models=[
-                control_service_pb2.Model(id=m.id, provider=m.provider)
-                for m in self._engine.models()
-            ]
-        )
-
-    async def GetLoad(  # noqa: N802
-        self, request: control_service_pb2.GetLoadRequest, context: Context
-    ) -> control_service_pb2.GetLoadResponse:
-        """Gauges."""
-        await key_of(context, self._auth)
-        return self._engine.load()
+_Status = health_pb2.HealthCheckResponse
 
 
 class RpcServer:
-    """Starts and stops the server."""
+    """Starts and stops the server. `telemetry` None counts for itself and logs no requests."""
 
     def __init__(
-        self, engine: Engine, auth: Authenticator, settings: Settings, version: str
+        self,
+        engine: Engine,
+        auth: Authenticator,
+        settings: Settings,
+        version: str,
+        telemetry: Telemetry | None = None,
     ) -> None:
-        limit = settings.limits.max_body_bytes + _ENVELOPE
+        limits = settings.limits
+        self._engine = engine
         self._address = settings.grpc
+        self._calls = Calls(auth)
         self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server(
+        self._following: asyncio.Task[None] | None = None
+        self._server = server = grpc.aio.server(
             options=[
                 ("grpc.so_reuseport", 0),
-                ("grpc.max_receive_message_length", limit),
+                ("grpc.max_receive_message_length", limits.max_body_bytes),
                 ("grpc.max_send_message_length", -1),
+                ("grpc.max_metadata_size", limits.max_header_bytes),
+                ("grpc.absolute_max_metadata_size", limits.max_header_bytes),
+                ("grpc.keepalive_time_ms", _PING_MS),
+                ("grpc.keepalive_timeout_ms", _PING_PATIENCE_MS),
+                # Programs ping often, also between calls, to keep connections through proxies.
                 ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
             ]
         )
+        streams = OpenStreams(limits.streams_per_key)
+        reporter = Reporter(telemetry or Telemetry.silent("edge"))
+        tolerant: Any = _Tolerant(server)
         inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(
-            InferenceService(engine, auth, settings.limits.request_timeout_s), self._server
+            InferenceService(engine, self._calls, limits, streams, reporter), tolerant
         )
         control_service_pb2_grpc.add_ControlServiceServicer_to_server(
-            ControlService(engine, auth, settings, version), self._server
+            ControlService(engine, self._calls, limits, version), tolerant
         )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = (_INFERENCE, _CONTROL, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
 
     async def start(self) -> None:
         """Listen. Raises `OSError` when the port is taken."""
@@ -103,9 +91,10 @@ class RpcServer:
             raise OSError(
                 f"cannot serve gRPC on {self._address}: is the port taken? set MILLRACE_GRPC"
             ) from exc
+        await self._health.set(_CONTROL, _Status.SERVING)
+        await self._show_health(ready=self._engine.ready())
         await self._server.start()
-        for name in ("", *_SERVICES):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self._following = asyncio.create_task(self._follow_health(), name="health")
 
     async def drain(self) -> None:
         """Tell health checks that nothing new is welcome; calls that run go on."""
@@ -113,4 +102,54 @@ class RpcServer:
 
     async def close(self) -> None:
         """Stop at once: the engine has drained before."""
-        await self._server.stop(0.5)
+        if self._following is not None:
+            self._following.cancel()
+        self._calls.close()
+        await self._server.stop(_STOP_S)
+
+    async def _follow_health(self) -> None:
+        """Inference is healthy while requests would be served, as `/readyz` says over HTTP."""
+        shown = self._engine.ready()
+        while True:
+            await asyncio.sleep(_HEALTH_S)
+            ready = self._engine.ready()
+            if ready != shown:
+                await self._show_health(ready=ready)
+                shown = ready
+
+    async def _show_health(self, *, ready: bool) -> None:
+        status = _Status.SERVING if ready else _Status.NOT_SERVING
+        for name in ("", _INFERENCE):
+            await self._health.set(name, status)
+
+
+class _Tolerant:
+    """Registers services so that a message which cannot be read reaches its handler, as None.
+
+    By itself gRPC calls it an unknown error of ours and logs a traceback.
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Generated code registers everything both ways; the other one is used."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """Register a service's methods by name."""
+        tolerant = {
+            name: handler._replace(request_deserializer=_or_none(handler.request_deserializer))
+            for name, handler in handlers.items()
+        }
+        generic = grpc.method_handlers_generic_handler(service, tolerant)
+        self._server.add_generic_rpc_handlers((generic,))
+
+
+def _or_none(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def read(data: bytes) -> Any:
+        try:
+            return parse(data)
+        except DecodeError:
+            return None
+
+    return read

@@ -1,56 +1,233 @@
-"""Checks a hub request that did not come through a front end's parser: typed calls over gRPC.
+"""Checks a hub request that came as typed messages, as the parser of chat bodies checks JSON.
 
-The same limits as over HTTP, with the same field paths, before anything is queued.
+What the two front ends share is written once: the part of the request that `wire.ChatRequest`
+speaks of is put into its shape and checked against it, so that limits, words, codes and paths are
+the same on both. Paths are those of the chat body (`messages[0].content[1].image_url.url`), also
+where the typed field has another name. An empty string counts as unset where there has to be
+something.
 """
 
 from __future__ import annotations
 
-from broker.errors import InferenceError
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
 from broker.v1 import content_pb2, generation_pb2
+from edge.translate import wire
+from edge.translate.chat_request import _SCALARS, _check_together
+from edge.translate.check_messages import check_messages
+from edge.translate.json_bytes import read_json, read_object, read_text
+from edge.translate.platform import PLATFORM
+from edge.translate.refusals import invalid, missing, refused
 
-# Field -> lowest and highest value. Source: the OpenAI API's own limits.
-_RANGES: dict[str, tuple[float, float]] = {
-    "temperature": (0, 2),
-    "top_p": (0, 1),
-    "presence_penalty": (-2, 2),
-    "frequency_penalty": (-2, 2),
-    "top_logprobs": (0, 20),
-    "n": (1, 128),
-    "max_tokens": (1, 2**53),
-    "max_output_tokens": (1, 2**53),
-}
-_MAX_STOP = 4
-_MAX_TOOLS = 128
+_Generate = generation_pb2.GenerateRequest
+_Choice = generation_pb2.ToolChoice
+_Format = generation_pb2.ResponseFormat
+_Body = dict[str, Any]
+
+# Such a field has its own place: as an unknown one it would get round the checks.
+_KNOWN = frozenset(wire.ChatRequest.__struct_fields__) - {"extra_body"}
 
 
-def check(request: generation_pb2.Request) -> None:
-    """Raises invalid_request with `param` when a limit is broken."""
+def check(request: generation_pb2.Request, *, streamed: bool) -> None:
+    """Check a request whose answer is sent in pieces or whole.
+
+    Inline media that stand in a `data:` URL are moved to where the hub has them.
+
+    Raises:
+        InferenceError: invalid_request, with `param` as a path into the chat body.
+    """
     if request.WhichOneof("operation") is None:
-        raise _invalid("request", "the request names no operation; set `generate`")
+        raise missing("request.generate")
     generate = request.generate
-    if not generate.model:
-        raise _invalid("model", "name a model, such as `provider/model`")
-    if not generate.messages:
-        raise _invalid("messages", "at least one message is needed")
-    for name, (low, high) in _RANGES.items():
-        if generate.HasField(name) and not low <= getattr(generate, name) <= high:  # type: ignore[arg-type]
-            raise _invalid(name, f"{name} has to be from {low} to {high}")
-    for bias in generate.logit_bias.values():
-        if not -100 <= bias <= 100:
-            raise _invalid("logit_bias", "values of logit_bias have to be from -100 to 100")
-    if len(generate.stop) > _MAX_STOP:
-        raise _invalid("stop", f"at most {_MAX_STOP} stop sequences are possible")
-    if len(generate.tools) > _MAX_TOOLS:
-        raise _invalid("tools", f"at most {_MAX_TOOLS} tools are possible")
-    if generate.HasField("top_logprobs") and not generate.logprobs:
-        raise _invalid("top_logprobs", "top_logprobs needs logprobs to be true")
-    for index, message in enumerate(generate.messages):
-        if message.role not in _ROLES:
-            raise _invalid(f"messages[{index}].role", "the role is not known")
+    body = _body(generate)
+    if streamed:
+        body["stream"] = True
+    platform = request.platform
+    if platform.provider:
+        body["provider"] = read_json(platform.provider, "provider")
+    try:
+        chat = msgspec.convert(body, wire.ChatRequest)
+    except msgspec.ValidationError as exc:
+        raise refused(exc, body) from exc
+    _check_together(chat)
+    PLATFORM["extra_headers"](platform, dict(platform.extra_headers))
+    check_messages(generate.messages)
+    _check_tools(generate)
+    if generate.HasField("tool_choice"):
+        _check_choice(generate)
+    _check_extra(generate)
 
 
-_ROLES = frozenset(content_pb2.Role.values()) - {content_pb2.ROLE_UNSPECIFIED}
+def _body(generate: _Generate) -> _Body:
+    """The request as a chat body, as far as types and limits of that are checked."""
+    body: _Body = {}
+    for field, value in generate.ListFields():
+        name = field.name
+        if name in _NAMES:
+            body[_NAMES[name]] = value
+        elif name in _FIELDS:
+            _FIELDS[name](body, generate)
+    return body
 
 
-def _invalid(param: str, message: str) -> InferenceError:
-    return InferenceError("invalid_request", message, param=param)
+# Fields that are the same on both, by their names in the hub.
+_NAMES = {"model": "model", **{hub: chat for chat, hub in _SCALARS.items()}}
+
+_ROLES = {
+    content_pb2.ROLE_SYSTEM: "system",
+    content_pb2.ROLE_DEVELOPER: "developer",
+    content_pb2.ROLE_USER: "user",
+    content_pb2.ROLE_ASSISTANT: "assistant",
+    content_pb2.ROLE_TOOL: "tool",
+}
+
+
+def _messages(body: _Body, generate: _Generate) -> None:
+    """The roles; what the messages are made of is `check_messages`'s."""
+    body["messages"] = [
+        # A role that is newer than this edge is as wrong as an unknown word.
+        {"role": _ROLES.get(message.role, str(message.role))} if message.role else {}
+        for message in generate.messages
+    ]
+
+
+def _tools(body: _Body, generate: _Generate) -> None:
+    if generate.legacy_functions:
+        tools = enumerate(generate.tools)
+        body["functions"] = [_function(tool, f"functions[{i}]") for i, tool in tools]
+    else:
+        body["tools"] = [_tool(tool, f"tools[{i}]") for i, tool in enumerate(generate.tools)]
+
+
+def _tool(tool: generation_pb2.Tool, where: str) -> _Body:
+    kind = tool.WhichOneof("kind")
+    written: _Body
+    if kind == "function":
+        written = {"type": "function", "function": _function(tool, f"{where}.function")}
+    elif kind == "custom":
+        custom: _Body = {"name": tool.custom.name}
+        if tool.custom.format:
+            custom["format"] = read_json(tool.custom.format, f"{where}.custom.format")
+        written = {"type": "custom", "custom": custom}
+    else:
+        written = {"type": tool.hosted.type} if tool.hosted.type else {}
+    if tool.cache_control:
+        written["cache_control"] = read_json(tool.cache_control, f"{where}.cache_control")
+    return written
+
+
+def _function(tool: generation_pb2.Tool, where: str) -> _Body:
+    written: _Body = {"name": tool.function.name}
+    if tool.function.parameters:
+        written["parameters"] = read_json(tool.function.parameters, f"{where}.parameters")
+    return written
+
+
+def _response_format(body: _Body, generate: _Generate) -> None:
+    form, where = generate.response_format, "response_format"
+    if form.kind == _Format.KIND_OTHER:
+        body[where] = read_json(form.json, where)
+        return
+    written: _Body = {"type": _FORMATS.get(form.kind, "")} if form.kind else {}
+    if written.get("type") == "":
+        raise invalid(f"{where}.type", f"Invalid value for '{where}.type': {form.kind}.")
+    if form.kind == _Format.KIND_JSON_SCHEMA:
+        schema: _Body = {"name": form.name} if form.name else {}
+        if form.schema:
+            schema["schema"] = read_json(form.schema, f"{where}.json_schema.schema")
+        written["json_schema"] = schema
+    elif form.schema:
+        read_json(form.schema, f"{where}.schema")
+    body[where] = written
+
+
+_FORMATS = {
+    _Format.KIND_TEXT: "text",
+    _Format.KIND_JSON_OBJECT: "json_object",
+    _Format.KIND_JSON_SCHEMA: "json_schema",
+}
+
+
+def _audio(body: _Body, generate: _Generate) -> None:
+    audio = generate.audio
+    written: _Body = {"format": audio.format} if audio.format else {}
+    if audio.voice.startswith((b"{", b'"')):
+        written["voice"] = read_json(audio.voice, "audio.voice")
+    elif audio.voice:
+        written["voice"] = read_text(audio.voice, "audio.voice")
+    body["audio"] = written
+
+
+def _json_field(name: str) -> Callable[[_Body, _Generate], None]:
+    def write(body: _Body, generate: _Generate) -> None:
+        body[name] = read_json(getattr(generate, name), name)
+
+    return write
+
+
+_FIELDS: dict[str, Callable[[_Body, _Generate], None]] = {
+    "messages": _messages,
+    "stream_options": lambda body, _: body.update(stream_options={}),
+    "logit_bias": lambda body, generate: body.update(logit_bias=dict(generate.logit_bias)),
+    "stop": lambda body, generate: body.update(stop=list(generate.stop)),
+    "tools": _tools,
+    "response_format": _response_format,
+    "audio": _audio,
+    "prediction": _json_field("prediction"),
+    "web_search_options": _json_field("web_search_options"),
+}
+
+
+def _check_tools(generate: _Generate) -> None:
+    owner = "functions" if generate.legacy_functions else "tools"
+    for index, tool in enumerate(generate.tools):
+        where = f"{owner}[{index}]"
+        if tool.WhichOneof("kind") is None or (tool.HasField("hosted") and not tool.hosted.type):
+            raise missing(f"{where}.type")
+        if tool.HasField("hosted"):
+            read_object(tool.hosted.json, where)
+        for name, data in tool.extra.items():
+            read_json(data, f"{where}.{name}")
+
+
+def _check_choice(generate: _Generate) -> None:
+    choice = generate.tool_choice
+    word = "custom" if choice.kind == content_pb2.TOOL_KIND_CUSTOM else "function"
+    where = "tool_choice"
+    if choice.mode == _Choice.MODE_UNSPECIFIED:
+        raise missing(f"{where}.type")
+    if choice.mode not in _Choice.Mode.values():
+        raise invalid(where, f"Invalid value for '{where}': {choice.mode}.")
+    if choice.hosted:
+        read_object(choice.hosted, where)
+    elif choice.mode == _Choice.MODE_HOSTED:
+        raise missing(f"{where}.type")
+    elif choice.mode == _Choice.MODE_NAMED:
+        param = "function_call.name" if generate.legacy_functions else f"{where}.{word}.name"
+        if not any(choice.names):
+            raise missing(param)
+        if len(choice.names) > 1:
+            raise invalid(param, f"Invalid '{param}': one tool can be named, not several.")
+    elif choice.mode == _Choice.MODE_ALLOWED:
+        tools = f"{where}.allowed_tools.tools"
+        if not choice.names:
+            raise missing(tools)
+        for index, name in enumerate(choice.names):
+            if not name:
+                raise missing(f"{tools}[{index}].{word}.name")
+
+
+def _check_extra(generate: _Generate) -> None:
+    """JSON that goes on as it is."""
+    for name, data in generate.extra.items():
+        if name in _KNOWN:
+            raise invalid(name, f"'{name}' has a field of its own: it cannot stand in 'extra'.")
+        read_json(data, name)
+    for name, data in generate.reasoning.extra.items():
+        read_json(data, f"reasoning.{name}")
+    for name in ("prompt", "context_management"):
+        if data := getattr(generate.responses, name):
+            read_object(data, name)

@@ -1,0 +1,47 @@
+"""ControlService: what this edge is, which models it knows and what it is doing."""
+
+from __future__ import annotations
+
+from broker.config import Limits
+from broker.v1 import control_service_pb2 as pb
+from broker.v1 import control_service_pb2_grpc as pb_grpc
+from edge.engine import Engine
+from edge.rpc.calls import Calls, Context
+
+
+class ControlService(pb_grpc.ControlServiceServicer):
+    """See the proto."""
+
+    def __init__(self, engine: Engine, calls: Calls, limits: Limits, version: str) -> None:
+        self._engine = engine
+        self._calls = calls
+        self._limits = limits
+        self._version = version
+
+    async def GetServerInfo(  # noqa: N802
+        self, request: pb.GetServerInfoRequest, context: Context
+    ) -> pb.GetServerInfoResponse:
+        """Version and limits."""
+        async with self._calls.call(context, request):
+            return pb.GetServerInfoResponse(
+                version=self._version,
+                edge=self._engine.name,
+                max_body_bytes=self._limits.max_body_bytes,
+            )
+
+    async def ListModels(  # noqa: N802
+        self, request: pb.ListModelsRequest, context: Context
+    ) -> pb.ListModelsResponse:
+        """Models of providers that are on."""
+        async with self._calls.call(context, request):
+            models = self._engine.models()
+            return pb.ListModelsResponse(
+                models=[pb.Model(id=model.id, provider=model.provider) for model in models]
+            )
+
+    async def GetLoad(  # noqa: N802
+        self, request: pb.GetLoadRequest, context: Context
+    ) -> pb.GetLoadResponse:
+        """Gauges."""
+        async with self._calls.call(context, request):
+            return self._engine.load()
