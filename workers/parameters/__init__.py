@@ -12,6 +12,7 @@ tests/workers/parameters asserts every cell of it on the wire. To use it:
         clamp("temperature", 0, 1, "inferenceConfig.temperature"),   # outside: the nearest bound
         clamp("stop", None, 4, "inferenceConfig.stopSequences"),     # a list: its first 4 items
         words("service_tier", {"default": "standard"}, "tier"),  # value for value, others dropped
+        words("reasoning_effort", {"none": At("think", False)}), # a word with a path of its own
         mapped("tools", "toolConfig.tools", note="as toolSpec"), # the dialect's own code
         emulate("response_format=json_schema", note="by a tool"),    # the dialect's own code too
         emulate("n", unless=Action.REJECT),                      # by the worker around the dialect
@@ -51,6 +52,7 @@ from workers.parameters.asked import COLUMNS, asked, base_name
 from workers.parameters.settle import Losses, left_to_worker, settle
 from workers.parameters.table import (
     Action,
+    At,
     Family,
     Reasoning,
     Row,
@@ -70,6 +72,7 @@ from workers.parameters.table import (
 __all__ = [
     "COLUMNS",
     "Action",
+    "At",
     "Family",
     "Losses",
     "Reasoning",

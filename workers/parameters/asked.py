@@ -72,7 +72,6 @@ COLUMNS = (
 _SCALARS = (
     "temperature",
     "top_p",
-    "stream",
     "n",
     "presence_penalty",
     "frequency_penalty",
@@ -123,6 +122,8 @@ def asked(request: _Generate) -> dict[str, Any]:
     for name in _SCALARS:
         if request.HasField(name):  # type: ignore[arg-type]
             found[name] = getattr(request, name)
+    if request.stream:
+        found["stream"] = True
     for name in _LISTS:
         if items := getattr(request, name):
             found[name] = list(items)

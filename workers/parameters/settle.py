@@ -9,7 +9,7 @@ from typing import Any
 from broker.errors import InferenceError
 from broker.v1 import generation_pb2
 from workers.parameters.asked import base_name
-from workers.parameters.table import Action, Row
+from workers.parameters.table import Action, At, Row
 
 # Values that ask for what happens anyway: leaving them out is no loss.
 _ANYWAY: Mapping[str, Callable[[Any], bool]] = {
@@ -131,7 +131,9 @@ def _write_word(
             losses.drop(row.parameter)
         return
     word = words[value]
-    if word is not None:
+    if isinstance(word, At):
+        put(body, word.path, word.value)
+    elif word is not None:
         put(body, row.path, word)
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 # Model names come from callers: rows are kept for this many.
 _REMEMBERED = 256
@@ -39,6 +39,13 @@ class Reasoning(Enum):
         if self is Reasoning.ON_REQUEST:
             return effort not in (None, "none")
         return self is Reasoning.ALWAYS
+
+
+class At(NamedTuple):
+    """A word of `words` that goes to a path of its own."""
+
+    path: str
+    value: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +144,7 @@ class Family:
     differs: Rows
     reasoning: Reasoning = Reasoning.NEVER
     while_reasoning: Rows = ()
+    defaults: Mapping[str, Any] | None = None
 
 
 def family(
@@ -145,9 +153,13 @@ def family(
     *differs: Iterable[Row],
     reasoning: Reasoning = Reasoning.NEVER,
     while_reasoning: Iterable[Row] = (),
+    defaults: Mapping[str, Any] | None = None,
 ) -> Family:
-    """A family from groups of rows; `while_reasoning` holds on top of these."""
-    return Family(name, models, _flat(differs), reasoning, tuple(while_reasoning))
+    """A family from groups of rows; `while_reasoning` holds on top of these.
+
+    `defaults` are fields of the upstream body that are sent unless something else is there.
+    """
+    return Family(name, models, _flat(differs), reasoning, tuple(while_reasoning), defaults)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +171,7 @@ class Sheet:
     reasoning: Reasoning
     rows: Mapping[str, Row]
     rows_while_reasoning: Mapping[str, Row]
+    defaults: Mapping[str, Any]
 
     def rows_for(self, effort: str | None) -> Mapping[str, Row]:
         """The rows for a request with this reasoning_effort."""
@@ -178,12 +191,13 @@ class Table:
         families: Iterable[Family] = (),
         reasoning: Reasoning = Reasoning.NEVER,
         while_reasoning: Iterable[Row] = (),
+        defaults: Mapping[str, Any] | None = None,
     ) -> None:
-        self._own = Family("", "", _flat(rows), reasoning, tuple(while_reasoning))
+        self._own = Family("", "", _flat(rows), reasoning, tuple(while_reasoning), defaults)
         self._families = tuple(families)
-        own = {row.parameter: row for row in self._own.differs}
         # The nameless one is last: it matches every model.
-        self.sheets = tuple(_sheet(own, family) for family in (*self._families, self._own))
+        families = (*self._families, self._own)
+        self.sheets = tuple(_sheet(self._own, family) for family in families)
         self._patterns = [(re.compile(sheet.models), sheet) for sheet in self.sheets]
         self._found: dict[str, Sheet] = {}
 
@@ -193,6 +207,7 @@ class Table:
         families: Iterable[Family] | None = None,
         reasoning: Reasoning | None = None,
         while_reasoning: Iterable[Row] | None = None,
+        defaults: Mapping[str, Any] | None = None,
     ) -> Table:
         """The same table with other rows in place of its own; families are kept unless given."""
         own = self._own
@@ -202,6 +217,7 @@ class Table:
             families=self._families if families is None else families,
             reasoning=own.reasoning if reasoning is None else reasoning,
             while_reasoning=own.while_reasoning if while_reasoning is None else while_reasoning,
+            defaults=own.defaults if defaults is None else defaults,
         )
 
     def sheet(self, model: str) -> Sheet:
@@ -220,10 +236,8 @@ class Table:
         return self.sheet(model).rows_for(effort)
 
 
-def _sheet(own: Mapping[str, Row], family: Family) -> Sheet:
-    rows = {**own, **{row.parameter: row for row in family.differs}}
+def _sheet(own: Family, family: Family) -> Sheet:
+    rows = {row.parameter: row for row in (*own.differs, *family.differs)}
     reasoning = {**rows, **{row.parameter: row for row in family.while_reasoning}}
-    return Sheet(family.name, family.models, family.reasoning, rows, reasoning)
-
-
-EMPTY = Table()
+    defaults = family.defaults if family.defaults is not None else own.defaults or {}
+    return Sheet(family.name, family.models, family.reasoning, rows, reasoning, defaults)
