@@ -133,6 +133,8 @@ class Attempt:
             if events[0].HasField("started"):
                 started = events[0].started
                 started.provider = self._provider.name
+                # Some formats do not say which model answered.
+                started.model = started.model or self._job.route.model
                 started.dropped_params.extend(dropped)
                 record.answered_model = started.model
                 record.upstream_id = started.upstream_id

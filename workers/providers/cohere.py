@@ -1,0 +1,24 @@
+"""Cohere itself: api.cohere.com."""
+
+from __future__ import annotations
+
+from workers.dialects.cohere_chat import DIALECT
+from workers.dialects.cohere_chat.table import TABLE
+from workers.provider import Provider
+
+PROVIDER = Provider(
+    name="cohere",
+    dialect=DIALECT,
+    base_url="https://api.cohere.com",
+    # Source: Cohere's list of models, without those that are retired.
+    models=(
+        "command-a-plus-05-2026",
+        "command-a-reasoning-08-2025",
+        "command-a-vision-07-2025",
+        "command-a-03-2025",
+        "command-r7b-12-2024",
+        "command-r-plus-08-2024",
+        "command-r-08-2024",
+    ),
+    parameters=TABLE,
+)
