@@ -1,0 +1,159 @@
+"""What follows a failure: again, elsewhere, resumed, or the end."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.dispatch import (
+    BACKOFF_CAP_S,
+    MAX_RESUMES,
+    MAX_TRIES,
+    PATIENCE_S,
+    RESUMABLE,
+    Again,
+    GiveUp,
+    Plan,
+    Step,
+    after_failure,
+    after_loss,
+)
+from broker.errors import TABLE, InferenceError, Retry
+from broker.routing import Target
+
+A, B = (Target(name, "main", "m", listed=True) for name in "ab")
+RETRIED = [reason for reason, row in TABLE.items() if row.retry is Retry.SAME]
+ELSEWHERE = [reason for reason, row in TABLE.items() if row.retry is Retry.NEXT]
+FINAL = [reason for reason, row in TABLE.items() if row.retry in {Retry.NEVER, Retry.LARGER}]
+
+
+def fail(
+    plan: Plan,
+    reason: str = "upstream_error",
+    *,
+    shown: bool = False,
+    resumable: bool = True,
+    left_s: float = 600,
+    jitter: float = 0.5,
+    retry_after: float | None = None,
+) -> Step:
+    error = InferenceError(reason, "said so", retry_after=retry_after)
+    return after_failure(
+        plan, error, shown=shown, resumable=resumable, left_s=left_s, jitter=jitter
+    )
+
+
+@pytest.mark.parametrize("reason", RETRIED)
+def test_what_may_pass_is_tried_three_times_here_then_elsewhere_then_given_up(reason: str) -> None:
+    plan = Plan([A, B])
+    steps = [fail(plan, reason) for _ in range(2 * MAX_TRIES)]
+    waits = [step.delay_s if isinstance(step, Again) else None for step in steps]
+    assert waits == [0.5, 1.0, 0.0, 0.5, 1.0, None]
+    assert plan.target == B
+    assert isinstance(steps[-1], GiveUp)
+    assert steps[-1].error is plan.errors[-1]
+
+
+@pytest.mark.parametrize("reason", ELSEWHERE)
+def test_what_waiting_does_not_help_goes_elsewhere_at_once(reason: str) -> None:
+    plan = Plan([A, B])
+    assert fail(plan, reason) == Again()
+    assert plan.target == B
+    assert isinstance(fail(plan, reason), GiveUp)
+
+
+@pytest.mark.parametrize("reason", FINAL)
+def test_what_is_the_callers_to_change_is_told_at_once(reason: str) -> None:
+    plan = Plan([A, B])
+    assert isinstance(fail(plan, reason), GiveUp)
+    assert plan.target == A
+
+
+def test_an_unknown_reason_of_a_newer_worker_is_final() -> None:
+    assert isinstance(fail(Plan([A, B]), "reason_of_2031"), GiveUp)
+
+
+@pytest.mark.parametrize(("wait", "delay"), [(0.0, 0.0), (2.0, 2.0), (PATIENCE_S, PATIENCE_S)])
+def test_retry_after_is_kept_to(wait: float, delay: float) -> None:
+    assert fail(Plan([A]), "upstream_rate_limit", retry_after=wait) == Again(delay)
+
+
+def test_a_retry_after_beyond_patience_is_not_waited_for() -> None:
+    plan = Plan([A, B])
+    assert fail(plan, "upstream_rate_limit", retry_after=PATIENCE_S + 0.1) == Again()
+    assert plan.target == B
+    assert isinstance(fail(plan, "upstream_rate_limit", retry_after=60), GiveUp)
+
+
+def test_nobody_waits_beyond_the_deadline() -> None:
+    assert isinstance(fail(Plan([A]), left_s=0.3), GiveUp)
+    plan = Plan([A, B])
+    assert fail(plan, "upstream_rate_limit", retry_after=5, left_s=4) == Again()
+    assert plan.target == B
+
+
+@given(
+    tries=st.integers(1, MAX_TRIES - 1),
+    jitter=st.floats(0, 1),
+)
+def test_back_off_doubles_within_a_fifth_and_has_a_cap(tries: int, jitter: float) -> None:
+    step = fail(Plan([A], tries=tries), jitter=jitter)
+    assert isinstance(step, Again)
+    middle = min(0.5 * 2 ** (tries - 1), BACKOFF_CAP_S)
+    assert 0.8 * middle <= step.delay_s <= 1.2 * middle + 1e-9
+
+
+@given(reasons=st.lists(st.sampled_from(sorted(TABLE)), max_size=40), targets=st.integers(1, 4))
+def test_every_request_ends_whatever_fails(reasons: list[str], targets: int) -> None:
+    plan = Plan([A] * targets)
+    for number, reason in enumerate(reasons, 1):
+        if isinstance(fail(plan, reason), GiveUp):
+            return
+        assert number < MAX_TRIES * targets
+        assert plan.index < targets
+
+
+@pytest.mark.parametrize("reason", sorted(RESUMABLE))
+def test_a_shown_answer_is_resumed_on_the_same_target_at_most_twice(reason: str) -> None:
+    plan = Plan([A, B])
+    for _ in range(MAX_RESUMES):
+        assert fail(plan, reason, shown=True) == Again(resume=True)
+    assert isinstance(fail(plan, reason, shown=True), GiveUp)
+    assert plan.target == A
+
+
+@pytest.mark.parametrize("reason", sorted(TABLE.keys() - RESUMABLE))
+def test_a_shown_answer_is_never_retried_for_another_reason(reason: str) -> None:
+    assert isinstance(fail(Plan([A, B]), reason, shown=True), GiveUp)
+
+
+def test_what_cannot_be_compared_is_not_resumed() -> None:
+    assert isinstance(fail(Plan([A]), shown=True, resumable=False), GiveUp)
+    step = after_loss(Plan([A]), shown=True, resumable=False, alone=False)
+    assert isinstance(step, GiveUp)
+    assert (step.error.reason, step.error.phase) == ("worker_lost", "content")
+
+
+def test_a_lost_worker_means_again_at_once_however_often_neighbours_die() -> None:
+    plan = Plan([A])
+    for losses in range(1, 6):
+        assert after_loss(plan, shown=False, resumable=True, alone=False) == Again()
+        assert plan.losses == losses
+    assert plan.tries == 1  # no failure of the provider
+
+
+def test_lost_alone_is_poison() -> None:
+    plan = Plan([A, B], losses=2)
+    step = after_loss(plan, shown=False, resumable=True, alone=True)
+    assert isinstance(step, GiveUp)
+    assert step.error.reason == "poison"
+    assert "3 workers" in step.error.message
+    assert step.error.row.retry is Retry.NEVER
+
+
+def test_losses_of_a_shown_answer_use_up_its_resumes() -> None:
+    plan = Plan([A])
+    for _ in range(MAX_RESUMES):
+        assert after_loss(plan, shown=True, resumable=True, alone=False) == Again(resume=True)
+    assert isinstance(after_loss(plan, shown=True, resumable=True, alone=False), GiveUp)
