@@ -27,6 +27,8 @@ CONTENT = frozenset(
 )
 _COMPARABLE = frozenset({"text", "reasoning", "refusal", "tool_call", "choice_finished"})
 
+_FINISH = "choice_finished"
+
 _Key = tuple[str, int, int]
 
 
@@ -71,21 +73,21 @@ class Transcript:
         if kind not in _COMPARABLE:
             return event
         key, text = _channel(kind, event)
-        expected = self._expected.get(key)
-        if expected is None:
-            return event
+        if kind == _FINISH:
+            return self._finished(key, text, event)
+        expected = self._expected.get(key, "")
         overlap = min(len(expected), len(text))
         if text[:overlap] != expected[:overlap]:
             raise _mismatch()
-        if overlap < len(expected):
+        if overlap:
             self._expected[key] = expected[overlap:]
-            return None
-        self._expected[key] = ""
-        if kind == "choice_finished":
-            return None
         rest = text[overlap:]
         if not rest:
             return None
+        if (_FINISH, key[1], 0) in self._shown:
+            raise _mismatch()  # a reader has been told that nothing more comes
+        if not overlap and key not in self._shown:
+            return event
         if kind == "tool_call":
             event.tool_call.arguments = rest
             # The id that was shown stays: a second run mints another one.
@@ -93,6 +95,15 @@ class Transcript:
         else:
             getattr(event, kind).text = rest
         return event
+
+    def _finished(self, key: _Key, reason: str, event: event_pb2.Event) -> event_pb2.Event | None:
+        """A choice of the new run ends: everything that was shown of it has to be in it."""
+        shown = self._expected.pop(key, "")
+        if shown and shown != reason:
+            raise _mismatch()
+        if any(left for (_, choice, _), left in self._expected.items() if choice == key[1]):
+            raise _mismatch()
+        return None if key in self._shown else event
 
     def finish(self) -> None:
         """The new run is complete: everything that was shown has to be in it."""
@@ -102,7 +113,7 @@ class Transcript:
 
 def _channel(kind: str, event: event_pb2.Event) -> tuple[_Key, str]:
     """The channel of an event, and what it adds there."""
-    if kind == "choice_finished":
+    if kind == _FINISH:
         finished = event.choice_finished
         return (kind, finished.choice, 0), str(finished.reason)
     if kind == "tool_call":
@@ -110,6 +121,8 @@ def _channel(kind: str, event: event_pb2.Event) -> tuple[_Key, str]:
         # The name opens the channel, so that a call of another tool never matches.
         head = f"{call.name}\0" if call.name else ""
         return (kind, call.choice, call.index), head + call.arguments
+    if kind == "reasoning":  # a summary is shown elsewhere than the reasoning itself
+        return (kind, event.reasoning.choice, int(event.reasoning.summary)), event.reasoning.text
     delta = getattr(event, kind)
     return (kind, delta.choice, 0), delta.text
 
