@@ -6,7 +6,7 @@ releases by deficit round robin between API keys.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from typing import Protocol
 
 from broker.errors import InferenceError
@@ -41,7 +41,8 @@ class PoolQueue:
         self.window = AHEAD
         self.outstanding = 0
         self.waiting = 0
-        self._keys: OrderedDict[str, deque[Waiting]] = OrderedDict()
+        # In order both of turns and within a key, and left from anywhere at no cost.
+        self._keys: OrderedDict[str, OrderedDict[Waiting, None]] = OrderedDict()
         self._deficit: dict[str, int] = {}
         self._interval = 0.0
         self._last_end = 0.0
@@ -71,28 +72,30 @@ class PoolQueue:
                 "deadline allows; retry later or allow more time",
                 retry_after=max(1.0, min(expected, 60.0)),
             )
-        self._keys.setdefault(item.key_id, deque()).append(item)
+        if not self.waiting:
+            # What was learnt before the pool had a queue says nothing about it now.
+            self._interval = 0.0
+            self._last_end = now
+        self._keys.setdefault(item.key_id, OrderedDict())[item] = None
         self.waiting += 1
 
     def expected_wait(self) -> float:
         """Seconds until a request that enters now is launched, by the recent rate."""
-        return (self.waiting + 1) * self._interval
+        return (self.waiting + 1) * self._interval if self.waiting else 0.0
 
     def vacate(self, now: float) -> None:
         """A launched request ended: learn the rate, release the next."""
         self.outstanding -= 1
-        if not self.waiting:
-            self._interval = 0.0
-        elif self._last_end:
+        if self.waiting:
             self._interval += _SMOOTHING * (now - self._last_end - self._interval)
-        self._last_end = now
+            self._last_end = now
         self._release()
 
     def forget(self, item: Waiting) -> None:
         """A request gave up before its turn."""
         queue = self._keys.get(item.key_id)
         if queue is not None and item in queue:
-            queue.remove(item)
+            del queue[item]
             self.waiting -= 1
             if not queue:
                 self._drop(item.key_id)
@@ -102,7 +105,7 @@ class PoolQueue:
             key, queue = next(iter(self._keys.items()))
             if self._deficit.get(key, 0) < 1:
                 self._deficit[key] = self._deficit.get(key, 0) + QUANTUM
-            item = queue.popleft()
+            item, _ = queue.popitem(last=False)
             self._deficit[key] -= 1
             self.waiting -= 1
             self.outstanding += 1
