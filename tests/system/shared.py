@@ -1,0 +1,24 @@
+"""One stack for all tests of a module, where none of them breaks it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from tests.system.stack import Stack
+
+
+async def shared_stack(
+    folders: pytest.TempPathFactory, workers: int = 1, **options: Any
+) -> AsyncIterator[Stack]:
+    """The body of a fixture of scope module."""
+    stack = Stack(folders.mktemp("stack"), **options)
+    try:
+        await stack.start(workers)
+        yield stack
+    finally:
+        await stack.stop()
+        sys.stdout.write(stack.logs())
