@@ -15,13 +15,13 @@ import orjson
 from broker.v1 import content_pb2, event_pb2, generation_pb2
 from workers.dialects.anthropic_messages.blocks import CUSTOM_INPUT, ISSUER
 from workers.dialects.anthropic_messages.citations import annotation
-from workers.dialects.anthropic_messages.fences import FenceStripper
 from workers.dialects.anthropic_messages.tools import (
     answer_tool_name,
     custom_tool_names,
     wants_plain_json,
 )
 from workers.dialects.anthropic_messages.usage import usage_of
+from workers.fences import FenceStripper
 from workers.headers import rate_limits, request_id
 
 Event = event_pb2.Event

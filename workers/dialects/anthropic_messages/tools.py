@@ -17,7 +17,7 @@ from workers.dialects.anthropic_messages.blocks import (
 )
 from workers.dialects.anthropic_messages.losses import Losses
 from workers.dialects.anthropic_messages.models import Family
-from workers.dialects.anthropic_messages.schema import fits_strict_limits, strict_schema
+from workers.strictschema import fits_strict_limits, strict_schema
 
 _Choice = generation_pb2.ToolChoice
 _Format = generation_pb2.ResponseFormat

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from anthropic import transform_schema
 
-from workers.dialects.anthropic_messages.schema import fits_strict_limits, strict_schema
+from workers.strictschema import fits_strict_limits, strict_schema
 
 SHAPE: dict[str, Any] = {
     "type": "object",

@@ -1,4 +1,4 @@
-"""Rewrites JSON Schemas into the subset that Claude compiles for strict tools and answers.
+"""Rewrites JSON Schemas into the subset that Claude compiles for strict tools and answers; pure.
 
 Source: `transform_schema` of the official SDK, and Anthropic's documented complexity limits.
 """
