@@ -236,6 +236,9 @@ class Exchange:
             # Anything else is an event of a newer worker: not for this edge to understand.
         if not self._streaming:
             self._collect(size)
+        elif not self._ready:
+            # All of it was shown before: nobody will read it, and a long replay would starve.
+            self._give_credit()
         elif self._open:
             self._wake()
 
