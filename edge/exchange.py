@@ -271,9 +271,9 @@ class Exchange:
             self._settle(dispatch.Again(resume=self._shown))
 
     def refused(self, attempt: Attempt, error: InferenceError) -> None:
-        """The queue did not take the attempt."""
+        """The queue did not take the attempt: the next candidate's may."""
         if attempt is self.attempt and not self.done:
-            self._end(error, "refused")
+            self._settle(self._after_failure(error))
 
     # Inside.
 
@@ -329,7 +329,10 @@ class Exchange:
         error.provider = error.provider or attempt.target.provider
         error.model = error.model or attempt.target.model
         error.attempt = attempt.number
-        step = dispatch.after_failure(
+        self._settle(self._after_failure(error))
+
+    def _after_failure(self, error: InferenceError) -> dispatch.Step:
+        return dispatch.after_failure(
             self.plan,
             error,
             shown=self._shown,
@@ -337,7 +340,6 @@ class Exchange:
             left_s=self.deadline - self._loop.time(),
             jitter=self._host.jitter(),
         )
-        self._settle(step)
 
     def _settle(self, step: dispatch.Step) -> None:
         if isinstance(step, dispatch.GiveUp):
