@@ -354,6 +354,8 @@ class Exchange:
             self._open = False
             self._transcript = Transcript()
         self._unread = self._owed = self._collected = 0
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()  # the old attempt's patience with its queue
         if self.attempt is not None:
             self._host.moved(self.attempt.target, self.plan.target)
         # No attempt runs while it waits, and late events of the old one find no taker.
