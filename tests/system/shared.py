@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,10 +12,11 @@ import pytest
 from tests.system.stack import Stack
 
 
+@contextlib.asynccontextmanager
 async def shared_stack(
     folders: pytest.TempPathFactory, workers: int = 1, **options: Any
 ) -> AsyncIterator[Stack]:
-    """The body of a fixture of scope module."""
+    """A running stack, for the fixture of a module."""
     stack = Stack(folders.mktemp("stack"), **options)
     try:
         await stack.start(workers)

@@ -81,6 +81,8 @@ class Stack:
     limits: Mapping[str, object] = field(default_factory=dict)
     extra_env: Mapping[str, str] = field(default_factory=dict)
     worker_env: Mapping[str, str] = field(default_factory=dict)
+    # Rows of `providers` in the settings file, beside sim's.
+    providers: Mapping[str, object] = field(default_factory=dict)
     processes: dict[str, Process] = field(default_factory=dict)
     edges: dict[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -90,10 +92,12 @@ class Stack:
         self.nats_port = free_port()
         self.sim_port = free_port()
         self.config = self.folder / "millrace.yaml"
-        self.config.write_text(
-            f"providers:\n  sim:\n    base_url: http://127.0.0.1:{self.sim_port}/v1\n"
-            f"    slots: {self.slots}\nlimits: {json.dumps({'drain_grace_s': 5, **self.limits})}\n"
-        )
+        sim = {"base_url": f"http://127.0.0.1:{self.sim_port}/v1", "slots": self.slots}
+        settings = {
+            "providers": {"sim": sim, **self.providers},
+            "limits": {"drain_grace_s": 5, **self.limits},
+        }
+        self.config.write_text(json.dumps(settings))  # JSON is YAML
         self.start_nats()
         self.spawn("sim", "workers.sim", "--host", "127.0.0.1", "--port", str(self.sim_port))
         self.spawn("broker", "broker")

@@ -48,7 +48,7 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     limits = {"slow_reader_s": 2, "streams_per_key": 8}
-    async for stack in shared_stack(tmp_path_factory, slots=512, limits=limits):
+    async with shared_stack(tmp_path_factory, slots=512, limits=limits) as stack:
         await Keyring(stack.bus).add(OTHER_KEY, "another", tenant="another")
         yield stack
 
