@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from nats.errors import MaxPayloadError
 
 from broker.bus.connection import Bus
 
@@ -43,6 +44,7 @@ _decode_ack = msgspec.json.Decoder(PubAck).decode
 _UNAVAILABLE = PubAck(unavailable=True)
 
 STREAM_FULL = 10077
+TOO_LARGE = 10054
 
 
 class Publisher:
@@ -55,6 +57,7 @@ class Publisher:
         self._count = 0
         self._prefix = ""
         self._sweeper: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def start(self) -> None:
         """Subscribe to the answers."""
@@ -67,6 +70,9 @@ class Publisher:
         self, subject: str, payload: bytes, on_ack: Callable[[PubAck], None], **headers: str
     ) -> None:
         """Publish; `on_ack` is called later, never from within. Header names have `_` for `-`."""
+        if self._closed:
+            asyncio.get_running_loop().call_soon(on_ack, _UNAVAILABLE)
+            return
         self._count += 1
         token = f"{self._count:x}"
         self._waiting[token] = (asyncio.get_running_loop().time() + self._timeout, on_ack)
@@ -77,6 +83,8 @@ class Publisher:
                 reply=f"{self._prefix}.{token}",
                 headers={k.replace("_", "-"): v for k, v in headers.items()},
             )
+        except MaxPayloadError as exc:
+            self._settle(token, PubAck(error=ApiError(TOO_LARGE, TOO_LARGE, str(exc))))
         except NatsError as exc:
             _log.warning("publish to %s failed: %s", subject, exc)
             self._settle(token, _UNAVAILABLE)
@@ -93,7 +101,8 @@ class Publisher:
         return await future
 
     async def close(self) -> None:
-        """Stop; whoever still waits is told `unavailable`."""
+        """Stop; whoever still waits, or sends later, is told `unavailable`."""
+        self._closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
         for token in list(self._waiting):
