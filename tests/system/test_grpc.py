@@ -206,7 +206,9 @@ async def test_a_stream_that_breaks_ends_with_a_status_after_what_was_said(
 ) -> None:
     said = ""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async for response in client.stream(ask("sim/sim-tokens=10,fault=error_event,after=4")):
+        async for response in client.stream(
+            ask("sim/sim-tokens=10,delay_ms=20,fault=error_event,after=4")
+        ):
             assert response.event.WhichOneof("kind") not in ("failed", "completed")
             said += response.event.text.text
     assert len(said.split()) == 4
