@@ -22,7 +22,7 @@ STREAMS = [r for r in ANSWERED if r.is_event_stream and "error" not in r.expecte
 
 
 def _dialect(recording: Recording) -> Dialect:
-    return registry.provider(recording.provider).dialect
+    return registry.provider(recording.provider).dialect_for(recording.model)
 
 
 def _ids(recordings: list[Recording]) -> list[Any]:

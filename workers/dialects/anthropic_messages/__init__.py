@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from broker.errors import InferenceError
 from broker.v1 import generation_pb2
 from workers.dialects.anthropic_messages.decoder import StreamDecoder, UnaryDecoder, is_streamed
+from workers.dialects.anthropic_messages.envelope import DIRECT, VERTEX_AI, Envelope
 from workers.dialects.anthropic_messages.errors import error_of
 from workers.dialects.anthropic_messages.request import write
 from workers.provider import Call, Decoder, Provider
 
-_PREFIX = "/v1"
+__all__ = ["DIALECT", "ON_VERTEX_AI", "AnthropicMessages"]
 
 
 @dataclass(frozen=True, slots=True)
 class AnthropicMessages:
-    """The dialect; it has no state."""
+    """The dialect, as one platform wraps its calls."""
+
+    envelope: Envelope = DIRECT
 
     def call(self, request: generation_pb2.Request, model: str, provider: Provider) -> Call:
         """The HTTP call for a hub request; `model` is the name at the provider.
@@ -25,9 +28,9 @@ class AnthropicMessages:
         Base URLs name the host alone, as the official SDK wants them; one that ends in /v1, as
         those of other providers do, is understood too.
         """
-        written = write(request, model)
-        prefix = "" if provider.base_url.rstrip("/").endswith(_PREFIX) else _PREFIX
-        return Call(f"{prefix}/messages", written.body, written.headers, dropped=written.dropped)
+        written = write(request, model, self.envelope)
+        path = self.envelope.path(model, provider, streams=request.generate.stream)
+        return Call(path, written.body, written.headers, dropped=written.dropped)
 
     def decoder(self, request: generation_pb2.Request, headers: Mapping[str, str]) -> Decoder:
         """A decoder for the answer to this request; its content type says if it is a stream."""
@@ -40,3 +43,4 @@ class AnthropicMessages:
 
 
 DIALECT = AnthropicMessages()
+ON_VERTEX_AI = AnthropicMessages(VERTEX_AI)

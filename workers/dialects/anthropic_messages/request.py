@@ -12,13 +12,11 @@ from broker.errors import InferenceError
 from broker.v1 import generation_pb2
 from workers.dialects.anthropic_messages.blocks import Block, read_json, text_blocks
 from workers.dialects.anthropic_messages.conversation import Conversation, conversation
+from workers.dialects.anthropic_messages.envelope import Envelope
 from workers.dialects.anthropic_messages.losses import Losses
 from workers.dialects.anthropic_messages.models import family as family_of
 from workers.dialects.anthropic_messages.sampling import Circumstances, Judge
 from workers.dialects.anthropic_messages.tools import Toolbox, toolbox
-
-# The later version refuses temperature, top_p and top_k on every model.
-API_VERSION = "2023-06-01"
 
 _Generate = generation_pb2.GenerateRequest
 
@@ -83,17 +81,17 @@ class Written:
     dropped: tuple[str, ...]
 
 
-def write(request: generation_pb2.Request, model: str) -> Written:
+def write(request: generation_pb2.Request, model: str, envelope: Envelope) -> Written:
     """The call for a hub request; `InferenceError` for what cannot be asked of Claude."""
     try:
-        return _write(request, model)
+        return _write(request, model, envelope)
     except (orjson.JSONEncodeError, RecursionError) as exc:
         # Only a schema or arguments nested hundreds deep get here.
         message = f"The request cannot be written as JSON: {exc}"
         raise InferenceError("invalid_request", message) from exc
 
 
-def _write(request: generation_pb2.Request, model: str) -> Written:
+def _write(request: generation_pb2.Request, model: str, envelope: Envelope) -> Written:
     asked = request.generate
     _refuse_impossible(asked)
     losses = Losses()
@@ -102,7 +100,7 @@ def _write(request: generation_pb2.Request, model: str) -> Written:
     box = toolbox(asked, family, losses, said.called_tools)
     said.system += (block for told in box.instructions for block in text_blocks(told))
     own = _own_parameters(asked, losses)
-    body: Block = {"model": model}
+    body: Block = envelope.begin(model)
     body |= _output(own, said, box, Judge(asked, family, losses))
     if said.system:
         body["system"] = said.system
@@ -120,7 +118,7 @@ def _write(request: generation_pb2.Request, model: str) -> Written:
             losses.drop(name)
     if request.platform.HasField("drop_params") and not request.platform.drop_params:
         losses.refuse()
-    headers = _headers(request.platform, said.betas | _betas(own))
+    headers = _headers(request.platform, said.betas | _betas(own), envelope)
     return Written(orjson.dumps(body), headers, tuple(losses.names))
 
 
@@ -212,8 +210,10 @@ def _betas(own: Block) -> set[str]:
     return betas | {beta for name, beta in _BETA_OF.items() if name in own}
 
 
-def _headers(platform: generation_pb2.Platform, betas: set[str]) -> dict[str, str]:
-    headers = {"content-type": "application/json", "anthropic-version": API_VERSION}
+def _headers(
+    platform: generation_pb2.Platform, betas: set[str], envelope: Envelope
+) -> dict[str, str]:
+    headers = {"content-type": "application/json", **envelope.headers}
     asked: list[str] = []
     for name, value in platform.extra_headers.items():
         lower = name.lower()
@@ -223,6 +223,7 @@ def _headers(platform: generation_pb2.Platform, betas: set[str]) -> dict[str, st
             headers[lower] = value
     # A version of a feature that the caller named stands in for ours.
     features = {_feature(beta) for beta in asked}
+    features |= envelope.lacks
     asked += sorted(beta for beta in betas if _feature(beta) not in features)
     if asked:
         headers["anthropic-beta"] = ",".join(asked)

@@ -1,0 +1,47 @@
+"""Turns Gemini's token counts into the hub's disjoint classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from broker.v1 import event_pb2
+
+# Fields that hold numbers; without any there is no usage. Vertex sends others on the way.
+COUNTS = ("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount", "totalTokenCount")
+
+
+def usage_of(counts: dict[str, Any], searches: int) -> event_pb2.Usage:
+    """The hub's usage; `searches` are Google searches that the answer made.
+
+    The prompt's count includes what was cached, but neither what tools added; the count of
+    candidates excludes thoughts.
+    """
+    cached = _number(counts, "cachedContentTokenCount")
+    heard = max(0, _audio(counts, "promptTokensDetails") - _audio(counts, "cacheTokensDetails"))
+    spoken = _audio(counts, "candidatesTokensDetails")
+    prompt = _number(counts, "promptTokenCount") + _number(counts, "toolUsePromptTokenCount")
+    usage = event_pb2.Usage(
+        input_tokens=max(0, prompt - cached - heard),
+        cache_read_tokens=cached,
+        input_audio_tokens=heard,
+        output_tokens=max(0, _number(counts, "candidatesTokenCount") - spoken),
+        output_audio_tokens=spoken,
+        reasoning_tokens=_number(counts, "thoughtsTokenCount"),
+    )
+    if searches:
+        usage.tool_calls["web_search"] = searches
+    return usage
+
+
+def _audio(counts: dict[str, Any], name: str) -> int:
+    details = counts.get(name)
+    return sum(
+        _number(entry, "tokenCount")
+        for entry in (details if isinstance(details, list) else ())
+        if isinstance(entry, dict) and entry.get("modality") == "AUDIO"
+    )
+
+
+def _number(counts: dict[str, Any], name: str) -> int:
+    value = counts.get(name)
+    return value if isinstance(value, int) and value > 0 else 0

@@ -1,0 +1,28 @@
+"""Google's Gemini by the key of AI Studio: generativelanguage.googleapis.com."""
+
+from __future__ import annotations
+
+from workers.dialects.gemini import AI_STUDIO, AI_STUDIO_TABLE, Gemini
+from workers.provider import Provider
+
+PROVIDER = Provider(
+    name="gemini",
+    dialect=Gemini(AI_STUDIO),
+    base_url="https://generativelanguage.googleapis.com",
+    auth_header="x-goog-api-key",
+    auth_prefix="",
+    # Source: recorded traffic and the model names in the official SDK.
+    models=(
+        "gemini-3.6-flash",
+        "gemini-3.1-pro-preview",
+        "gemini-3-flash-preview",
+        "gemini-3.1-flash-lite",
+        "gemini-3-pro-image",
+        "gemini-3.1-flash-image",
+        "gemini-2.5-pro",
+        "gemini-2.5-flash",
+        "gemini-2.5-flash-lite",
+        "gemini-2.5-flash-image",
+    ),
+    parameters=AI_STUDIO_TABLE,
+)

@@ -1,0 +1,58 @@
+"""Google's Vertex AI: Gemini and Claude in a project's region, by OAuth tokens or an API key.
+
+Options: `project`, and `location` (a region, `us`, `eu` or `global`). Without a project models are
+asked for outside of any, which takes an API key ("express mode").
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from workers.dialects.anthropic_messages import ON_VERTEX_AI
+from workers.dialects.gemini import VERTEX_AI, VERTEX_AI_TABLE, Gemini
+from workers.provider import Provider
+
+_GLOBAL = "global"
+_NAME = re.compile(r"[a-z][a-z0-9.:-]{0,62}")
+# Where several regions answer together. Source: the official SDK (google-genai 3.4).
+_HOSTS = {
+    _GLOBAL: "aiplatform.googleapis.com",
+    "us": "aiplatform.us.rep.googleapis.com",
+    "eu": "aiplatform.eu.rep.googleapis.com",
+}
+
+
+def _configure(declared: Provider) -> Provider:
+    """The host of the location, and the resource that the models belong to."""
+    project = declared.quirks.get("project", "")
+    location = declared.quirks.get("location", _GLOBAL).lower()
+    for option, value in (("project", project), ("location", location)):
+        if value and not _NAME.fullmatch(value):
+            raise ValueError(f"the option {option} is no name of Google Cloud's: {value!r}")
+    host = _HOSTS.get(location, f"{location}-{_HOSTS[_GLOBAL]}")
+    parent = f"projects/{project}/locations/{location}/" if project else ""
+    quirks = {**declared.quirks, "parent": parent}
+    return replace(declared, base_url=f"https://{host}", quirks=quirks)
+
+
+PROVIDER = Provider(
+    name="vertex_ai",
+    dialect=Gemini(VERTEX_AI),
+    dialects={r"^(publishers/anthropic/models/)?claude-": ON_VERTEX_AI},
+    base_url=f"https://{_HOSTS[_GLOBAL]}",
+    credentials="google",
+    configure=_configure,
+    # Source: recorded traffic and the model names in the official SDKs.
+    models=(
+        "gemini-3.1-pro-preview",
+        "gemini-3-flash-preview",
+        "gemini-2.5-pro",
+        "gemini-2.5-flash",
+        "gemini-2.5-flash-lite",
+        "claude-opus-4-8",
+        "claude-sonnet-4-6",
+        "claude-haiku-4-5",
+    ),
+    parameters=VERTEX_AI_TABLE,
+)
