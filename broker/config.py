@@ -365,7 +365,7 @@ def _provider(name: str, row: object, env: Mapping[str, str], path: str) -> Prov
     if not api_keys and (missing or not (REGISTRY[kind].keyless or ambient in options)):
         other = f", nor is {_variable(name, ambient.upper())}" if ambient else ""
         return missing or f"{_variable(name, 'API_KEY')} is not set{other}"
-    if not base_url and REGISTRY[kind].keyless:
+    if not base_url and (REGISTRY[kind].keyless or not REGISTRY[kind].addressed):
         return f"{variable} is not set"
     return ProviderSettings(
         name=name,

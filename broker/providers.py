@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 class Entry:
     """One provider: other spellings of its name, and whether it works without a key.
 
+    One that is not `addressed` has no address of its own: the operator has to give it.
     `options` are settings that only this provider has: `api_version` is AZURE_API_VERSION in the
     environment, else the first of the variables given with it that is set. With the option named
     `ambient` set, it works without a key too: by the credentials of the machine it runs on.
@@ -20,6 +21,7 @@ class Entry:
 
     aliases: tuple[str, ...] = ()
     keyless: bool = False
+    addressed: bool = True
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     ambient: str = ""
 
@@ -28,6 +30,7 @@ REGISTRY: dict[str, Entry] = {
     "openai": Entry(),
     "azure": Entry(
         aliases=("azure_openai", "azure_ai"),
+        addressed=False,
         options={"api_version": ("AZURE_OPENAI_API_VERSION", "OPENAI_API_VERSION")},
     ),
     "anthropic": Entry(),

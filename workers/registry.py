@@ -66,7 +66,11 @@ def provider(name: str) -> Provider:
 def load(settings: Settings) -> Provider:
     """The provider with the operator's address, headers and models in place of the declared."""
     declared = provider(settings.kind)
-    declared = replace(declared, quirks={**declared.quirks, **settings.options})
+    declared = replace(
+        declared,
+        base_url=settings.base_url or declared.base_url,
+        quirks={**declared.quirks, **settings.options},
+    )
     if declared.configure is not None:
         try:
             declared = declared.configure(declared)

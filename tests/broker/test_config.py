@@ -203,7 +203,11 @@ def test_a_provider_is_on_when_its_key_is_set(name: str) -> None:
     assert on.providers[name] == ProviderSettings(
         name=name, kind=name, api_keys=("k1", "k2"), base_url="http://h/v1"
     )
-    assert load(env={f"{prefix}_API_KEY": "k"}).providers[name].base_url is None
+    alone = load(env={f"{prefix}_API_KEY": "k"})
+    if REGISTRY[name].addressed:
+        assert alone.providers[name].base_url is None
+    else:
+        assert alone.providers_off[name] == f"{prefix}_BASE_URL is not set"
 
 
 @pytest.mark.parametrize("name", [name for name, entry in REGISTRY.items() if entry.keyless])
@@ -250,13 +254,18 @@ providers:
 
 
 def test_a_kind_of_provider_has_options_of_its_own() -> None:
-    text = "providers: {azure: {api_key: k, options: {api_version: '1'}}}"
+    text = "providers: {azure: {api_key: k, base_url: 'http://h', options: {api_version: '1'}}}"
     assert load(text).providers["azure"].options == {"api_version": "1"}
     env = {"OPENAI_API_VERSION": "2"}
     assert load(text, env).providers["azure"].options == {"api_version": "1"}
     env["AZURE_API_VERSION"] = "3"
     assert load(text, env).providers["azure"].options == {"api_version": "3"}
-    others = {"AZURE_API_KEY": "k", "OPENAI_API_KEY": "k", "OPENAI_API_VERSION": "2"}
+    others = {
+        "AZURE_API_KEY": "k",
+        "AZURE_BASE_URL": "http://h",
+        "OPENAI_API_KEY": "k",
+        "OPENAI_API_VERSION": "2",
+    }
     found = load("{}", others).providers
     assert {name: on.options for name, on in found.items()} == {
         "azure": {"api_version": "2"},

@@ -10,6 +10,7 @@ from google.protobuf import text_format
 from broker.errors import InferenceError
 from broker.v1 import generation_pb2
 from workers import registry
+from workers.dialects.openai_chat.parameters import CHAT, USAGE_ALWAYS
 from workers.provider import Call, Provider
 
 OPENAI = registry.provider("openai")
@@ -192,8 +193,13 @@ def test_reasoning_goes_back_where_the_provider_has_a_field_for_it() -> None:
     assert body["messages"] == [{"role": "assistant", "content": "a", "reasoning_content": "hm"}]
 
 
+def test_the_body_is_said_to_be_json() -> None:
+    assert _call(USER).headers == {"content-type": "application/json"}
+
+
 def test_usage_is_not_asked_for_where_it_always_comes() -> None:
-    body = _body(USER + "stream: true", provider=_with_quirk("stream_usage", "always"))
+    provider = dataclasses.replace(OPENAI, parameters=CHAT.but(USAGE_ALWAYS))
+    body = _body(USER + "stream: true", provider=provider)
     assert body["stream"] is True
     assert "stream_options" not in body
 

@@ -71,6 +71,8 @@ def settle(
         row = rows.get(name) or rows.get(base_name(name), _UNKNOWN)
         action = row.unless or row.action
         if action is Action.KEEP or action is Action.RENAME:
+            if row.unless_moot and is_moot(name, value):
+                continue
             put(body, row.path, value)
         elif action is Action.CLAMP:
             put(body, row.path, _within(row, value, losses))

@@ -59,6 +59,8 @@ class Row:
     high: float | None = None
     # MAP value for value, without code of the dialect; None as the target means: not sent.
     words: Mapping[Any, Any] | None = None
+    # Not sent where the value asks for what happens anyway.
+    unless_moot: bool = False
     # EMULATE by the worker: DROP or REJECT where nobody emulates.
     unless: Action | None = None
     note: str = ""
@@ -68,10 +70,11 @@ class Row:
 Rows = tuple[Row, ...]
 
 
-def keep(*parameters: str, note: str = "", source: str = "") -> Rows:
-    """Goes out under its own name."""
+def keep(*parameters: str, unless_moot: bool = False, note: str = "", source: str = "") -> Rows:
+    """Goes out under its own name; `unless_moot`, not where it asks for what happens anyway."""
     return tuple(
-        Row(name, Action.KEEP, _base(name), note=note, source=source) for name in parameters
+        Row(name, Action.KEEP, _base(name), unless_moot=unless_moot, note=note, source=source)
+        for name in parameters
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from workers.dialects.openai_chat import DIALECT
+from workers.dialects.openai_chat.parameters import CHAT, OPENAI_FAMILIES
 from workers.provider import Provider
 
 PROVIDER = Provider(
@@ -35,5 +36,6 @@ PROVIDER = Provider(
         "gpt-audio-mini",
         "o3",
     ),
-    quirks={"model_families": "openai"},
+    quirks={"allowed_tools": "send"},
+    parameters=CHAT.but(families=OPENAI_FAMILIES),
 )

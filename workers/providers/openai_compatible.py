@@ -7,6 +7,12 @@ role, and answer both with an error or, worse, with silence.
 from __future__ import annotations
 
 from workers.dialects.openai_chat import DIALECT
+from workers.dialects.openai_chat.parameters import (
+    CHAT,
+    FUNCTIONS_AS_TOOLS,
+    MAX_TOKENS,
+    SYSTEM_ROLE,
+)
 from workers.provider import Provider
 
 PROVIDER = Provider(
@@ -14,9 +20,6 @@ PROVIDER = Provider(
     dialect=DIALECT,
     base_url="",  # the operator's: there is no such host
     keyless=True,
-    quirks={
-        "max_tokens_field": "max_tokens",
-        "developer_role": "system",
-        "cache_control": "send",
-    },
+    quirks={"cache_control": "send"},
+    parameters=CHAT.but(MAX_TOKENS, SYSTEM_ROLE, FUNCTIONS_AS_TOOLS),
 )

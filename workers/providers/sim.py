@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from workers.dialects.openai_chat import DIALECT
+from workers.dialects.openai_chat.parameters import CHAT
 from workers.provider import Provider
 
 PROVIDER = Provider(
@@ -11,4 +12,5 @@ PROVIDER = Provider(
     base_url="http://127.0.0.1:9000/v1",
     models=("sim", "echo"),
     keyless=True,
+    parameters=CHAT,
 )

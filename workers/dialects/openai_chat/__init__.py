@@ -1,15 +1,18 @@
 """The OpenAI chat completions format, as OpenAI and most other providers speak it.
 
-Quirks of a provider that it obeys (`Provider.quirks`):
+What becomes of parameters is said by the provider's table, which is `parameters.CHAT` with rows of
+its own. Quirks are facts beside parameters that the dialect obeys (`Provider.quirks`):
 
 | name | value | without it |
 |---|---|---|
-| model_families | a table of `families.FAMILIES` to judge parameters by | parameters pass |
-| max_tokens_field | the field that both limits go out as | each goes out as it came |
-| developer_role | the role that stands for developer | developer |
-| reasoning_field | where earlier reasoning text goes back | it is left out |
+| path | what is called, behind the base URL | /chat/completions |
 | cache_control | "send": prompt cache marks go out | they are left out |
-| stream_usage | "always": usage comes unasked, and asking is an error | it is asked for |
+| allowed_tools | "send": a choice of some tools goes out | the other tools are left out |
+| reasoning_field | where earlier reasoning goes back; "content": as parts of it | it is left out |
+| assistant_fields | "plain": none that OpenAI alone has, no null | all of OpenAI's fields |
+| call_ids | "nine characters": ids of calls are made to fit that | they go out as they came |
+| system_messages | "one": joined into one at the beginning | they stay where they are |
+| turns | "alternate": neighbours of one speaker are joined | they stay apart |
 """
 
 from __future__ import annotations

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import msgspec
-import orjson
-
-from broker.errors import InferenceError
 from broker.v1 import content_pb2, generation_pb2
+from workers.dialects.openai_chat.callids import CallIds
+from workers.dialects.openai_chat.fragments import fragment, merge
+from workers.dialects.openai_chat.parts import ISSUER, as_content, as_parts, written_parts
+from workers.parameters import Action, Row
 
-# What this dialect calls itself on content that only it may get back.
-ISSUER = "openai_chat"
+_Chat = dict[str, Any]
 
 _ROLES = {
     content_pb2.ROLE_UNSPECIFIED: "user",
@@ -23,58 +21,52 @@ _ROLES = {
     content_pb2.ROLE_ASSISTANT: "assistant",
     content_pb2.ROLE_TOOL: "user",  # what is not a tool result in a tool turn
 }
-_check_json = msgspec.json.Decoder(msgspec.Raw).decode
-
-
-def fragment(value: bytes, param: str) -> orjson.Fragment:
-    """JSON text as a value of the body, checked: a caller must not write other fields with it."""
-    try:
-        _check_json(value)
-    except msgspec.DecodeError as exc:
-        raise InferenceError("invalid_request", f"{param} is not JSON: {exc}", param=param) from exc
-    return orjson.Fragment(value)
-
-
-def merge(target: dict[str, Any], extra: Mapping[str, bytes], where: str = "") -> dict[str, Any]:
-    """Adds fields that the hub does not know; what it does know wins.
-
-    A dotted name such as `image_url.max_pixels` belongs into an object that is there.
-    """
-    for name, value in extra.items():
-        owner, field = target, name
-        while "." in field:
-            head, rest = field.split(".", 1)
-            inner = owner.get(head)
-            if not isinstance(inner, dict):
-                break
-            owner, field = inner, rest
-        if field not in owner:
-            owner[field] = fragment(value, where + name)
-    return target
 
 
 def chat_messages(
-    generate: generation_pb2.GenerateRequest, quirks: Mapping[str, str]
-) -> list[dict[str, Any]]:
+    generate: generation_pb2.GenerateRequest, rows: Mapping[str, Row], quirks: Mapping[str, str]
+) -> list[_Chat]:
     """All messages in order; the instructions of a Responses request come first."""
-    writer = _Writer(quirks)
+    writer = _Writer(rows, quirks)
     if generate.responses.HasField("instructions"):
         writer.messages.append({"role": "system", "content": generate.responses.instructions})
     for index, message in enumerate(generate.messages):
         writer.write(message, f"messages[{index}]")
     writer.flush()
-    return writer.messages
+    messages = writer.messages
+    if quirks.get("system_messages") == "one":
+        messages = _with_one_system_message(messages)
+    if quirks.get("turns") == "alternate":
+        messages = _in_turns(messages)
+    return messages
+
+
+def instruct(messages: list[_Chat], told: str) -> None:
+    """Adds an instruction to the system message, which is made if there is none."""
+    if not messages or messages[0]["role"] not in ("system", "developer"):
+        messages.insert(0, {"role": "system", "content": told})
+        return
+    first = dict(messages[0])
+    first["content"] = as_content(_joined(as_parts(first["content"]), as_parts(told)))
+    messages[0] = first
 
 
 class _Writer:
     """Writes message by message, and keeps back what may not stand between two tool results."""
 
-    def __init__(self, quirks: Mapping[str, str]) -> None:
-        self.messages: list[dict[str, Any]] = []
+    def __init__(self, rows: Mapping[str, Row], quirks: Mapping[str, str]) -> None:
+        self.messages: list[_Chat] = []
         self._quirks = quirks
-        self._developer = quirks.get("developer_role", "developer")
+        self._developer = _word(rows, "role=developer", "developer")
+        self._legacy_results = _word(rows, "role=function", "function") == "function"
+        row = rows.get("message_name")
+        self._name_in_text = row is not None and row.action is Action.EMULATE
         self._send_cache_control = quirks.get("cache_control") == "send"
-        self._media: list[dict[str, Any]] = []
+        # Fields that only OpenAI's assistant messages have are an error with others.
+        self._plain = quirks.get("assistant_fields") == "plain"
+        self._reasoning_field = quirks.get("reasoning_field", "")
+        self._ids = CallIds(short=quirks.get("call_ids") == "nine characters")
+        self._media: list[_Chat] = []
 
     def write(self, message: content_pb2.Message, where: str) -> None:
         rest: list[content_pb2.Part] = []
@@ -83,18 +75,21 @@ class _Writer:
                 self.messages.append(self._tool_result(part.tool_result, message, where))
             else:
                 rest.append(part)
-        if rest or len(rest) == len(message.parts):
-            self.flush()
-            if message.role == content_pb2.ROLE_ASSISTANT:
-                written = self._assistant(rest, where)
-            else:
-                role = _ROLES.get(message.role, "user")
-                if role == "developer":
-                    role = self._developer
-                written = {"role": role, "content": self._content(rest, where)}
-            if message.HasField("name"):
-                written["name"] = message.name
-            self.messages.append(merge(written, message.extra, where + "."))
+        if not rest and message.parts:
+            return
+        self.flush()
+        if message.role == content_pb2.ROLE_ASSISTANT:
+            written = self._assistant(rest, where)
+        else:
+            role = _ROLES.get(message.role, "user")
+            content = self._parts(rest, where)
+            if self._name_in_text and message.HasField("name") and role == "user":
+                content = _joined([{"type": "text", "text": f"{message.name}: "}], content, "")
+            role = self._developer if role == "developer" else role
+            written = {"role": role, "content": as_content(content)}
+        if message.HasField("name") and not self._name_in_text:
+            written["name"] = message.name
+        self.messages.append(merge(written, message.extra, where + "."))
 
     def flush(self) -> None:
         """Media of tool results follow in a user message: chat takes text alone in a result."""
@@ -104,138 +99,136 @@ class _Writer:
 
     def _tool_result(
         self, result: content_pb2.ToolResult, message: content_pb2.Message, where: str
-    ) -> dict[str, Any]:
+    ) -> _Chat:
         text = [part for part in result.parts if part.HasField("text")]
         other = [part for part in result.parts if not part.HasField("text")]
         if other:
             self._media += self._parts(other, where)
-        content = self._content(text, where)
-        if result.legacy_function:
+        content = as_content(self._parts(text, where))
+        if result.legacy_function and self._legacy_results:
             written = {"role": "function", "name": result.name, "content": content}
         else:
-            written = {"role": "tool", "tool_call_id": result.call_id, "content": content}
-            if result.name:
+            written = {
+                "role": "tool",
+                "tool_call_id": self._ids.for_result(result),
+                "content": content,
+            }
+            if result.name and not self._name_in_text:
                 written["name"] = result.name
         # A message of several results has no single owner of its extra fields.
         return merge(written, message.extra, where + ".") if len(message.parts) == 1 else written
 
-    def _assistant(self, parts: Iterable[content_pb2.Part], where: str) -> dict[str, Any]:
+    def _assistant(self, parts: Iterable[content_pb2.Part], where: str) -> _Chat:
         said: list[content_pb2.Part] = []
-        calls: list[dict[str, Any]] = []
-        written: dict[str, Any] = {"role": "assistant", "content": None}
+        calls: list[_Chat] = []
+        thought: list[content_pb2.Reasoning] = []
+        written: _Chat = {"role": "assistant", "content": None}
         for part in parts:
             kind = part.WhichOneof("kind")
             if kind == "tool_call":
-                if part.tool_call.legacy_function:
+                if part.tool_call.legacy_function and self._legacy_results:
                     written["function_call"] = _function(part.tool_call)
                 else:
-                    calls.append(merge(_tool_call(part.tool_call), part.extra, where + "."))
+                    call = self._tool_call(part.tool_call)
+                    calls.append(merge(call, part.extra, where + "."))
             elif kind == "reasoning":
-                # OpenAI refuses reasoning in a chat message; some others ask for it.
-                field = self._quirks.get("reasoning_field")
-                if field and part.reasoning.text:
-                    written[field] = written.get(field, "") + part.reasoning.text
-            elif kind == "refusal":
+                thought.append(part.reasoning)
+            elif kind == "refusal" and not self._plain:
                 written["refusal"] = written.get("refusal", "") + part.refusal.text
+            elif kind == "refusal":
+                said.append(content_pb2.Part(text=content_pb2.Text(text=part.refusal.text)))
             elif kind == "audio" and part.audio.HasField("id"):
-                written["audio"] = {"id": part.audio.id}
+                if self._plain:
+                    text = content_pb2.Text(text=part.audio.transcript)
+                    said.append(content_pb2.Part(text=text))
+                else:
+                    written["audio"] = {"id": part.audio.id}
             else:
                 said.append(part)
-                if part.text.annotations:
+                if part.text.annotations and not self._plain:
                     written["annotations"] = fragment(part.text.annotations, f"{where}.annotations")
         if calls:
             written["tool_calls"] = calls
         # Only a call, a refusal or an audio answer may stand without content.
         if said or not written.keys() & {"tool_calls", "function_call", "refusal", "audio"}:
-            written["content"] = self._content(said, where)
+            written["content"] = as_content(self._parts(said, where))
+        self._write_thoughts(written, thought)
+        if written["content"] is None and self._plain:
+            written["content"] = ""
         return written
 
-    def _content(self, parts: list[content_pb2.Part], where: str) -> str | list[dict[str, Any]]:
-        """The parts; a single plain text is a string, which every server understands."""
-        if not parts:
-            return ""
-        written = self._parts(parts, where)
-        if len(written) == 1 and written[0].keys() == {"type", "text"}:
-            text: str = written[0]["text"]
-            return text
-        return written or ""
+    def _write_thoughts(self, written: _Chat, thought: list[content_pb2.Reasoning]) -> None:
+        """Reasoning goes back the way that the provider asks for; OpenAI refuses it."""
+        text = "".join(reasoning.text for reasoning in thought)
+        if self._reasoning_field == "reasoning_details":
+            blobs = [
+                fragment(blob.data, "reasoning_details")
+                for reasoning in thought
+                for blob in reasoning.blobs
+                if blob.issuer == ISSUER and blob.kind == "reasoning_details"
+            ]
+            if blobs:
+                written["reasoning_details"] = blobs
+            elif text:
+                written["reasoning"] = text
+        elif self._reasoning_field == "content" and text:
+            block = {"type": "thinking", "thinking": [{"type": "text", "text": text}]}
+            written["content"] = [block, *as_parts(written["content"])]
+        elif self._reasoning_field and text:
+            written[self._reasoning_field] = text
 
-    def _parts(self, parts: Iterable[content_pb2.Part], where: str) -> list[dict[str, Any]]:
-        written: list[dict[str, Any]] = []
-        for index, part in enumerate(parts):
-            one = _part(part, f"{where}.content[{index}]")
-            if one is None:
-                continue
-            if part.extra:
-                merge(one, part.extra, f"{where}.content[{index}].")
-            if part.cache_control and self._send_cache_control:
-                one["cache_control"] = fragment(part.cache_control, f"{where}.cache_control")
-            written.append(one)
-        return written
+    def _parts(self, parts: Iterable[content_pb2.Part], where: str) -> list[_Chat]:
+        return written_parts(parts, where, cache_control=self._send_cache_control)
 
-
-def _part(part: content_pb2.Part, where: str) -> dict[str, Any] | None:
-    """One content part; None for what belongs to another dialect."""
-    kind = part.WhichOneof("kind")
-    if kind == "text":
-        return {"type": "text", "text": part.text.text}
-    if kind == "image":
-        return _image(part.image)
-    if kind == "audio":
-        data = base64.b64encode(part.audio.inline.data).decode()
-        return {"type": "input_audio", "input_audio": {"data": data, "format": part.audio.format}}
-    if kind == "file":
-        return _file(part.file)
-    if kind == "refusal":
-        return {"type": "refusal", "refusal": part.refusal.text}
-    if kind == "opaque" and part.opaque.issuer == ISSUER:
-        return _opaque(part.opaque, where)
-    return None
+    def _tool_call(self, call: content_pb2.ToolCall) -> _Chat:
+        call_id = self._ids.for_call(call)
+        if call.kind == content_pb2.TOOL_KIND_CUSTOM:
+            custom = {"name": call.name, "input": call.arguments.decode("utf-8", "replace")}
+            return {"id": call_id, "type": "custom", "custom": custom}
+        return {"id": call_id, "type": "function", "function": _function(call)}
 
 
-def _opaque(opaque: content_pb2.Opaque, where: str) -> dict[str, Any]:
-    try:
-        value = orjson.loads(opaque.json)
-    except orjson.JSONDecodeError as exc:
-        raise InferenceError("invalid_request", f"{where} is not JSON: {exc}", param=where) from exc
-    return value if isinstance(value, dict) else {"type": opaque.type}
-
-
-def _image(image: content_pb2.Image) -> dict[str, Any]:
-    source = image.WhichOneof("source")
-    if source == "file_id":
-        return {"type": "file", "file": {"file_id": image.file_id}}
-    url = image.url if source == "url" else _data_url(image.inline, "image/png")
-    written = {"url": url}
-    if image.HasField("detail"):
-        written["detail"] = image.detail
-    return {"type": "image_url", "image_url": written}
-
-
-def _file(file: content_pb2.File) -> dict[str, Any]:
-    source = file.WhichOneof("source")
-    if source == "file_id":
-        written = {"file_id": file.file_id}
-    else:
-        # Few servers fetch an address; the others say so better than we could.
-        written = {"file_data": file.url if source == "url" else _data_url(file.inline, "")}
-    if file.HasField("filename"):
-        written["filename"] = file.filename
-    return {"type": "file", "file": written}
-
-
-def _data_url(inline: content_pb2.InlineData, fallback: str) -> str:
-    data = base64.b64encode(inline.data).decode()
-    media_type = inline.media_type or fallback
-    return f"data:{media_type};base64,{data}" if media_type else data
-
-
-def _tool_call(call: content_pb2.ToolCall) -> dict[str, Any]:
-    if call.kind == content_pb2.TOOL_KIND_CUSTOM:
-        custom = {"name": call.name, "input": call.arguments.decode("utf-8", "replace")}
-        return {"id": call.call_id, "type": "custom", "custom": custom}
-    return {"id": call.call_id, "type": "function", "function": _function(call)}
-
-
-def _function(call: content_pb2.ToolCall) -> dict[str, Any]:
+def _function(call: content_pb2.ToolCall) -> _Chat:
     return {"name": call.name, "arguments": call.arguments.decode("utf-8", "replace")}
+
+
+def _word(rows: Mapping[str, Row], parameter: str, word: str) -> str:
+    row = rows.get(parameter)
+    return (row.words or {}).get(word, word) if row is not None else word
+
+
+def _joined(first: list[_Chat], second: list[_Chat], between: str = "\n\n") -> list[_Chat]:
+    """Parts behind parts; where text meets text they become one."""
+    if not (first and second):
+        return first + second
+    end, begin = first[-1], second[0]
+    if not end.keys() == begin.keys() == {"type", "text"}:
+        return first + second
+    text = {"type": "text", "text": f"{end['text']}{between}{begin['text']}"}
+    return [*first[:-1], text, *second[1:]]
+
+
+def _with_one_system_message(messages: list[_Chat]) -> list[_Chat]:
+    """Some chat templates take a single system message, and only at the beginning."""
+    system = [message for message in messages if message["role"] == "system"]
+    if not system or (len(system) == 1 and messages[0] is system[0]):
+        return messages
+    content: list[_Chat] = []
+    for message in system:
+        content = _joined(content, as_parts(message["content"]))
+    rest = [message for message in messages if message["role"] != "system"]
+    return [{**system[0], "content": as_content(content)}, *rest]
+
+
+def _in_turns(messages: list[_Chat]) -> list[_Chat]:
+    """Joins neighbours of one speaker: some servers want user and assistant to take turns."""
+    turns: list[_Chat] = []
+    for message in messages:
+        last = turns[-1] if turns else None
+        plain = {"role", "content"}
+        if last and last["role"] == message["role"] and plain == last.keys() == message.keys():
+            joined = _joined(as_parts(last["content"]), as_parts(message["content"]))
+            turns[-1] = {"role": message["role"], "content": as_content(joined)}
+        else:
+            turns.append(message)
+    return turns

@@ -2,44 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from broker.errors import InferenceError
-from broker.v1 import content_pb2, generation_pb2
-from workers.dialects.openai_chat import families
-from workers.dialects.openai_chat.messages import chat_messages, fragment, merge
+from broker.v1 import generation_pb2
+from workers.dialects.openai_chat.fragments import fragment, merge
+from workers.dialects.openai_chat.messages import chat_messages, instruct
+from workers.dialects.openai_chat.tools import (
+    choice_json,
+    function_call_json,
+    functions_json,
+    tools_json,
+)
+from workers.parameters import Action, Losses, Row, asked, base_name, settle
+from workers.paths import segment
 from workers.provider import Call, Provider
 
 _Generate = generation_pb2.GenerateRequest
 _Choice = generation_pb2.ToolChoice
 _Format = generation_pb2.ResponseFormat
 
-# Fields that go out under their own name when they are set.
-_OPTIONAL = (
-    "temperature",
-    "top_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "seed",
-    "logprobs",
-    "top_logprobs",
-    "n",
-    "max_tokens",
-    "parallel_tool_calls",
-    "verbosity",
-    "service_tier",
-    "user",
-    "safety_identifier",
-    "prompt_cache_key",
-    "prompt_cache_retention",
-    "store",
-)
-_REPEATED = ("stop", "modalities")
-_JSON = ("prediction", "web_search_options")
-_MODES = {_Choice.MODE_AUTO: "auto", _Choice.MODE_NONE: "none", _Choice.MODE_REQUIRED: "required"}
+_HEADERS = {"content-type": "application/json"}
+_ANY_OBJECT = {"type": "object"}
+_BY_SCHEMA = "Answer with one JSON object that follows this JSON Schema, and nothing else:\n"
 
 
 def call_of(request: generation_pb2.Request, model: str, provider: Provider) -> Call:
@@ -50,142 +38,163 @@ def call_of(request: generation_pb2.Request, model: str, provider: Provider) -> 
             and the caller forbids that.
     """
     generate = request.generate
+    sheet = provider.parameters.sheet(model)
+    rows = sheet.rows_for(_effort(generate))
+    losses = Losses()
     body: dict[str, Any] = {
         "model": model,
-        "messages": chat_messages(generate, provider.quirks),
+        "messages": chat_messages(generate, rows, provider.quirks),
     }
-    for name in _OPTIONAL:
-        if generate.HasField(name):  # type: ignore[arg-type]
-            body[name] = getattr(generate, name)
-    for name in _REPEATED:
-        if values := getattr(generate, name):
-            body[name] = list(values)
-    for name in _JSON:
-        if value := getattr(generate, name):
-            body[name] = fragment(value, name)
-    dropped = _write_special(generate, body)
-    _write_tools(generate, body, provider)
-    _write_form(generate, body)
-    _write_stream(generate, body, provider)
+    writing = _Writing(generate, rows, provider.quirks, body, losses)
+    writing.write(_wanted(generate, provider.quirks))
+    writing.write_stream_options()
     merge(body, generate.extra)
-    dropped += _fit(body, model, provider)
-    platform = request.platform
-    if dropped and platform.HasField("drop_params") and not platform.drop_params:
-        names = ", ".join(dropped)
-        raise InferenceError(
-            "unsupported_parameter",
-            f"{model} does not take {names}: leave it out, or set drop_params to true",
-            param=dropped[0],
-        )
-    return Call("/chat/completions", orjson.dumps(body), dropped=dropped)
+    for name, value in sheet.defaults.items():
+        body.setdefault(name, value)
+    losses.refuse(request.platform, model)
+    path = provider.quirks.get("path", "/chat/completions")
+    if "{" in path:
+        path = path.replace("{model}", segment(model))
+    return Call(path, orjson.dumps(body), _HEADERS, dropped=losses.names)
 
 
-def _write_special(generate: _Generate, body: dict[str, Any]) -> tuple[str, ...]:
-    """Fields that chat spells differently; returns what chat has no field for."""
-    if generate.logit_bias:
-        bias = generate.logit_bias.items()
-        body["logit_bias"] = {k: int(v) if v.is_integer() else v for k, v in bias}
-    if generate.metadata:
-        body["metadata"] = dict(generate.metadata)
-    if generate.HasField("max_output_tokens"):
-        body["max_completion_tokens"] = generate.max_output_tokens
-    if generate.HasField("audio"):
-        body["audio"] = {"format": generate.audio.format, "voice": _voice(generate.audio.voice)}
-    dropped: tuple[str, ...] = ()
-    if generate.HasField("reasoning"):
-        if generate.reasoning.HasField("effort"):
-            body["reasoning_effort"] = generate.reasoning.effort
-        if generate.reasoning.HasField("summary"):
-            dropped += ("reasoning.summary",)
-    if generate.HasField("max_tool_calls"):
-        dropped += ("max_tool_calls",)
-    return dropped
+def _effort(generate: _Generate) -> str | None:
+    """The effort that decides whether the model reasons; `thinking` is other servers' switch."""
+    if generate.reasoning.HasField("effort"):
+        return generate.reasoning.effort
+    thinking = generate.extra.get("thinking")
+    if thinking is None:
+        return None
+    return "none" if b'"disabled"' in thinking else "high"
 
 
-def _voice(voice: bytes) -> str | orjson.Fragment:
-    if voice.startswith((b"{", b'"')):
-        return fragment(voice, "audio.voice")
-    return voice.decode("utf-8", "replace")
+def _wanted(generate: _Generate, quirks: Mapping[str, str]) -> dict[str, Any]:
+    """The parameters in chat's own form, by column."""
+    wanted = asked(generate)
+    wanted.pop("stream_options", None)
+    for column, value in wanted.items():
+        write = _FORMS_OF.get(base_name(column))
+        if write is not None:
+            wanted[column] = write(value, generate, quirks)
+    if generate.response_format.kind == _Format.KIND_TEXT:
+        wanted["response_format"] = {"type": "text"}
+    return wanted
 
 
-def _write_tools(generate: _Generate, body: dict[str, Any], provider: Provider) -> None:
-    if generate.tools and generate.legacy_functions:
-        body["functions"] = [_legacy(tool, i) for i, tool in enumerate(generate.tools)]
-    elif generate.tools:
-        body["tools"] = [_tool(tool, i, provider) for i, tool in enumerate(generate.tools)]
-    if not generate.HasField("tool_choice"):
-        return
+@dataclass(frozen=True, slots=True)
+class _Writing:
+    """The parameters of one request on their way into the body."""
+
+    generate: _Generate
+    rows: Mapping[str, Row]
+    quirks: Mapping[str, str]
+    body: dict[str, Any]
+    losses: Losses
+
+    def write(self, wanted: Mapping[str, Any]) -> None:
+        for column, value in settle(self.rows, wanted, self.body, self.losses).items():
+            _CODE[column](self, value)
+        for name, used in (
+            ("reasoning.summary", self.generate.reasoning.HasField("summary")),
+            ("max_tool_calls", self.generate.HasField("max_tool_calls")),
+        ):
+            if used:
+                self.losses.drop(name)
+
+    def write_stream_options(self) -> None:
+        if not self.generate.stream:
+            return
+        options: dict[str, bool] = {}
+        # Asked for whether or not the caller did: usage is what answers are charged by.
+        if self.rows["stream_options"].action is not Action.DROP:
+            options["include_usage"] = True
+        asked_for = self.generate.stream_options
+        if asked_for.HasField("include_obfuscation"):
+            options["include_obfuscation"] = asked_for.include_obfuscation
+        if options:
+            self.body["stream_options"] = options
+
+    def functions(self, _: Any) -> None:
+        self.body["tools"] = tools_json(self.generate, self.quirks)
+
+    def function_call(self, _: Any) -> None:
+        """The choice under its new name, which has rows of its own."""
+        choice = self.generate.tool_choice
+        column = "tool_choice=" + ("named" if choice.names else choice_json(choice))
+        rest = settle(self.rows, {column: choice_json(choice)}, self.body, self.losses)
+        for name, value in rest.items():
+            _CODE[name](self, value)
+
+    def no_tools(self, _: Any) -> None:
+        """Tools that must not be called are not shown."""
+        self.body.pop("tools", None)
+
+    def one_tool(self, _: Any) -> None:
+        """Of one tool to choose from, that one is called."""
+        names = self.generate.tool_choice.names
+        if not names:
+            self.losses.drop("tool_choice")
+            return
+        self.body["tools"] = tools_json(self.generate, self.quirks, only=names)
+        self.body["tool_choice"] = "required"
+
+    def any_object(self, _: Any) -> None:
+        form = {"name": "object", "schema": _ANY_OBJECT}
+        self.body["response_format"] = {"type": "json_schema", "json_schema": form}
+
+    def object_by_schema(self, form: dict[str, Any]) -> None:
+        """JSON mode, with the schema told to the model."""
+        self.body["response_format"] = {"type": "json_object"}
+        schema = self.generate.response_format.schema
+        if schema:
+            instruct(self.body["messages"], _BY_SCHEMA + schema.decode("utf-8", "replace"))
+
+    def logprobs(self, value: Any) -> None:
+        """One number says whether and how many: 1 is the sampled token alone."""
+        if value:
+            self.body["logprobs"] = max(1, self.generate.top_logprobs)
+
+
+# What tables call mapped or emulated, and words alone cannot say.
+_CODE: Mapping[str, Callable[[_Writing, Any], None]] = {
+    "functions": _Writing.functions,
+    "function_call": _Writing.function_call,
+    "tool_choice=none": _Writing.no_tools,
+    "tool_choice=named": _Writing.one_tool,
+    "response_format=json_object": _Writing.any_object,
+    "response_format=json_schema": _Writing.object_by_schema,
+    "logprobs": _Writing.logprobs,
+    "top_logprobs": lambda _writing, _value: None,  # written with logprobs
+}
+
+
+def _choice(choice: _Choice, _: _Generate, quirks: Mapping[str, str]) -> Any:
+    if choice.mode == _Choice.MODE_ALLOWED and quirks.get("allowed_tools") != "send":
+        return "required" if choice.required else "auto"
+    return choice_json(choice)
+
+
+def _tools(_: Any, generate: _Generate, quirks: Mapping[str, str]) -> list[Any]:
     choice = generate.tool_choice
-    if generate.legacy_functions:
-        named = {"name": choice.names[0]} if choice.names else "auto"
-        body["function_call"] = "none" if choice.mode == _Choice.MODE_NONE else named
-    elif choice.mode in _MODES:
-        body["tool_choice"] = _MODES[choice.mode]
-    elif choice.hosted:
-        # A hosted tool, or a list of allowed ones that names alone cannot tell.
-        body["tool_choice"] = fragment(choice.hosted, "tool_choice")
-    elif choice.mode == _Choice.MODE_NAMED:
-        body["tool_choice"] = _named(choice.names[0] if choice.names else "", choice.kind)
-    elif choice.mode == _Choice.MODE_ALLOWED:
-        allowed = {
-            "mode": "required" if choice.required else "auto",
-            "tools": [_named(name, choice.kind) for name in choice.names],
-        }
-        body["tool_choice"] = {"type": "allowed_tools", "allowed_tools": allowed}
+    if choice.mode == _Choice.MODE_ALLOWED and quirks.get("allowed_tools") != "send":
+        return tools_json(generate, quirks, only=choice.names)
+    return tools_json(generate, quirks)
 
 
-def _named(name: str, kind: content_pb2.ToolKind.ValueType) -> dict[str, Any]:
-    word = "custom" if kind == content_pb2.TOOL_KIND_CUSTOM else "function"
-    return {"type": word, word: {"name": name}}
-
-
-def _tool(tool: generation_pb2.Tool, index: int, provider: Provider) -> Any:
-    where = f"tools[{index}]"
-    kind = tool.WhichOneof("kind")
-    if kind == "hosted":
-        return fragment(tool.hosted.json, where)
-    if kind == "custom":
-        custom: dict[str, Any] = {"name": tool.custom.name}
-        if tool.custom.HasField("description"):
-            custom["description"] = tool.custom.description
-        if tool.custom.format:
-            custom["format"] = fragment(tool.custom.format, where + ".custom.format")
-        written: dict[str, Any] = {"type": "custom", "custom": custom}
+def _audio(audio: generation_pb2.AudioOptions, *_: Any) -> dict[str, Any]:
+    voice: str | orjson.Fragment
+    if audio.voice.startswith((b"{", b'"')):
+        voice = fragment(audio.voice, "audio.voice")
     else:
-        written = {"type": "function", "function": _function(tool, index)}
-    if tool.cache_control and provider.quirks.get("cache_control") == "send":
-        written["cache_control"] = fragment(tool.cache_control, where + ".cache_control")
-    return merge(written, tool.extra, where + ".")
+        voice = audio.voice.decode("utf-8", "replace")
+    return {"format": audio.format, "voice": voice}
 
 
-def _legacy(tool: generation_pb2.Tool, index: int) -> Any:
-    """A function of the deprecated field, where it stands without an owner."""
-    where = f"functions[{index}]."
-    extra = {name.removeprefix("function."): value for name, value in tool.extra.items()}
-    return merge(_function(tool, index), extra, where)
-
-
-def _function(tool: generation_pb2.Tool, index: int) -> dict[str, Any]:
-    function = tool.function
-    written: dict[str, Any] = {"name": function.name}
-    if function.HasField("description"):
-        written["description"] = function.description
-    if function.parameters:
-        where = f"tools[{index}].function.parameters"
-        written["parameters"] = fragment(function.parameters, where)
-    if function.HasField("strict"):
-        written["strict"] = function.strict
-    return written
-
-
-def _write_form(generate: _Generate, body: dict[str, Any]) -> None:
-    form = generate.response_format
-    write = _FORMS.get(form.kind)
-    if write is not None and generate.HasField("response_format"):
-        body["response_format"] = write(form)
-
-
-def _json_object(form: _Format) -> dict[str, Any]:
+def _response_format(form: _Format, *_: Any) -> Any:
+    if form.kind == _Format.KIND_OTHER:
+        return fragment(form.json, "response_format")
+    if form.kind == _Format.KIND_JSON_SCHEMA:
+        return _json_schema(form)
     written: dict[str, Any] = {"type": "json_object"}
     if form.schema:
         # Some servers take one here.
@@ -204,35 +213,12 @@ def _json_schema(form: _Format) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": schema}
 
 
-_FORMS: dict[int, Callable[[_Format], Any]] = {
-    _Format.KIND_TEXT: lambda _: {"type": "text"},
-    _Format.KIND_JSON_OBJECT: _json_object,
-    _Format.KIND_JSON_SCHEMA: _json_schema,
-    _Format.KIND_OTHER: lambda form: fragment(form.json, "response_format"),
+# How the hub's messages are written.
+_FORMS_OF: Mapping[str, Callable[[Any, _Generate, Mapping[str, str]], Any]] = {
+    "audio": _audio,
+    "function_call": lambda choice, *_: function_call_json(choice),
+    "functions": lambda _, generate, __: functions_json(generate),
+    "response_format": _response_format,
+    "tool_choice": _choice,
+    "tools": _tools,
 }
-
-
-def _write_stream(generate: _Generate, body: dict[str, Any], provider: Provider) -> None:
-    if not generate.stream:
-        return
-    body["stream"] = True
-    options: dict[str, bool] = {}
-    # Asked for whether or not the caller did: usage is what answers are charged by.
-    if provider.quirks.get("stream_usage") != "always":
-        options["include_usage"] = True
-    if generate.stream_options.HasField("include_obfuscation"):
-        options["include_obfuscation"] = generate.stream_options.include_obfuscation
-    if options:
-        body["stream_options"] = options
-
-
-def _fit(body: dict[str, Any], model: str, provider: Provider) -> tuple[str, ...]:
-    """Adapts the body to the provider and the model's family; returns what had to go."""
-    field = provider.quirks.get("max_tokens_field")
-    if field:
-        limits = [body.pop(name, None) for name in ("max_completion_tokens", "max_tokens")]
-        limit = next((limit for limit in limits if limit is not None), None)
-        if limit is not None:
-            body[field] = limit
-    family = families.family_of(provider.quirks.get("model_families", ""), model)
-    return families.apply(family, body) if family else ()

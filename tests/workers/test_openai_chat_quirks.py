@@ -1,0 +1,182 @@
+"""What servers that are nearly like OpenAI's are sent instead of what they would refuse."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from google.protobuf import text_format
+
+from broker.errors import InferenceError
+from broker.v1 import generation_pb2
+from workers import registry
+
+USER = "messages { role: ROLE_USER parts { text { text: 'hi' } } }"
+
+
+def _body(provider: str, generate: str, model: str = "m") -> dict[str, Any]:
+    request = generation_pb2.Request()
+    text_format.Parse(generate, request.generate)
+    declared = registry.provider(provider)
+    body = json.loads(declared.dialect.call(request, model, declared).body)
+    assert isinstance(body, dict)
+    return body
+
+
+def _says(role: str, text: str, more: str = "") -> str:
+    return f"messages {{ role: ROLE_{role} parts {{ text {{ text: '{text}' }} }} {more} }}"
+
+
+def _calls(call_id: str, legacy: str = "false", name: str = "f") -> str:
+    call = f"call_id: '{call_id}' name: '{name}' arguments: '{{}}' legacy_function: {legacy}"
+    return f"messages {{ role: ROLE_ASSISTANT parts {{ tool_call {{ {call} }} }} }}"
+
+
+def _result(call_id: str, legacy: str = "false", name: str = "f") -> str:
+    result = f"call_id: '{call_id}' name: '{name}' legacy_function: {legacy}"
+    text = "parts { text { text: 'r' } }"
+    return f"messages {{ role: ROLE_TOOL parts {{ tool_result {{ {result} {text} }} }} }}"
+
+
+@pytest.mark.parametrize("provider", ["vllm", "perplexity"])
+def test_system_messages_become_one_at_the_beginning(provider: str) -> None:
+    body = _body(provider, _says("USER", "q") + _says("SYSTEM", "a") + _says("DEVELOPER", "b"))
+    assert body["messages"] == [
+        {"role": "system", "content": "a\n\nb"},
+        {"role": "user", "content": "q"},
+    ]
+
+
+def test_neighbours_of_one_speaker_become_one_turn() -> None:
+    said = _says("USER", "a") + _says("USER", "b") + _says("ASSISTANT", "c") + _says("USER", "d")
+    turns = [(m["role"], m["content"]) for m in _body("perplexity", said)["messages"]]
+    assert turns == [("user", "a\n\nb"), ("assistant", "c"), ("user", "d")]
+    assert len(_body("vllm", said)["messages"]) == 4
+
+
+def test_call_ids_of_others_are_made_to_fit_and_still_belong_together() -> None:
+    said = USER + _calls("toolu_01ABC") + _result("toolu_01ABC") + _calls("abcDEF123")
+    messages = _body("mistral", said)["messages"]
+    made = messages[1]["tool_calls"][0]["id"]
+    assert re.fullmatch("[a-zA-Z0-9]{9}", made)
+    assert messages[2]["tool_call_id"] == made
+    assert messages[3]["tool_calls"][0]["id"] == "abcDEF123"
+
+
+def test_a_strict_server_gets_no_null_and_no_field_of_openais_own() -> None:
+    refused = "parts { refusal { text: 'no' } }"
+    noted = "parts { text { text: 'a' annotations: '[]' } }"
+    said = f"{USER} {_calls('abcDEF123')} {_result('abcDEF123')}"
+    said += (
+        f"messages {{ role: ROLE_ASSISTANT {refused} }} messages {{ role: ROLE_ASSISTANT {noted} }}"
+    )
+    messages = _body("mistral", said)["messages"]
+    assert messages[1]["content"] == ""
+    assert "name" not in messages[2]
+    assert messages[3] == {"role": "assistant", "content": "no"}
+    assert messages[4] == {"role": "assistant", "content": "a"}
+
+
+@pytest.mark.parametrize("provider", ["groq", "mistral", "together_ai", "perplexity", "ollama"])
+def test_who_of_several_users_speaks_stands_before_the_text(provider: str) -> None:
+    body = _body(provider, _says("USER", "hi", "name: 'Ann'"))
+    assert body["messages"] == [{"role": "user", "content": "Ann: hi"}]
+
+
+LEGACY = """legacy_functions: true tools { function { name: 'f' parameters: '{}' } }
+  tool_choice { mode: MODE_NAMED names: 'f' }"""
+
+
+@pytest.mark.parametrize(
+    "provider", ["xai", "together_ai", "mistral", "deepseek", "openrouter", "cerebras", "perplexity", "ollama", "vllm", "huggingface"]
+)  # fmt: skip
+def test_legacy_functions_are_tools_where_there_are_only_these(provider: str) -> None:
+    said = USER + _calls("", "true") + _calls("", "true", "g") + _result("", "true", "g")
+    said += _result("", "true") + LEGACY
+    body = _body(provider, said, model="deepseek-chat")
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    assert body["tools"] == tools
+    named = {"type": "function", "function": {"name": "f"}}
+    assert body["tool_choice"] == ("required" if provider == "perplexity" else named)
+    assert not body.keys() & {"functions", "function_call"}
+    _, first, second, third, fourth = body["messages"]
+    ids = [message["tool_calls"][0]["id"] for message in (first, second)]
+    assert len(set(ids)) == 2
+    assert (third["role"], third["tool_call_id"]) == ("tool", ids[1])
+    assert (fourth["role"], fourth["tool_call_id"]) == ("tool", ids[0])
+
+
+def test_a_choice_of_some_tools_shows_only_these() -> None:
+    tools = "tools { function { name: 'f' } } tools { function { name: 'g' } }"
+    choice = "tool_choice { mode: MODE_ALLOWED names: 'g' required: true }"
+    body = _body("groq", f"{USER} {tools} {choice}")
+    assert [tool["function"]["name"] for tool in body["tools"]] == ["g"]
+    assert body["tool_choice"] == "required"
+
+
+THOUGHT = """messages { role: ROLE_ASSISTANT
+  parts { reasoning { text: 'hm' } } parts { text { text: 'a' } } }"""
+
+
+@pytest.mark.parametrize(
+    ("provider", "message"),
+    [
+        ("openai", {"content": "a"}),
+        ("deepseek", {"content": "a", "reasoning_content": "hm"}),
+        ("groq", {"content": "a", "reasoning": "hm"}),
+        ("openrouter", {"content": "a", "reasoning": "hm"}),
+        ("mistral", {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "a"}]}),
+    ],
+)  # fmt: skip
+def test_thoughts_go_back_the_way_the_provider_asks_for(
+    provider: str, message: dict[str, Any]
+) -> None:
+    assert _body(provider, THOUGHT)["messages"] == [{"role": "assistant", **message}]
+
+
+def test_openrouter_gets_its_reasoning_details_back_verbatim() -> None:
+    detail = {"type": "reasoning.encrypted", "data": "x", "index": 0}
+    blob = (
+        f"blobs {{ issuer: 'openai_chat' kind: 'reasoning_details' data: '{json.dumps(detail)}' }}"
+    )
+    foreign = "blobs { issuer: 'anthropic_messages' kind: 'signature' data: 's' }"
+    said = f"messages {{ role: ROLE_ASSISTANT parts {{ reasoning {{ text: 'hm' {blob} {foreign} }} }} parts {{ text {{ text: 'a' }} }} }}"
+    message = {"role": "assistant", "content": "a", "reasoning_details": [detail]}
+    assert _body("openrouter", said)["messages"] == [message]
+
+
+def test_a_schema_is_told_to_a_model_that_has_json_mode_alone() -> None:
+    form = "response_format { kind: KIND_JSON_SCHEMA name: 'n' schema: '{\"type\":\"object\"}' }"
+    body = _body("deepseek", f"{_says('SYSTEM', 'be kind')} {USER} {form}")
+    assert body["response_format"] == {"type": "json_object"}
+    told = body["messages"][0]["content"]
+    assert told.startswith("be kind\n\n")
+    assert told.endswith('{"type":"object"}')
+
+
+def test_fields_that_a_family_needs_give_way_to_the_callers() -> None:
+    assert _body("groq", USER, "qwen/qwen3-32b")["reasoning_format"] == "parsed"
+    own = "extra { key: 'reasoning_format' value: '\"hidden\"' }"
+    assert _body("groq", USER + own, "qwen/qwen3-32b")["reasoning_format"] == "hidden"
+    assert "reasoning_format" not in _body("groq", USER, "openai/gpt-oss-120b")
+
+
+def test_a_caller_who_switches_thinking_off_may_sample_and_force_tools() -> None:
+    asked = "temperature: 0.5 tools { function { name: 'f' } } tool_choice { mode: MODE_REQUIRED }"
+    thinking = _body("deepseek", USER + asked, "deepseek-v4-pro")
+    assert not thinking.keys() & {"temperature", "tool_choice"}
+    off = "extra { key: 'thinking' value: '{\"type\":\"disabled\"}' }"
+    body = _body("deepseek", USER + asked + off, "deepseek-v4-pro")
+    assert (body["temperature"], body["tool_choice"]) == (0.5, "required")
+    assert _body("deepseek", USER + asked + "reasoning { effort: 'none' }", "deepseek-v4-pro")[
+        "thinking"
+    ] == {"type": "disabled"}
+
+
+def test_several_answers_are_refused_where_one_call_gives_one() -> None:
+    with pytest.raises(InferenceError) as caught:
+        _body("groq", USER + "n: 2")
+    assert (caught.value.reason, caught.value.param) == ("unsupported_parameter", "n")
+    assert "n" not in _body("groq", USER + "n: 1")

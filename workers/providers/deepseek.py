@@ -1,0 +1,29 @@
+"""DeepSeek: api.deepseek.com. Thinks unless told not to, and wants its thoughts back."""
+
+from __future__ import annotations
+
+from workers.dialects.openai_chat import DIALECT
+from workers.dialects.openai_chat.parameters import CHAT, ONE_CHOICE, PLAIN, efforts
+from workers.parameters import At, Reasoning, clamp, drop, emulate, family
+from workers.provider import Provider
+
+_UNHEARD = ("temperature", "presence_penalty", "frequency_penalty", "logprobs", "top_logprobs")
+_FORCED = ("tool_choice=required", "tool_choice=named")
+
+PROVIDER = Provider(
+    name="deepseek",
+    dialect=DIALECT,
+    base_url="https://api.deepseek.com",
+    models=("deepseek-flash", "deepseek-v4-flash", "deepseek-v4-pro"),
+    quirks={"assistant_fields": "plain", "reasoning_field": "reasoning_content"},
+    parameters=CHAT.but(
+        (*PLAIN, *ONE_CHOICE),
+        drop("seed", "user", "parallel_tool_calls"),
+        clamp("stop", None, 16),
+        emulate("response_format=json_schema", path="response_format", note="the schema is told"),
+        efforts("low", "high", "max", off=At("thinking.type", "disabled")),
+        families=(family("deepseek-chat", "deepseek-chat", drop("reasoning_effort")),),
+        reasoning=Reasoning.BY_DEFAULT,
+        while_reasoning=(*drop(*_UNHEARD, *_FORCED), *clamp("top_p", 0.95, 1)),
+    ),
+)

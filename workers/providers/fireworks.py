@@ -1,0 +1,24 @@
+"""Fireworks AI: api.fireworks.ai. Shortens the answer rather than refusing a long prompt."""
+
+from __future__ import annotations
+
+from workers.dialects.openai_chat import DIALECT
+from workers.dialects.openai_chat.parameters import CHAT, SYSTEM_ROLE, TEXT_ALONE, efforts
+from workers.parameters import drop
+from workers.provider import Provider
+
+PROVIDER = Provider(
+    name="fireworks",
+    dialect=DIALECT,
+    base_url="https://api.fireworks.ai/inference/v1",
+    models=("accounts/fireworks/models/glm-5p3",),
+    quirks={"assistant_fields": "plain", "reasoning_field": "reasoning_content"},
+    parameters=CHAT.but(
+        (*TEXT_ALONE, *SYSTEM_ROLE),
+        drop("prompt_cache_retention", "safety_identifier", "store", "verbosity"),
+        drop("web_search_options"),
+        efforts("none", "low", "medium", "high"),
+        # Its own way is to lower max_tokens until the prompt fits.
+        defaults={"context_length_exceeded_behavior": "error"},
+    ),
+)

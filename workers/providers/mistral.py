@@ -1,0 +1,31 @@
+"""Mistral: api.mistral.ai. A strict list of fields, in the body as in messages: others are 422."""
+
+from __future__ import annotations
+
+from workers.dialects.openai_chat import DIALECT
+from workers.dialects.openai_chat.parameters import CHAT, NAME_IN_TEXT, PLAIN, USAGE_ALWAYS
+from workers.parameters import clamp, drop, keep, rename, words
+from workers.provider import Provider
+
+_TIERS = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
+
+PROVIDER = Provider(
+    name="mistral",
+    dialect=DIALECT,
+    base_url="https://api.mistral.ai/v1",
+    models=("mistral-large-latest", "mistral-medium-latest", "mistral-small-latest"),
+    quirks={
+        "assistant_fields": "plain",
+        "reasoning_field": "content",
+        "call_ids": "nine characters",
+    },
+    parameters=CHAT.but(
+        (*PLAIN, *USAGE_ALWAYS, *NAME_IN_TEXT),
+        clamp("temperature", 0, 1.5),
+        rename("seed", "random_seed"),
+        keep("metadata", "prediction", "prompt_cache_key"),
+        drop("user"),
+        words("service_tier", _TIERS),
+        words("tool_choice=required", {"required": "any"}),
+    ),
+)

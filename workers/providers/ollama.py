@@ -1,0 +1,23 @@
+"""Ollama, on the operator's machine or in its cloud: what it does not know it ignores."""
+
+from __future__ import annotations
+
+from workers.dialects.openai_chat import DIALECT
+from workers.dialects.openai_chat.parameters import CHAT, NAME_IN_TEXT, ONE_CHOICE, PLAIN
+from workers.parameters import drop, keep
+from workers.provider import Provider
+
+_CHOICES = ("tool_choice=none", "tool_choice=required", "tool_choice=named")
+
+PROVIDER = Provider(
+    name="ollama",
+    dialect=DIALECT,
+    base_url="",  # the operator's: http://localhost:11434/v1
+    keyless=True,
+    quirks={"assistant_fields": "plain", "reasoning_field": "reasoning"},
+    parameters=CHAT.but(
+        (*PLAIN, *ONE_CHOICE, *NAME_IN_TEXT),
+        drop("user", "parallel_tool_calls"),
+        keep(*_CHOICES, note="older servers ignore it"),
+    ),
+)

@@ -1,0 +1,24 @@
+"""OpenRouter: openrouter.ai. Drops by itself what the provider behind it does not take."""
+
+from __future__ import annotations
+
+from workers.dialects.openai_chat import DIALECT
+from workers.dialects.openai_chat.parameters import CHAT, FUNCTIONS_AS_TOOLS, ONE_CHOICE
+from workers.parameters import drop
+from workers.provider import Provider
+
+PROVIDER = Provider(
+    name="openrouter",
+    dialect=DIALECT,
+    base_url="https://openrouter.ai/api/v1",
+    models=("openai/gpt-5.2", "anthropic/claude-sonnet-4.6", "google/gemini-2.5-flash"),
+    quirks={
+        "assistant_fields": "plain",
+        "cache_control": "send",
+        "reasoning_field": "reasoning_details",
+    },
+    parameters=CHAT.but(
+        (*FUNCTIONS_AS_TOOLS, *ONE_CHOICE),
+        drop("prompt_cache_retention", "safety_identifier", "store"),
+    ),
+)

@@ -1,0 +1,26 @@
+"""vLLM, and servers made from it: the operator's own."""
+
+from __future__ import annotations
+
+from workers.dialects.openai_chat import DIALECT
+from workers.dialects.openai_chat.parameters import CHAT, NOT_OPENAI, SYSTEM_ROLE
+from workers.parameters import drop, keep
+from workers.provider import Provider
+
+PROVIDER = Provider(
+    name="vllm",
+    dialect=DIALECT,
+    base_url="",  # the operator's: http://HOST:8000/v1
+    keyless=True,
+    # Chat templates of some models refuse a second system message.
+    quirks={
+        "assistant_fields": "plain",
+        "reasoning_field": "reasoning",
+        "system_messages": "one",
+    },
+    parameters=CHAT.but(
+        (*NOT_OPENAI, *SYSTEM_ROLE),
+        drop("user", "parallel_tool_calls", note="it would be ignored"),
+        keep("logit_bias"),
+    ),
+)

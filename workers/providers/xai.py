@@ -1,0 +1,36 @@
+"""xAI: api.x.ai. Live search by `search_parameters` is gone (410)."""
+
+from __future__ import annotations
+
+from workers.dialects.openai_chat import DIALECT
+from workers.dialects.openai_chat.parameters import CHAT, NO_EFFORT, NOT_OPENAI, efforts
+from workers.parameters import Family, Reasoning, Rows, clamp, drop, family, words
+from workers.provider import Provider
+
+_REFUSED = drop("presence_penalty", "frequency_penalty", "stop")
+_TIERS = {"auto": None, "default": "default", "priority": "priority"}
+_ALL = ("low", "medium", "high", "xhigh")
+
+
+def _thinks(name: str, models: str, effort: Rows, when: Reasoning = Reasoning.ALWAYS) -> Family:
+    return family(name, models, effort, reasoning=when, while_reasoning=_REFUSED)
+
+
+PROVIDER = Provider(
+    name="xai",
+    dialect=DIALECT,
+    base_url="https://api.x.ai/v1",
+    models=("grok-4.7", "grok-4.5", "grok-4.3", "grok-3-mini"),
+    quirks={"assistant_fields": "plain", "reasoning_field": "reasoning_content"},
+    parameters=CHAT.but(
+        (*NOT_OPENAI, *NO_EFFORT),
+        (*clamp("top_logprobs", 0, 8), *words("service_tier", _TIERS)),
+        families=(
+            family("non-reasoning", "non-reasoning"),
+            _thinks("grok-3-mini", "grok-3-mini", efforts("low", "high")),
+            _thinks("grok-4, 4-fast, 4.20, code", r"grok-(4(\.20)?(-|$)|code|build)", NO_EFFORT),
+            _thinks("grok-4.3", r"grok-4\.3", efforts("none", *_ALL), Reasoning.BY_DEFAULT),
+            _thinks("grok-4.5 and later", r"grok-(4\.[5-9]|[5-9])", efforts(*_ALL)),
+        ),
+    ),
+)
