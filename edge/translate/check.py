@@ -46,8 +46,9 @@ def check(request: generation_pb2.Request, *, streamed: bool) -> None:
     if streamed:
         body["stream"] = True
     platform = request.platform
-    if platform.provider:
-        body["provider"] = read_json(platform.provider, "provider")
+    for field, value in platform.ListFields():
+        if field.name in _PLATFORM:
+            body[field.name] = _PLATFORM[field.name](value)
     try:
         chat = msgspec.convert(body, wire.ChatRequest)
     except msgspec.ValidationError as exc:
@@ -178,6 +179,16 @@ _FIELDS: dict[str, Callable[[_Body, _Generate], None]] = {
     "audio": _audio,
     "prediction": _json_field("prediction"),
     "web_search_options": _json_field("web_search_options"),
+}
+
+
+# The platform's arguments that have limits; its headers are checked where they are read.
+_PLATFORM: dict[str, Callable[[Any], Any]] = {
+    "tags": list,
+    "signature": str,
+    "region": str,
+    "provider": lambda data: read_json(data, "provider"),
+    "models": list,
 }
 
 
