@@ -391,9 +391,7 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="module")
-async def both(
-    anyio_backend: str, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Both]:
+async def both(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Both]:
     """Everything asked over both fronts, at the same time."""
     provider = RecordedProvider()
     options: dict[str, Any] = {
