@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
-from grpc_status import rpc_status  # type: ignore[import-untyped]
+from grpc_status import rpc_status
 
 ADDRESS = os.environ.get("MILLRACE_GRPC", "127.0.0.1:8001")
 KEY = os.environ.get("MILLRACE_API_KEY", "")
