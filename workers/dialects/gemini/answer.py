@@ -313,10 +313,14 @@ class Answer:
     def _usage(self) -> event_pb2.Usage:
         choices = self._choices.values()
         if any(name in self._counts for name in COUNTS):
-            return usage_of(self._counts, sum(choice.searches for choice in choices))
-        length = sum(len(text) for choice in choices for text in choice.text)
-        tokens = -(-length // _CHARACTERS_PER_TOKEN)
-        return event_pb2.Usage(output_tokens=tokens, estimated=True)
+            usage = usage_of(self._counts)
+        else:
+            length = sum(len(text) for choice in choices for text in choice.text)
+            tokens = -(-length // _CHARACTERS_PER_TOKEN)
+            usage = event_pb2.Usage(output_tokens=tokens, estimated=True)
+        if made := sum(choice.searches for choice in choices):
+            usage.tool_calls["web_search"] = made
+        return usage
 
 
 _READERS: dict[str, Callable[[Answer, _Choice, dict[str, Any], dict[str, Any]], list[Event]]] = {

@@ -64,7 +64,8 @@ _IMAGE_3 = replace(_GEMINI_3, thinking=None, system=False, validated=False)
 _IMAGE_3_1 = replace(_IMAGE_3, thinking=Levels(("MINIMAL", "HIGH")))
 _PLAIN = Family(json_schema=False, system=False)
 
-# Per line, the first version a row is true of, in ascending order. What no line matches is "".
+# Per line, the first version a row is true of, in ascending order. The first line whose word is in
+# the name counts; the last one's is in all.
 _LINES: dict[str, tuple[tuple[tuple[int, int], Family], ...]] = {
     "tts": (((0, 0), _PLAIN),),
     "image": (((0, 0), _IMAGE), ((3, 0), _IMAGE_3), ((3, 1), _IMAGE_3_1)),
@@ -84,7 +85,6 @@ _LINES: dict[str, tuple[tuple[tuple[int, int], Family], ...]] = {
         ((3, 7), _NEWEST),
     ),
 }
-_LINE = re.compile(r"tts|image|lite|pro(?!d)")
 _VERSION = re.compile(r"gemini-(\d{1,2})(?!\d)(?:\.(\d{1,2}))?")
 # `gemini-flash-latest`, and lines of a later day: what the newest take.
 _UNNUMBERED = (99, 0)
@@ -98,8 +98,7 @@ def family(model: str) -> Family:
         return _PLAIN if "gemma" in name else _GEMINI_2
     match = _VERSION.search(name)
     version = (int(match[1]), int(match[2] or 0)) if match else _UNNUMBERED
-    line = _LINE.search(name)
-    rows = _LINES[line[0] if line else ""]
+    rows = next(rows for line, rows in _LINES.items() if line in name)
     found = rows[0][1]
     for since, row in rows:
         if version >= since:

@@ -10,8 +10,8 @@ from broker.v1 import event_pb2
 COUNTS = ("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount", "totalTokenCount")
 
 
-def usage_of(counts: dict[str, Any], searches: int) -> event_pb2.Usage:
-    """The hub's usage; `searches` are Google searches that the answer made.
+def usage_of(counts: dict[str, Any]) -> event_pb2.Usage:
+    """The hub's usage.
 
     The prompt's count includes what was cached, but neither what tools added; the count of
     candidates excludes thoughts.
@@ -20,7 +20,7 @@ def usage_of(counts: dict[str, Any], searches: int) -> event_pb2.Usage:
     heard = max(0, _audio(counts, "promptTokensDetails") - _audio(counts, "cacheTokensDetails"))
     spoken = _audio(counts, "candidatesTokensDetails")
     prompt = _number(counts, "promptTokenCount") + _number(counts, "toolUsePromptTokenCount")
-    usage = event_pb2.Usage(
+    return event_pb2.Usage(
         input_tokens=max(0, prompt - cached - heard),
         cache_read_tokens=cached,
         input_audio_tokens=heard,
@@ -28,9 +28,6 @@ def usage_of(counts: dict[str, Any], searches: int) -> event_pb2.Usage:
         output_audio_tokens=spoken,
         reasoning_tokens=_number(counts, "thoughtsTokenCount"),
     )
-    if searches:
-        usage.tool_calls["web_search"] = searches
-    return usage
 
 
 def _audio(counts: dict[str, Any], name: str) -> int:
