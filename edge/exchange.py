@@ -11,7 +11,7 @@ import asyncio
 import secrets
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from broker import dispatch
@@ -136,8 +136,9 @@ class Exchange:
         self._taken = False
         self._replaying = False
         self._transcript = Transcript()
-        self._error: InferenceError | None = None
+        self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._take: Callable[[Sequence[event_pb2.Event]], bool] = _refuse
         self._unread = 0
         self._owed = 0
         self._collected = 0
@@ -160,6 +161,13 @@ class Exchange:
                 return ()
             self._waiter = self._loop.create_future()
             await self._waiter
+
+    def divert(self, take: Callable[[Sequence[event_pb2.Event]], bool]) -> None:
+        """Offer what comes from now on to `take` first, at once and without waking a task.
+
+        What it refuses (False), and the end of the answer, is for `next`.
+        """
+        self._take = take
 
     def close(self) -> None:
         """The consumer is done or gone: stop whatever still runs. Idempotent."""
@@ -240,7 +248,7 @@ class Exchange:
             # All of it was shown before: nobody will read it, and a long replay would starve.
             self._give_credit()
         elif self._open:
-            self._wake()
+            self._hand_out()
 
     def lost(self, attempt: Attempt) -> None:
         """The attempt's worker died or froze (R3)."""
@@ -302,6 +310,19 @@ class Exchange:
             self._settle(dispatch.GiveUp(error))
         else:
             self._give_credit()
+
+    def _hand_out(self) -> None:
+        try:
+            taken = self._take(self._ready)
+        except Exception as exc:  # noqa: BLE001  the consumer's bug, and not the link's
+            self._ready = []
+            self._end(exc, "cancelled")
+            return
+        if taken:
+            self._ready = []
+            self._give_credit()
+        else:
+            self._wake()
 
     def _give_credit(self) -> None:
         self._owed += self._unread
@@ -388,7 +409,7 @@ class Exchange:
             error.provider, error.model = attempt.target.provider, attempt.target.model
             self._end(error, "deadline")
 
-    def _end(self, error: InferenceError | None, kill_reason: str) -> None:
+    def _end(self, error: Exception | None, kill_reason: str) -> None:
         """The one way out."""
         self.done = True
         self._error = error
@@ -420,3 +441,8 @@ class Exchange:
     def started(self) -> event_pb2.Started | None:
         """The first event of the present answer, if it has begun."""
         return self._started
+
+
+def _refuse(_batch: Sequence[event_pb2.Event]) -> bool:
+    """Nobody takes batches but `next`."""
+    return False

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 from starlette.types import Receive, Scope, Send
 
 from broker.config import Limits
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
-from broker.v1 import generation_pb2
+from broker.v1 import event_pb2, generation_pb2
 from edge.auth import Authenticator
 from edge.http.body import ClientGoneError, read_json_body
 from edge.http.call import Call, Reporter
@@ -118,6 +119,14 @@ class ChatRoute:
             )
             events = ChatStream.of(exchange.answer_id, exchange.created, request)
             started = None
+
+            def take(batch: Sequence[event_pb2.Event]) -> bool:
+                if not out.clear:
+                    return False
+                if data := events.feed(batch):
+                    out.put(data)
+                return True
+
             while not call.ended():
                 batch = await exchange.next()
                 started = call.note(batch) or started
@@ -131,6 +140,7 @@ class ChatRoute:
                 if not call.started:
                     await out.start(call.answer_headers(started))
                 await out.write(data, last=call.ended())
+                exchange.divert(take)
         except (Exception, asyncio.CancelledError) as exc:
             if not out.open:
                 raise

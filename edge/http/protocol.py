@@ -23,6 +23,7 @@ from uvicorn.server import ServerState
 
 from broker.errors import InferenceError
 from edge.http.reply import error_reply
+from edge.http.response import Response
 
 # How many requests a client may send ahead of the answers.
 PIPELINE = 16
@@ -47,6 +48,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._gone: Callable[[], object] | None = None
         self._running: RequestResponseCycle | None = None
+        self.response: Response
         self._refused = False
         self._in_head = True
         self._first = 0  # bytes received with the beginning of the message
@@ -77,8 +79,8 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
-        if cycle.scope["method"] != "HEAD":
-            cycle.transport = _Joined(self.transport, cycle)
+        self.response = Response(cycle)
+        cycle.send = self.response  # type: ignore[method-assign]
         super()._start_asgi_task(cycle, app)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -157,38 +159,6 @@ class Connection(HttpToolsProtocol):
     def _unsupported_upgrade_warning(self) -> None:
         """Close after the reply: what follows a CONNECT is not HTTP, and the parser has stopped."""
         self.cycle.keep_alive = False
-
-
-class _Joined(asyncio.Transport):
-    """Sends the head of a response together with the beginning of its body.
-
-    uvicorn writes them one by one, and each write costs a system call and wakes the client: half of
-    what a small reply costs. ASGI asks servers to wait for the body.
-    """
-
-    def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
-        super().__init__()
-        self._transport = transport
-        self._cycle = cycle
-        self._head: bytes | None = None
-        self._begun = False
-
-    def write(self, data: Any) -> None:
-        if self._head is not None:
-            data, self._head = self._head + data, None
-        elif not self._begun and self._cycle.response_started:
-            self._begun = True
-            self._head = data
-            return
-        self._transport.write(data)
-
-    def close(self) -> None:
-        if self._head is not None:
-            self.write(b"")
-        self._transport.close()
-
-    def is_closing(self) -> bool:
-        return self._transport.is_closing()
 
 
 def _without_upgrade(data: bytes) -> bytes:

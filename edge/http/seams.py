@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from broker.keys import KeyRecord
@@ -26,6 +26,9 @@ class ExchangeLike(Protocol):
 
         Raises `InferenceError` once when the request fails.
         """
+
+    def divert(self, take: Callable[[Sequence[event_pb2.Event]], bool]) -> None:
+        """Offer batches to `take` first; `next` has what it refuses, and the end."""
 
     def close(self) -> None:
         """The caller is done or gone: whatever still runs is cancelled. Idempotent."""

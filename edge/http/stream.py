@@ -61,6 +61,16 @@ class EventStream:
         await self._send({"type": "http.response.body", "body": data, "more_body": not last})
         self._blocked_since = None
 
+    @property
+    def clear(self) -> bool:
+        """Whether `put` may be called: the response has begun and the client keeps up."""
+        return self._blocked_since is None and self._call.connection.response.clear
+
+    def put(self, data: bytes) -> None:
+        """`write` without waiting, while `clear`."""
+        self._last = self._loop.time()
+        self._call.connection.response.put(data)
+
     async def fail(self, body: bytes) -> None:
         """End a response that has started with an error event and without `[DONE]`."""
         await self.write(b"data: " + body + b"\n\n", last=True)

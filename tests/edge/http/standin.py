@@ -63,6 +63,9 @@ class Exchange:
                 return step
         return ()
 
+    def divert(self, take: Callable[[Sequence[event_pb2.Event]], bool]) -> None:
+        """Scripts are played to `next` alone."""
+
     def close(self) -> None:
         self.closed.set()
 

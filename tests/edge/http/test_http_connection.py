@@ -513,10 +513,6 @@ async def test_a_small_reply_is_one_write(start: Start, monkeypatch: pytest.Monk
 
     written: list[bytes] = []
 
-    class Seen(protocol._Joined):
-        def __init__(self, transport: asyncio.Transport, cycle: object) -> None:
-            super().__init__(_Recorder(transport), cycle)  # type: ignore[arg-type]
-
     class _Recorder:
         def __init__(self, transport: asyncio.Transport) -> None:
             self._real = transport
@@ -528,7 +524,12 @@ async def test_a_small_reply_is_one_write(start: Start, monkeypatch: pytest.Monk
         def __getattr__(self, name: str) -> object:
             return getattr(self._real, name)
 
-    monkeypatch.setattr(protocol, "_Joined", Seen)
+    made = protocol.Connection.connection_made
+    monkeypatch.setattr(
+        protocol.Connection,
+        "connection_made",
+        lambda self, transport: made(self, _Recorder(transport)),  # type: ignore[arg-type]
+    )
     edge = await start()
     async with httpx.AsyncClient() as client:
         await client.post(edge.url + CHAT, json=body(), headers=AUTHORIZED)
