@@ -65,7 +65,6 @@ class Runner:
         self._publisher = Publisher(bus, timeout_s=2.0)
         self._recorder = Recorder(self._publisher)
         self._links: dict[str, EdgeLink] = {}
-        self._pulls: set[asyncio.Task[None]] = set()
         # Deliveries not yet settled, by where their ack goes.
         self._held: set[str] = set()
         self._answers: list[tuple[str, bytes]] = []
@@ -118,6 +117,8 @@ class Runner:
     async def drain(self, grace_s: float) -> None:
         """Take no more, finish what runs within the grace period, hand over the rest (R15)."""
         self._draining = True
+        # With its pulls gone nothing more is sent here; what was on its way is handed back.
+        await self._puller.close()
         await self._lease.release()
         if self._stop_direct is not None:
             await self._stop_direct()
@@ -134,7 +135,6 @@ class Runner:
     async def close(self) -> None:
         """Leave; call `drain` before."""
         await self._puller.close()
-        await self._puller.unsubscribe()
         await self._recorder.drain()
         for link in list(self._links.values()):
             await link.close()
@@ -169,9 +169,7 @@ class Runner:
         if free > 0 and (free * 4 >= self._settings.slots or self._puller.credits < free):
             if self._draining or self._alone.locked():
                 return
-            task = asyncio.create_task(self._puller.pull(free), name="pull")
-            self._pulls.add(task)
-            task.add_done_callback(self._pulls.discard)
+            self._puller.pull(free)
 
     def _delivered(self, delivery: Delivery) -> None:
         self._held.add(delivery.reply)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import msgspec
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError
 
@@ -139,12 +140,6 @@ class Publisher:
                 self._settle(token, _UNAVAILABLE)
 
 
-@dataclass(slots=True)
-class _Pull:
-    credits: int
-    seen: float
-
-
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """One delivered message and how to settle it."""
@@ -161,6 +156,10 @@ class Delivery:
         return int(parts[6] if len(parts) > 9 else parts[4])
 
 
+# Pulls of one puller that may stand at a time.
+_MAX_PULLS = 8
+_LEAVE_S = 2.0
+
 ACK = b"+ACK"
 IN_PROGRESS = b"+WPI"
 
@@ -170,11 +169,29 @@ def nak(delay_s: float) -> bytes:
     return b'-NAK {"delay": %d}' % int(delay_s * 1e9)
 
 
+class _Inbox:
+    """Where the messages of one pull at a time arrive.
+
+    The server serves standing pulls in turns, and a delivery does not say whose it is: charged to
+    the wrong one, credits are counted that the server no longer has, or has besides.
+    """
+
+    __slots__ = ("credits", "seen", "serial", "subject", "subscription")
+
+    def __init__(self, subject: str) -> None:
+        self.subject = subject
+        self.subscription: Subscription | None = None
+        self.serial = 0
+        self.credits = 0
+        self.seen = 0.0
+
+
 class Puller:
     """A standing pull on one consumer: `pull(n)` asks for n more, `on_message` gets each.
 
     Recovers by itself from reconnects, leader changes and lost requests: each pull asks for idle
-    heartbeats, and a pull that has not been heard of for two of them is given up.
+    heartbeats, and a pull that has not been heard of for two of them is given up. `on_credit` is
+    called when credits came back unused or a pull can be made again: its owner may want to pull.
     """
 
     def __init__(
@@ -188,29 +205,59 @@ class Puller:
         self._bus = bus
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._on_message = on_message
-        # Called when credits came back unused: the owner may want to pull again.
         self._on_credit = on_credit
         self._expires = 30.0
         self._heartbeat = 5.0
-        self._pulls: dict[str, _Pull] = {}
-        self._count = 0
+        self._inboxes: list[_Inbox] = []
+        self._serial = 0
+        # Somebody wanted to pull when it was not possible.
+        self._wanted = False
+        # Inboxes of a broken connection are being left: what they still get is not known yet.
+        self._leaving = 0
+        self._closed = False
+        self._tasks: set[asyncio.Task[None]] = set()
         self._watcher: asyncio.Task[None] | None = None
-        self._subscription: Any = None
         self.credits = 0
 
     async def start(self) -> None:
-        """Subscribe to the inbox that deliveries come to."""
-        self._inbox = self._bus.nc.new_inbox()
-        self._subscription = await self._bus.nc.subscribe(f"{self._inbox}.*", cb=self._received)
+        """Begin to watch over pulls."""
+        self._bus.on_reconnect(self._start_over)
         self._watcher = asyncio.create_task(self._watch(), name=f"pull {self._subject}")
-        self._bus.on_reconnect(self._forget_all)
 
-    async def pull(self, batch: int) -> None:
-        """Ask for up to `batch` more messages."""
-        self._count += 1
-        token = str(self._count)
-        self._pulls[token] = _Pull(batch, asyncio.get_running_loop().time())
+    def pull(self, batch: int) -> None:
+        """Ask for up to `batch` more messages, or call `on_credit` once that is possible."""
+        inbox = self._free_inbox()
+        if inbox is None:
+            self._wanted = True
+            return
+        self._serial += 1
+        inbox.serial = self._serial
+        inbox.credits = batch
+        inbox.seen = asyncio.get_running_loop().time()
         self.credits += batch
+        self._spawn(self._ask(inbox, batch))
+
+    async def close(self) -> None:
+        """Leave: nothing is pulled any more, and all that was delivered went to `on_message`."""
+        self._closed = True
+        if self._watcher is not None:
+            self._watcher.cancel()
+        inboxes, self._inboxes = self._inboxes, []
+        await asyncio.gather(*(self._leave(inbox) for inbox in inboxes), *self._tasks)
+
+    def _free_inbox(self) -> _Inbox | None:
+        if self._closed or self._leaving or not self._bus.connected:
+            return None
+        for inbox in self._inboxes:
+            if not inbox.credits:
+                return inbox
+        if len(self._inboxes) >= _MAX_PULLS:
+            return None
+        inbox = _Inbox(self._bus.nc.new_inbox())
+        self._inboxes.append(inbox)
+        return inbox
+
+    async def _ask(self, inbox: _Inbox, batch: int) -> None:
         body = msgspec.json.encode(
             {
                 "batch": batch,
@@ -218,69 +265,103 @@ class Puller:
                 "idle_heartbeat": int(self._heartbeat * 1e9),
             }
         )
+        reply = f"{inbox.subject}.{inbox.serial}"
         try:
-            await self._bus.nc.publish(self._subject, body, reply=f"{self._inbox}.{token}")
+            if inbox.subscription is None:
+                received = partial(self._received, inbox)
+                inbox.subscription = await self._bus.nc.subscribe(f"{inbox.subject}.*", cb=received)
+                if not inbox.credits:  # given up meanwhile
+                    await self._leave(inbox)
+                    return
+            await self._bus.nc.publish(self._subject, body, reply=reply)
         except NatsError as exc:
             _log.warning("pull failed: %s", exc)
-            self._later(token)
+            self._later(inbox)
 
-    async def close(self) -> None:
-        """Stop watching. Deliveries that still arrive go to `on_message`, to be handed back."""
-        if self._watcher is not None:
-            self._watcher.cancel()
-
-    async def unsubscribe(self) -> None:
-        """Leave: what the server still delivers stays in the queue."""
-        if self._subscription is not None and not self._bus.nc.is_closed:
-            await self._subscription.unsubscribe()
-
-    async def _received(self, msg: Msg) -> None:
+    async def _received(self, inbox: _Inbox, msg: Msg) -> None:
         status = msg.headers.get("Status") if msg.headers and not msg.data else None
         if status is None:
-            # A delivery carries its stored subject, not our token: charge the oldest pull.
-            for token, pull in self._pulls.items():
-                pull.credits -= 1
-                pull.seen = asyncio.get_running_loop().time()
+            if inbox.credits:
+                inbox.credits -= 1
                 self.credits -= 1
-                if pull.credits <= 0:
-                    del self._pulls[token]
-                break
+                inbox.seen = asyncio.get_running_loop().time()
             self._on_message(Delivery(msg.subject, msg.data, msg.reply))
+            if self._wanted and not inbox.credits:
+                self._unused()
             return
-        token = msg.subject.rpartition(".")[2]
+        if msg.subject.rpartition(".")[2] != str(inbox.serial):
+            return  # of an earlier pull
         if status == "100":
-            if token in self._pulls:
-                self._pulls[token].seen = asyncio.get_running_loop().time()
+            inbox.seen = asyncio.get_running_loop().time()
         elif status in {"503", "409"}:
             # No leader or consumer gone: at once would be a hot loop (measured 4,700 pulls/s).
-            self._later(token)
+            self._later(inbox)
         else:
-            self._forget(token)
-            self._on_credit()
+            self._forget(inbox)
+            self._unused()
 
-    def _later(self, token: str) -> None:
+    def _later(self, inbox: _Inbox) -> None:
+        serial = inbox.serial
+
         def again() -> None:
-            self._forget(token)
-            self._on_credit()
+            if inbox.serial == serial:
+                self._forget(inbox)
+                self._unused()
 
         asyncio.get_running_loop().call_later(0.25, again)
 
-    def _forget(self, token: str) -> None:
-        pull = self._pulls.pop(token, None)
-        if pull is not None:
-            self.credits -= pull.credits
+    def _forget(self, inbox: _Inbox) -> None:
+        self.credits -= inbox.credits
+        inbox.credits = 0
 
-    def _forget_all(self) -> None:
-        for token in list(self._pulls):
-            self._forget(token)
-        self._on_credit()
+    def _unused(self) -> None:
+        self._wanted = False
+        if not self._closed:
+            self._on_credit()
+
+    def _start_over(self) -> None:
+        """Reconnected: the server may have kept our pulls, or may be another one."""
+        inboxes, self._inboxes = self._inboxes, []
+        for inbox in inboxes:
+            self._forget(inbox)
+        self._leaving += 1
+        self._spawn(self._leave_all(inboxes))
+
+    async def _leave_all(self, inboxes: list[_Inbox]) -> None:
+        try:
+            await asyncio.gather(*(self._leave(inbox) for inbox in inboxes))
+        finally:
+            self._leaving -= 1
+        self._unused()
+
+    async def _leave(self, inbox: _Inbox) -> None:
+        """Unsubscribe, which ends the pull, and take what was delivered before the server knew."""
+        self._forget(inbox)
+        subscription, inbox.subscription = inbox.subscription, None
+        if subscription is None:
+            return
+        try:
+            async with asyncio.timeout(_LEAVE_S):
+                await subscription.drain()  # type: ignore[no-untyped-call]
+        except (NatsError, TimeoutError) as exc:
+            _log.debug("an inbox was left in haste: %s", exc)
+            # Else it would be subscribed again after a reconnect.
+            self._bus.nc._remove_sub(subscription._id)
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self._heartbeat)
             limit = asyncio.get_running_loop().time() - 2.2 * self._heartbeat
-            stale = [token for token, pull in self._pulls.items() if pull.seen < limit]
-            for token in stale:
-                self._forget(token)
+            stale = [inbox for inbox in self._inboxes if inbox.credits and inbox.seen < limit]
+            for inbox in stale:
+                # Left, not used again: should its pull be alive, it ends now.
+                self._inboxes.remove(inbox)
+                self._spawn(self._leave(inbox))
+                self._forget(inbox)
             if stale:
-                self._on_credit()
+                self._unused()
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work, name=f"pull {self._subject}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
