@@ -58,6 +58,9 @@ def add_tools(
             continue
         if tool.cache_control is not None:
             hub.cache_control = json_text(tool.cache_control, f"tools[{index}].cache_control")
+        if tool.type is None:
+            # Not ours to add at a provider that does without.
+            hub.extra["type"] = b"null"
         for name in raw.keys() - _TOOL_FIELDS:
             if raw[name] is not None:
                 hub.extra[name] = json_text(raw[name], f"tools[{index}].{name}")

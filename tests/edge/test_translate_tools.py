@@ -21,7 +21,7 @@ SCHEMA = {"type": "object", "properties": {"b": {"type": "string"}, "a": {"defau
 
 TOOLS: list[tuple[dict[str, Any], str]] = [
     ({"type": "function", "function": {"name": "f"}}, 'function { name: "f" }'),
-    ({"function": {"name": "f"}}, 'function { name: "f" }'),
+    ({"function": {"name": "f"}}, 'function { name: "f" } extra { key: "type" value: "null" }'),
     (
         {
             "type": "function",

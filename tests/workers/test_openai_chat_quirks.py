@@ -79,6 +79,22 @@ def test_a_strict_server_gets_no_null_and_no_field_of_openais_own() -> None:
     assert messages[4] == {"role": "assistant", "content": "a"}
 
 
+@pytest.mark.parametrize(
+    ("provider", "written"),
+    [
+        ("mistral", {"function": {"name": "f"}}),
+        ("groq", {"type": "function", "function": {"name": "f"}}),
+    ],
+)
+def test_a_tool_without_a_type_gets_one_where_it_needs_it(
+    provider: str, written: dict[str, Any]
+) -> None:
+    untyped = "tools { function { name: 'f' } extra { key: 'type' value: 'null' } }"
+    assert _body(provider, USER + untyped)["tools"] == [written]
+    typed = _body(provider, USER + "tools { function { name: 'f' } }")["tools"]
+    assert typed == [{"type": "function", "function": {"name": "f"}}]
+
+
 @pytest.mark.parametrize("provider", ["groq", "mistral", "together_ai", "perplexity", "ollama"])
 def test_who_of_several_users_speaks_stands_before_the_text(provider: str) -> None:
     body = _body(provider, _says("USER", "hi", "name: 'Ann'"))

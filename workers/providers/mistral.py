@@ -18,6 +18,7 @@ PROVIDER = Provider(
         "assistant_fields": "plain",
         "reasoning_field": "content",
         "call_ids": "nine characters",
+        "tool_type": "as given",
     },
     parameters=CHAT.but(
         (*PLAIN, *USAGE_ALWAYS, *NAME_IN_TEXT),

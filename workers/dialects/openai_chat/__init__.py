@@ -10,6 +10,7 @@ its own. Quirks are facts beside parameters that the dialect obeys (`Provider.qu
 | allowed_tools | "send": a choice of some tools goes out | the other tools are left out |
 | reasoning_field | where earlier reasoning goes back; "content": as parts of it | it is left out |
 | assistant_fields | "plain": none that OpenAI alone has, no null | all of OpenAI's fields |
+| tool_type | "as given": left out where the caller did | every tool has one |
 | call_ids | "nine characters": ids of calls are made to fit that | they go out as they came |
 | system_messages | "one": joined into one at the beginning | they stay where they are |
 | turns | "alternate": neighbours of one speaker are joined | they stay apart |

@@ -120,8 +120,9 @@ class _Writing:
     def function_call(self, _: Any) -> None:
         """The choice under its new name, which has rows of its own."""
         choice = self.generate.tool_choice
-        column = "tool_choice=" + ("named" if choice.names else choice_json(choice))
-        rest = settle(self.rows, {column: choice_json(choice)}, self.body, self.losses)
+        written = choice_json(choice)
+        column = "tool_choice=" + ("named" if choice.names else written)
+        rest = settle(self.rows, {column: written}, self.body, self.losses)
         for name, value in rest.items():
             _CODE[name](self, value)
 

@@ -76,9 +76,12 @@ def _tool(tool: generation_pb2.Tool, where: str, quirks: Mapping[str, str]) -> A
         written: dict[str, Any] = {"type": "custom", "custom": custom}
     else:
         written = {"type": "function", "function": _function(tool, where)}
+        if quirks.get("tool_type") == "as given" and tool.extra.get("type") == b"null":
+            del written["type"]
     if tool.cache_control and quirks.get("cache_control") == "send":
         written["cache_control"] = fragment(tool.cache_control, where + ".cache_control")
-    return merge(written, tool.extra, where + ".")
+    extra = {name: value for name, value in tool.extra.items() if name != "type"}
+    return merge(written, extra, where + ".")
 
 
 def _function(tool: generation_pb2.Tool, where: str) -> dict[str, Any]:
