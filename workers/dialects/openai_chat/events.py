@@ -13,6 +13,7 @@ import orjson
 from broker.errors import InferenceError
 from broker.v1 import event_pb2, generation_pb2
 from workers.dialects.openai_chat.errors import error_in_answer
+from workers.dialects.openai_chat.extras import Details, citations, token_logprobs
 from workers.dialects.openai_chat.toolcalls import ToolCalls
 from workers.dialects.openai_chat.usage import estimate, usage_of
 from workers.dialects.openai_chat.wire import Audio, Choice, Chunk, Message, decode_logprobs
@@ -40,6 +41,8 @@ FAILED = {
     "error": "upstream_error",
     "insufficient_system_resource": "upstream_overloaded",
 }
+# Other words for tiers that OpenAI has names for.
+_TIERS = {"on_demand": "default"}
 _NULL = b"null"
 _Events = list[event_pb2.Event]
 
@@ -47,7 +50,7 @@ _Events = list[event_pb2.Event]
 class _Answer:
     """One choice so far. Items are numbered in the order in which they begin."""
 
-    __slots__ = ("calls", "finish", "index", "items", "message", "reasoning")
+    __slots__ = ("calls", "details", "finish", "index", "items", "message", "reasoning", "texts")
 
     def __init__(self, index: int, seed: str) -> None:
         self.index = index
@@ -56,6 +59,9 @@ class _Answer:
         self.message = -1
         self.reasoning = -1
         self.calls = ToolCalls(index, seed)
+        self.details = Details()
+        # Kept only where sources are cited.
+        self.texts: list[str] = []
 
     def message_item(self) -> int:
         if self.message < 0:
@@ -85,6 +91,7 @@ class AnswerEvents:
         self._upstream_id = ""
         self._answers: dict[int, _Answer] = {}
         self._usage: Any = None
+        self._sources: Any = None
         self._output_chars = 0
         self._reasoning_chars = 0
 
@@ -114,6 +121,8 @@ class AnswerEvents:
         if usage:
             # Cumulative where it comes with every chunk: the last one counts.
             self._usage = usage
+        if chunk.search_results or chunk.citations:
+            self._sources = chunk.search_results or chunk.citations
         if not self._started and (chunk.choices or chunk.id):
             # A filter report can come first, with no id, no model and no choice.
             events.append(self._start(chunk))
@@ -131,6 +140,11 @@ class AnswerEvents:
         for index in sorted(self._answers):
             answer = self._answers[index]
             events += answer.calls.finish()
+            if answer.details:
+                events += answer.details.events(index, answer.reasoning_item())
+            if self._sources:
+                for citation in citations(self._sources, "".join(answer.texts)):
+                    _annotate(answer, citation, events)
             event = event_pb2.Event()
             finished = event.choice_finished
             finished.choice = index
@@ -162,7 +176,7 @@ class AnswerEvents:
         if isinstance(chunk.system_fingerprint, str):
             started.system_fingerprint = chunk.system_fingerprint
         if isinstance(chunk.service_tier, str):
-            started.service_tier = chunk.service_tier
+            started.service_tier = _TIERS.get(chunk.service_tier, chunk.service_tier)
         started.upstream_request_id = request_id(self._headers)
         started.rate_limits.update(rate_limits(self._headers))
         return event
@@ -180,6 +194,8 @@ class AnswerEvents:
         if len(choice.logprobs) > len(_NULL):
             text_logprobs, refusal_logprobs = _logprobs(choice.logprobs)
         if message is not None:
+            if message.reasoning_details:
+                answer.details.add(message.reasoning_details)
             reasoning = message.reasoning_content or message.reasoning
             if reasoning and isinstance(reasoning, str):
                 self._add_reasoning(answer, reasoning, events)
@@ -204,6 +220,8 @@ class AnswerEvents:
 
     def _add_text(self, answer: _Answer, text: str, logprobs: bytes, events: _Events) -> None:
         self._output_chars += len(text)
+        if self._sources:
+            answer.texts.append(text)
         event = event_pb2.Event()
         delta = event.text
         delta.choice = answer.index
@@ -264,11 +282,7 @@ class AnswerEvents:
             self._add_audio(answer, audio, events)
         if isinstance(message.annotations, list):
             for annotation in message.annotations:
-                event = event_pb2.Event()
-                event.annotation.choice = answer.index
-                event.annotation.item = answer.message_item()
-                event.annotation.json = orjson.dumps(annotation)
-                events.append(event)
+                _annotate(answer, orjson.dumps(annotation), events)
 
     def _add_call(self, answer: _Answer, event: event_pb2.Event | None, events: _Events) -> None:
         if event is not None:
@@ -292,12 +306,22 @@ class AnswerEvents:
         events.append(event)
 
 
+def _annotate(answer: _Answer, annotation: bytes, events: _Events) -> None:
+    event = event_pb2.Event()
+    event.annotation.choice = answer.index
+    event.annotation.item = answer.message_item()
+    event.annotation.json = annotation
+    events.append(event)
+
+
 def _logprobs(raw: msgspec.Raw) -> tuple[bytes, bytes]:
     """JSON arrays for text and refusal; empty for a form that is not OpenAI's."""
     try:
         logprobs = decode_logprobs(raw)
     except msgspec.ValidationError:
         return b"", b""
+    if logprobs.tokens:
+        return token_logprobs(bytes(raw)), b""
     return _array(logprobs.content), _array(logprobs.refusal)
 
 

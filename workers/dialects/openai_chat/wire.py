@@ -42,6 +42,7 @@ class Message(msgspec.Struct, gc=False):
     content: str | list[Any] | None = None
     reasoning_content: Any = None
     reasoning: Any = None
+    reasoning_details: Any = None
     refusal: str | None = None
     tool_calls: list[ToolCall] | None = None
     function_call: Function | None = None
@@ -61,6 +62,8 @@ class Choice(msgspec.Struct, gc=False):
 class Logprobs(msgspec.Struct, gc=False):
     content: msgspec.Raw = msgspec.Raw()
     refusal: msgspec.Raw = msgspec.Raw()
+    # One list beside another, in an older form.
+    tokens: Any = None
 
 
 class Chunk(msgspec.Struct, gc=False):
@@ -74,6 +77,9 @@ class Chunk(msgspec.Struct, gc=False):
     service_tier: Any = None
     usage: Any = None
     error: Any = None
+    # What a search found, with every chunk.
+    search_results: Any = None
+    citations: Any = None
     # Where some servers put usage and errors.
     x_groq: Any = None
 
