@@ -206,8 +206,18 @@ class Supervisor:
     def _launch(self, program: Program) -> Child:
         child = Child(program, say=self._say, pass_on=self._pass_on, changed=self._write_processes)
         self._children.append(child)
-        self._tasks.add(asyncio.ensure_future(child.run()))
+        self._tasks.add(asyncio.ensure_future(self._keep(child)))
         return child
+
+    async def _keep(self, child: Child) -> None:
+        """Run a child; without the worker of one provider the others can still be served."""
+        try:
+            await child.run()
+        except ChildError as exc:
+            if child.program.role != "worker":
+                raise
+            self._say(f"{exc}\n{child.program.title} is left off; the rest goes on")
+            await self._stop.wait()
 
     def _write_processes(self) -> None:
         self._folder.write_processes(

@@ -39,6 +39,8 @@ PROVIDERS = {
     "ANTHROPIC_BASE_URL": "http://sim:9000",
     "OPENAI_COMPATIBLE_BASE_URL": "http://sim:9000/v1",
 }
+# The other workers differ in their names alone.
+PROFILES = {"openai", "anthropic", "openai_compatible"}
 REPLICAS = {"edge": 2, "worker-sim": 2}
 
 
@@ -77,7 +79,11 @@ class Stack:
 
     def start(self) -> None:
         """Start everything in the order that the file asks for, each once those before are healthy."""
-        waiting = dict(self.services)
+        waiting = {
+            name: row
+            for name, row in self.services.items()
+            if PROFILES.issuperset(row.get("profiles", ()))
+        }
         if not shutil.which("haproxy"):
             del waiting["lb"]
         while waiting:
