@@ -19,6 +19,9 @@ from edge.rpc.calls import Context, unreadable
 # Items of a call that are held at a time, and their bytes: requests that run and results that wait.
 ITEMS = 256
 BYTES = 64 << 20
+# A call that is refused ends when its caller has sent nothing for so long, or after the most of it.
+QUIET_S = 0.1
+LINGER_S = 2.0
 
 Answer = Callable[[pb.InferManyRequest], Awaitable[pb.InferManyResponse]]
 
@@ -30,14 +33,23 @@ class _Places:
         self._items = 0
         self._bytes = 0
         self._freed = asyncio.Event()
+        self._closed = False
 
-    async def take(self, size: int) -> None:
-        """Wait for a place. For one waiter at a time."""
-        while self._items >= ITEMS or (self._items and self._bytes + size > BYTES):
+    def close(self) -> None:
+        """Nobody has to wait any more."""
+        self._closed = True
+        self._freed.set()
+
+    async def take(self, size: int) -> bool:
+        """Wait for a place; False when there will be none. For one waiter at a time."""
+        while not self._closed and (
+            self._items >= ITEMS or (self._items and self._bytes + size > BYTES)
+        ):
             self._freed.clear()
             await self._freed.wait()
         self._items += 1
         self._bytes += size
+        return not self._closed
 
     def resize(self, old: int, new: int) -> None:
         """An item's request has become its result."""
@@ -52,19 +64,24 @@ class _Places:
 
 
 class Bulk:
-    """Reads items, has them answered by `answer`, which never fails, and writes the results."""
+    """Reads items, has them answered, and writes the results. Needs its `close`."""
 
-    def __init__(self, context: Context, answer: Answer) -> None:
+    def __init__(self, context: Context) -> None:
         self._context = context
-        self._answer = answer
         self._places = _Places()
+        self._reader: asyncio.Task[None] | None = None
+        self._read_so_far = 0
+        self._discarding = False
         self._running: set[asyncio.Task[None]] = set()
         # None comes last.
         self._results: asyncio.Queue[tuple[pb.InferManyResponse, int] | None] = asyncio.Queue()
 
-    async def run(self) -> None:
-        """Serve the call to its end; raises what reading it raised, after the last result."""
-        reader = asyncio.create_task(self._read(), name="bulk call")
+    async def run(self, answer: Answer) -> None:
+        """Serve the call to its end with `answer`, which never fails.
+
+        Raises what reading raised, after the last result.
+        """
+        self._reader = reader = asyncio.create_task(self._read(answer), name="bulk call")
         try:
             while (done := await self._results.get()) is not None:
                 result, size = done
@@ -72,29 +89,64 @@ class Bulk:
                 self._places.free(size)
             await reader
         finally:
-            tasks: set[asyncio.Task[Any]] = {reader, *self._running}
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            self._stop()
 
-    async def _read(self) -> None:
+    async def discard(self) -> None:
+        """Take what is still being sent, before the call is ended early.
+
+        A status that meets a message on its way makes Python's library tell its caller of an
+        internal error in place of the status.
+        """
+        self._stop()
+        if self._reader is None or self._reader.done():
+            self._reader = asyncio.create_task(self._read(_never), name="refused bulk call")
+        deadline = asyncio.get_running_loop().time() + LINGER_S
+        seen = -1
+        while self._read_so_far != seen and asyncio.get_running_loop().time() < deadline:
+            seen = self._read_so_far
+            await asyncio.wait({self._reader}, timeout=QUIET_S)
+
+    async def close(self) -> None:
+        """Let go of everything."""
+        self._stop()
+        tasks: set[asyncio.Task[Any]] = set(self._running)
+        if self._reader is not None:
+            self._reader.cancel()
+            tasks.add(self._reader)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _stop(self) -> None:
+        """End what runs, and let the reader read on for nothing."""
+        self._discarding = True
+        self._places.close()
+        for task in self._running:
+            task.cancel()
+
+    async def _read(self, answer: Answer) -> None:
         try:
             while (item := await self._context.read()) is not grpc.aio.EOF:
+                self._read_so_far += 1
+                if self._discarding:
+                    continue
                 if not isinstance(item, pb.InferManyRequest):
                     raise unreadable()
                 size = item.ByteSize()
-                await self._places.take(size)
-                task = asyncio.create_task(self._one(item, size), name="bulk item")
-                self._running.add(task)
-                task.add_done_callback(self._running.discard)
+                if await self._places.take(size):
+                    task = asyncio.create_task(self._one(answer, item, size), name="bulk item")
+                    self._running.add(task)
+                    task.add_done_callback(self._running.discard)
         finally:
             # What runs has been paid for: it is answered whatever became of the reading.
             if self._running:
                 await asyncio.wait(set(self._running))
             self._results.put_nowait(None)
 
-    async def _one(self, item: pb.InferManyRequest, size: int) -> None:
-        result = await self._answer(item)
+    async def _one(self, answer: Answer, item: pb.InferManyRequest, size: int) -> None:
+        result = await answer(item)
         weight = result.ByteSize()
         self._places.resize(size, weight)
         self._results.put_nowait((result, weight))
+
+
+async def _never(item: pb.InferManyRequest) -> pb.InferManyResponse:
+    raise AssertionError(f"{item.custom_id} was to be discarded")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn, cast
 
 import grpc
@@ -18,6 +18,7 @@ from edge.http.reply import new_request_id
 from edge.translate.rpc_errors import error_details
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Finish = Callable[[], Awaitable[None]]
 
 _DETAILS = "grpc-status-details-bin"
 _REQUEST_ID = "x-request-id"
@@ -34,10 +35,11 @@ _log = logging.getLogger(__name__)
 class Call:
     """One call: who makes it, and the id that its logs, records and statuses have."""
 
-    __slots__ = ("_auth", "_authorization", "_context", "key", "request_id")
+    __slots__ = ("_auth", "_authorization", "_before_abort", "_context", "key", "request_id")
 
-    def __init__(self, context: Context, auth: Authenticator) -> None:
+    def __init__(self, context: Context, auth: Authenticator, before_abort: Finish | None) -> None:
         metadata = dict(context.invocation_metadata() or ())
+        self._before_abort = before_abort
         self._context = context
         self._auth = auth
         self._authorization = metadata.get("authorization")
@@ -61,6 +63,8 @@ class Call:
         status = status_of(_brief(error), self.request_id)
         trailer = ((_REQUEST_ID, self.request_id), (_DETAILS, status.SerializeToString()))
         code = getattr(grpc.StatusCode, error.row.grpc)
+        if self._before_abort is not None:
+            await self._before_abort()
         await self._context.abort(code, status.message, trailer)
 
 
@@ -79,15 +83,18 @@ class Calls:
             task.cancel()
 
     @contextlib.asynccontextmanager
-    async def call(self, context: Context, request: object) -> AsyncIterator[Call]:
+    async def call(
+        self, context: Context, request: object, before_abort: Finish | None = None
+    ) -> AsyncIterator[Call]:
         """Serve one call inside: what is raised there becomes its status.
 
-        `request` is the first message, None where it could not be read.
+        `request` is the first message, None where it could not be read. `before_abort` is awaited
+        before a status that ends the call early.
         """
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  # gRPC runs each call in a task
         self._running.add(task)
-        call = Call(context, self._auth)
+        call = Call(context, self._auth, before_abort)
         context.set_trailing_metadata(((_REQUEST_ID, call.request_id),))
         try:
             await call.authenticate()

@@ -85,12 +85,16 @@ class InferenceService(pb_grpc.InferenceServiceServicer):
         self, requests: AsyncIterator[pb.InferManyRequest], context: Context
     ) -> None:
         """Many requests, results in completion order."""
-        async with self._calls.call(context, requests) as call:
+        bulk = Bulk(context)
+        try:
+            async with self._calls.call(context, requests, bulk.discard) as call:
 
-            async def answer(item: pb.InferManyRequest) -> pb.InferManyResponse:
-                return await self._item(item, call)
+                async def answer(item: pb.InferManyRequest) -> pb.InferManyResponse:
+                    return await self._item(item, call)
 
-            await Bulk(context, answer).run()
+                await bulk.run(answer)
+        finally:
+            await bulk.close()
 
     async def CancelInference(  # noqa: N802
         self, request: pb.CancelInferenceRequest, context: Context

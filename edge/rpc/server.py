@@ -35,7 +35,7 @@ _PING_PATIENCE_MS = 10_000
 # How often health is compared with whether requests would be served.
 _HEALTH_S = 0.5
 # For statuses of calls that are ended to get out.
-_STOP_S = 0.5
+_STOP_S = 1.0
 
 _Status = health_pb2.HealthCheckResponse
 

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import signal
 import time
 from collections.abc import AsyncIterator, Awaitable
-from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from broker.bus.keyring import Keyring
 from broker.v1 import control_service_pb2, event_pb2
 from broker.v1 import inference_service_pb2 as pb
-from edge.rpc.bulk import ITEMS
 from tests.edge.mistakes import MISTAKES, Mistake, chat, typed
 from tests.system.rpc import (
     Client,
     Failure,
-    Sender,
     ask,
     connected,
     failure,
@@ -33,7 +27,7 @@ from tests.system.rpc import (
     told,
 )
 from tests.system.shared import shared_stack
-from tests.system.stack import MakeStack, Stack, until
+from tests.system.stack import Stack, until
 
 CANCELLED = pb.CancelInferenceResponse.OUTCOME_CANCELLED
 NOT_FOUND = pb.CancelInferenceResponse.OUTCOME_NOT_FOUND
@@ -61,15 +55,6 @@ async def client(stack: Stack) -> AsyncIterator[Client]:
 
 async def open_calls(stack: Stack, count: int) -> bool:
     return bool((await stack.sim_stats())["open"] == count)
-
-
-async def in_flight(stack: Stack) -> int:
-    return (await stack.load()).in_flight
-
-
-def memory_mb(stack: Stack, name: str) -> float:
-    status = Path(f"/proc/{stack.processes[name].popen.pid}/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line[:5] == "VmRSS") / 1024
 
 
 # --- answers ---
@@ -421,206 +406,3 @@ async def test_a_name_can_be_used_again_by_others_and_later_but_not_twice_at_a_t
         assert await stranger.infer(ask("sim/echo"), "twice")
     assert await running
     assert await client.infer(ask("sim/echo"), "twice")
-
-
-# --- bulk ---
-
-
-async def test_two_thousand_items_are_answered_once_each_with_failures_in_band(
-    stack: Stack, client: Client
-) -> None:
-    await stack.reset_sim()
-
-    def one(n: int) -> pb.InferManyRequest:
-        if n % 100 == 7:
-            return item(f"i{n}", ask("sim/sim-fault=status,status=400"))
-        if n % 100 == 8:
-            return item(f"i{n}", ask("sim/echo", temperature=3))
-        if n % 100 == 9:
-            return item(f"i{n}", ask("nobody/knows"))
-        return item(f"i{n}", ask("sim/echo,ttft_ms=300", prompt=f"say {n}"))
-
-    sender = Sender(map(one, range(2000)))
-    results = {r.custom_id: r async for r in client.many(sender)}
-    assert sender.sent == len(results) == 2000
-    expected = {7: "invalid_request", 8: "invalid_request", 9: "model_not_found"}
-    request_ids = set()
-    for n in range(2000):
-        result = results[f"i{n}"]
-        reason = expected.get(n % 100)
-        if reason is None:
-            assert text_of(result.answer) == f"say {n}"
-        else:
-            found = Failure.of(result.error)
-            assert found.reason == reason
-            request_ids.add(found.request_id)
-    assert len(request_ids) == 60
-    stats = await stack.sim_stats()
-    assert stats["calls"] == 2000 - 40
-    assert ITEMS / 2 < stats["most_open"] <= ITEMS
-    await stack.quiet()
-
-
-async def test_an_item_without_an_id_is_told_so(client: Client) -> None:
-    results = [r async for r in client.many(iter([item("", ask("sim/echo"))]))]
-    assert Failure.of(results[0].error).fields == ["custom_id"]
-
-
-async def test_a_slow_bulk_reader_slows_the_sender_and_holds_little(
-    stack: Stack, client: Client
-) -> None:
-    """Longer than a stream's reader may stay silent: a bulk call holds no provider while it waits."""
-    await stack.reset_sim()
-    before = memory_mb(stack, "edge")
-    model, prompt = "sim/sim-bytes=40000,tokens=4", "x" * 20_000
-    sender = Sender(item(f"i{n}", ask(model, prompt)) for n in range(1500))
-    call = client.many(sender)
-    seen = {(await call.read()).custom_id}
-    most, calls, still = 0, -1, 0
-    deadline = time.monotonic() + 30
-    while still < 30 and time.monotonic() < deadline:  # unchanged for 3 s
-        most = max(most, await in_flight(stack))
-        now = (await stack.sim_stats())["calls"]
-        calls, still = now, still + 1 if now == calls else 0
-        await asyncio.sleep(0.1)
-    assert still == 30
-    assert most <= ITEMS
-    assert await in_flight(stack) == 0
-    assert calls < 1000
-    assert sender.sent < 1500
-    assert memory_mb(stack, "edge") - before < 100
-    seen |= {result.custom_id for result in await rest(call) if result.HasField("answer")}
-    assert len(seen) == 1500
-    await stack.quiet()
-
-
-async def test_large_items_of_a_bulk_call_wait_for_each_other(stack: Stack, client: Client) -> None:
-    """64 MiB of requests at a time: four of 20 MB each do not run together."""
-    await stack.reset_sim()
-
-    def big(n: int) -> pb.InferManyRequest:
-        request = ask("sim/sim-tokens=1,ttft_ms=300")
-        image = request.generate.messages[0].parts.add().image
-        image.inline.media_type = "image/png"
-        image.inline.data = bytes(20_000_000)
-        return item(f"i{n}", request)
-
-    results = [r async for r in client.many(Sender(map(big, range(4))))]
-    assert len({r.custom_id for r in results if r.HasField("answer")}) == 4
-    assert (await stack.sim_stats())["most_open"] <= 3
-    await stack.quiet()
-
-
-async def test_a_key_that_is_revoked_while_a_bulk_call_runs_is_of_no_more_use(
-    stack: Stack,
-) -> None:
-    keyring = Keyring(stack.bus)
-    secret, record = await keyring.create("for one call")
-    async with connected(stack, key=secret) as client:
-        call = client.many(None)
-        await call.write(item("a", ask("sim/echo")))
-        assert (await call.read()).HasField("answer")
-        await keyring.revoke(record.id)
-
-        async def refused() -> bool:
-            await call.write(item("b", ask("sim/echo")))
-            result = await call.read()
-            return result.HasField("error") and Failure.of(result.error).reason == "invalid_api_key"
-
-        await until(refused, "items are refused", 5)
-        await call.done_writing()
-        assert await call.read() is grpc.aio.EOF
-        assert (await call.code()) == grpc.StatusCode.OK
-
-
-# --- the standard services ---
-
-
-async def health(client: Client, service: str) -> int:
-    stub = health_pb2_grpc.HealthStub(client.channel)
-    reply = await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
-    return int(reply.status)
-
-
-SERVICES = ("", "broker.v1.InferenceService", "broker.v1.ControlService")
-SERVING = health_pb2.HealthCheckResponse.SERVING
-NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-async def test_health_is_told_per_service_and_without_a_key(client: Client) -> None:
-    assert [await health(client, name) for name in SERVICES] == [SERVING] * 3
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await health(client, "broker.v1.Unknown")
-    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
-
-
-async def test_reflection_lists_the_services_and_their_types(client: Client) -> None:
-    stub = reflection_pb2_grpc.ServerReflectionStub(client.channel)
-    asked = [
-        reflection_pb2.ServerReflectionRequest(list_services=""),
-        reflection_pb2.ServerReflectionRequest(file_containing_symbol="broker.v1.InferenceService"),
-    ]
-    replies = [reply async for reply in stub.ServerReflectionInfo(iter(asked), timeout=10)]
-    names = {service.name for service in replies[0].list_services_response.service}
-    assert names == {
-        "broker.v1.InferenceService",
-        "broker.v1.ControlService",
-        "grpc.health.v1.Health",
-        "grpc.reflection.v1alpha.ServerReflection",
-    }
-    assert replies[1].file_descriptor_response.file_descriptor_proto
-
-
-# --- the life of an edge ---
-
-
-async def test_inference_is_unhealthy_without_a_worker(make_stack: MakeStack) -> None:
-    stack = await make_stack(workers=1)
-    async with connected(stack) as client:
-        worker = stack.processes["worker0"]
-        worker.kill(signal.SIGTERM)
-
-        async def says(*statuses: int) -> bool:
-            return [await health(client, name) for name in SERVICES] == list(statuses)
-
-        await until(lambda: says(NOT_SERVING, NOT_SERVING, SERVING), "health says so", 15)
-        worker.popen.wait(10)
-        stack.start_worker(0)
-        await until(lambda: says(SERVING, SERVING, SERVING), "health recovers", 15)
-
-
-async def test_sigterm_lets_short_calls_finish_and_tells_the_others_why(
-    make_stack: MakeStack,
-) -> None:
-    stack = await make_stack(workers=1, limits={"drain_grace_s": 2})
-    edge = stack.processes["edge"]
-    async with connected(stack) as client:
-        short = asyncio.ensure_future(client.infer(ask("sim/sim-tokens=2,ttft_ms=1000")))
-        unary = asyncio.ensure_future(client.infer(ask(SLOW["before content"])))
-        stream = asyncio.ensure_future(client.events(ask(SLOW["mid-answer"])))
-        unread = client.stream(ask("sim/sim-bytes=60000000,tokens=6000"))
-        await unread.read()
-        bulk = client.many(None)
-        await bulk.write(item("long", ask(SLOW["before content"])))
-        waiting = asyncio.ensure_future(bulk.read())
-        await until(lambda: open_calls(stack, 5), "all run")
-        watch = health_pb2_grpc.HealthStub(client.channel).Watch(
-            health_pb2.HealthCheckRequest(service=SERVICES[1])
-        )
-        assert (await watch.read()).status == SERVING
-        edge.kill(signal.SIGTERM)
-        assert (await asyncio.wait_for(watch.read(), 1)).status == NOT_SERVING
-        for found in (
-            await failure(client.infer(ask("sim/echo"))),
-            await failure(client.stream(ask("sim/echo")).read()),
-        ):
-            assert (found.code, found.reason) == ("UNAVAILABLE", "draining")
-            assert found.retry_s == 1
-        assert (await short).answer.usage.output_tokens == 2
-        for call in (unary, stream, waiting):
-            found = await failure(call)
-            assert (found.code, found.reason) == ("UNAVAILABLE", "draining")
-        await until(lambda: not edge.running, "the edge has left", 10)
-        assert edge.popen.returncode == 0
-    await until(lambda: open_calls(stack, 0), "no upstream call is left", 2)
-    assert "Traceback" not in edge.log.read_text()
