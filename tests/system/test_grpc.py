@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 
 from broker.bus.keyring import Keyring
@@ -406,3 +407,19 @@ async def test_a_name_can_be_used_again_by_others_and_later_but_not_twice_at_a_t
         assert await stranger.infer(ask("sim/echo"), "twice")
     assert await running
     assert await client.infer(ask("sim/echo"), "twice")
+
+
+# --- what operators see ---
+
+
+async def test_numbers_and_log_lines_tell_of_grpc_requests(stack: Stack, client: Client) -> None:
+    call = client.infer(ask("sim/sim-tokens=3"))
+    await call
+    request_id = dict(await call.trailing_metadata())["x-request-id"]
+    await failure(client.stream(ask("nobody/knows")).read())
+    async with httpx.AsyncClient() as http:
+        numbers = (await http.get(f"{stack.url()}/metrics")).text
+    assert 'method="Infer"' in numbers
+    assert 'reason="model_not_found"' in numbers
+    log = stack.processes["edge"].log
+    await until(lambda: request_id in log.read_text(), "the request was logged", 2)
