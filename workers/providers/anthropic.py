@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from workers.dialects.anthropic_messages import DIALECT
+from workers.dialects.anthropic_messages.table import TABLE
 from workers.provider import Provider
 
 PROVIDER = Provider(
@@ -11,6 +12,7 @@ PROVIDER = Provider(
     base_url="https://api.anthropic.com",
     auth_header="x-api-key",
     auth_prefix="",
+    parameters=TABLE,
     # Source: the model names in the official SDK that no retirement date has passed.
     models=(
         "claude-fable-5-2",

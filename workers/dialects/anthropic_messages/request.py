@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import orjson
@@ -13,10 +12,12 @@ from broker.v1 import generation_pb2
 from workers.dialects.anthropic_messages.blocks import Block, read_json, text_blocks
 from workers.dialects.anthropic_messages.conversation import Conversation, conversation
 from workers.dialects.anthropic_messages.envelope import Envelope
-from workers.dialects.anthropic_messages.losses import Losses
 from workers.dialects.anthropic_messages.models import family as family_of
 from workers.dialects.anthropic_messages.sampling import Circumstances, Judge
+from workers.dialects.anthropic_messages.table import TABLE
 from workers.dialects.anthropic_messages.tools import Toolbox, toolbox
+from workers.parameters import Losses, base_name, settle
+from workers.parameters import asked as wanted_of
 
 _Generate = generation_pb2.GenerateRequest
 
@@ -43,26 +44,13 @@ _BETA_OF = {
     "context_management": "context-management-2025-06-27",
     "mcp_servers": "mcp-client-2025-04-04",
 }
-_TIERS = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
-
-# OpenAI's parameters without a counterpart, and whether the request really uses them: a value
-# that asks for what happens anyway is not lost.
-_WITHOUT_COUNTERPART: dict[str, Callable[[_Generate], bool]] = {
-    "presence_penalty": lambda r: r.presence_penalty != 0,
-    "frequency_penalty": lambda r: r.frequency_penalty != 0,
-    "seed": lambda r: r.HasField("seed"),
-    "logit_bias": lambda r: bool(r.logit_bias),
-    "logprobs": lambda r: r.logprobs,
-    "top_logprobs": lambda r: r.top_logprobs > 0,
-    "prediction": lambda r: bool(r.prediction),
-    "verbosity": lambda r: r.HasField("verbosity"),
-    "store": lambda r: r.store,
-    "metadata": lambda r: bool(r.metadata.keys() - {"user_id"}),
-    "prompt_cache_key": lambda r: r.HasField("prompt_cache_key"),
-    "prompt_cache_retention": lambda r: r.HasField("prompt_cache_retention"),
-    "max_tool_calls": lambda r: r.HasField("max_tool_calls"),
-    "audio": lambda r: r.HasField("audio"),
-}
+# Written by code of their own, because they limit each other.
+_TOGETHER = (
+    *("temperature", "top_p", "max_completion_tokens", "max_tokens", "reasoning_effort", "stop"),
+    *("tools", "functions", "function_call", "parallel_tool_calls", "web_search_options"),
+    *("user", "safety_identifier", "metadata"),
+)
+_TOGETHER_KINDS = ("tool_choice", "response_format")
 # An id that shows who somebody is: Anthropic's terms want opaque ones.
 _PERSONAL = re.compile(r"@|^\+?[\d\s().-]{7,}$")
 _NOT_FORWARDED = re.compile(
@@ -93,14 +81,14 @@ def write(request: generation_pb2.Request, model: str, envelope: Envelope) -> Wr
 
 def _write(request: generation_pb2.Request, model: str, envelope: Envelope) -> Written:
     asked = request.generate
-    _refuse_impossible(asked)
     losses = Losses()
+    body: Block = envelope.begin(model)
+    _settle(asked, model, body, losses)
     family = family_of(model)
     said = conversation(asked, family)
     box = toolbox(asked, family, losses, said.called_tools)
     said.system += (block for told in box.instructions for block in text_blocks(told))
     own = _own_parameters(asked, losses)
-    body: Block = envelope.begin(model)
     body |= _output(own, said, box, Judge(asked, family, losses))
     if said.system:
         body["system"] = said.system
@@ -109,32 +97,23 @@ def _write(request: generation_pb2.Request, model: str, envelope: Envelope) -> W
         body["tools"] = box.tools
     if box.choice is not None:
         body["tool_choice"] = box.choice
-    body |= _service(asked, losses)
+    body |= _identity(asked, losses)
     body |= {name: value for name, value in own.items() if name in _OWN}
-    if asked.stream:
-        body["stream"] = True
-    for name, is_used in _WITHOUT_COUNTERPART.items():
-        if is_used(asked):
-            losses.drop(name)
-    if request.platform.HasField("drop_params") and not request.platform.drop_params:
-        losses.refuse()
+    losses.refuse(request.platform, model)
     headers = _headers(request.platform, said.betas | _betas(own), envelope)
-    return Written(orjson.dumps(body), headers, tuple(losses.names))
+    return Written(orjson.dumps(body), headers, losses.names)
 
 
-def _refuse_impossible(asked: _Generate) -> None:
-    """What cannot be left out, since the answer would be another one than asked for."""
-    if asked.n > 1:
-        raise InferenceError(
-            "unsupported_parameter", "Claude gives one answer per request: n must be 1.", param="n"
-        )
-    others = [name for name in asked.modalities if name != "text"]
-    if others:
-        raise InferenceError(
-            "unsupported_parameter",
-            f"Claude answers with text only, not {', '.join(others)}.",
-            param="modalities",
-        )
+def _settle(asked: _Generate, model: str, body: Block, losses: Losses) -> None:
+    """Everything that the table says all about."""
+    alone = {
+        name: value
+        for name, value in wanted_of(asked).items()
+        if name not in _TOGETHER and base_name(name) not in _TOGETHER_KINDS
+    }
+    settle(TABLE.rows(model), alone, body, losses)
+    if asked.HasField("max_tool_calls"):
+        losses.drop("max_tool_calls")
 
 
 def _own_parameters(asked: _Generate, losses: Losses) -> Block:
@@ -182,8 +161,8 @@ def _object(own: Block, name: str) -> Block:
     return value or {}
 
 
-def _service(asked: _Generate, losses: Losses) -> Block:
-    """Who asks, and at which level of service."""
+def _identity(asked: _Generate, losses: Losses) -> Block:
+    """Who asks."""
     result: Block = {}
     for name in ("user", "safety_identifier"):
         value = getattr(asked, name)
@@ -195,12 +174,8 @@ def _service(asked: _Generate, losses: Losses) -> Block:
             result["metadata"] = {"user_id": value}
     if "metadata" not in result and "user_id" in asked.metadata:
         result["metadata"] = {"user_id": asked.metadata["user_id"]}
-    if asked.HasField("service_tier"):
-        tier = _TIERS.get(asked.service_tier)
-        if tier is None:
-            losses.drop("service_tier")
-        else:
-            result["service_tier"] = tier
+    if asked.metadata.keys() - {"user_id"}:
+        losses.drop("metadata")
     return result
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from broker.errors import InferenceError
 from broker.v1 import generation_pb2
 from workers.dialects.anthropic_messages.blocks import Block
-from workers.dialects.anthropic_messages.losses import Losses
 from workers.dialects.anthropic_messages.models import Family, Sampling, Thinking
+from workers.parameters import Losses
 
 _EFFORTS = {
     "minimal": ("low",),

@@ -15,8 +15,8 @@ from workers.dialects.anthropic_messages.blocks import (
     known_fields,
     read_json,
 )
-from workers.dialects.anthropic_messages.losses import Losses
 from workers.dialects.anthropic_messages.models import Family
+from workers.parameters import Losses
 from workers.strictschema import fits_strict_limits, strict_schema
 
 _Choice = generation_pb2.ToolChoice
