@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from nats.errors import Error as NatsError
+from nats.js.api import ConsumerInfo
 from nats.js.errors import Error as JetStreamError
 from nats.js.kv import KeyValue
 
@@ -17,6 +19,11 @@ _log = logging.getLogger(__name__)
 
 # A watcher can go blind for many seconds when its server was killed, so all keys are read again.
 _REREAD_S = 30.0
+# A read that began this long ago is still fresh: a thousand requests for it are one read.
+_FRESH_S = 0.25
+# The server forgets a watcher that is gone without notice after this long.
+_FORGET_S = 10.0
+_SNAPSHOT_S = 5.0
 _GONE = ("DEL", "PURGE")
 
 
@@ -31,22 +38,32 @@ class Mirror:
         self._bucket = bucket
         self._on_change = on_change
         self._restart = asyncio.Event()
-        self._loaded = asyncio.Event()
+        # When the newest whole read began; the event is set when there is a newer one.
+        self._read_at = float("-inf")
+        self._read = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Return once all present keys were read."""
         await self._bus.kv(self._bucket)
         self._bus.on_reconnect(self._restart.set)
+        read = self._read
         self._task = asyncio.create_task(self._follow(), name=f"mirror {self._bucket}")
-        await asyncio.wait_for(self._loaded.wait(), 15)
+        await asyncio.wait_for(read.wait(), 15)
 
     async def refresh(self) -> None:
-        """Read everything again now (R12: absence is believed only after a fresh read)."""
-        self._loaded.clear()
+        """Have everything read that is there now (R12: absence is believed after a fresh read).
+
+        Gives up after 2 s.
+        """
+        wanted = asyncio.get_running_loop().time() - _FRESH_S
+        if self._read_at >= wanted:
+            return
         self._restart.set()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._loaded.wait(), 2)
+            async with asyncio.timeout(2):
+                while self._read_at < wanted:
+                    await self._read.wait()
 
     async def close(self) -> None:
         """Stop following."""
@@ -66,35 +83,55 @@ class Mirror:
     async def _watch_once(self) -> None:
         """One watcher, until it is time to read everything again."""
         self._restart.clear()
-        watcher = await (await self._bus.kv(self._bucket)).watchall()
         loop = asyncio.get_running_loop()
-        until = loop.time() + _REREAD_S
-        fresh: dict[str, bytes] | None = {}
+        began = loop.time()
+        kv = await self._bus.kv(self._bucket)
+        watcher = await kv.watchall(inactive_threshold=_FORGET_S)
+        info: ConsumerInfo | None = None
         restart = asyncio.ensure_future(self._restart.wait())
+        waiting: list[asyncio.Future[Any]] = [restart]
         try:
-            while (left := until - loop.time()) > 0:
+            # The watcher's own mark of a whole read comes when all was sent, be it here or not.
+            info = await watcher._sub.consumer_info()  # type: ignore[union-attr]
+            left = (info.num_pending or 0) + (info.delivered.consumer_seq if info.delivered else 0)
+            async with asyncio.timeout(_SNAPSHOT_S):
+                await self._read_all(watcher, left)
+            self._read_at = began
+            self._read.set()
+            self._read = asyncio.Event()
+            while (time_left := began + _REREAD_S - loop.time()) > 0:
                 step = asyncio.ensure_future(watcher._updates.get())
+                waiting[1:] = [step]
                 await asyncio.wait(
-                    (step, restart), timeout=left, return_when=asyncio.FIRST_COMPLETED
+                    (step, restart), timeout=time_left, return_when=asyncio.FIRST_COMPLETED
                 )
                 if not step.done():
-                    step.cancel()
                     return
                 entry = step.result()
-                if not isinstance(entry, KeyValue.Entry):  # the snapshot is whole
-                    self._replace(fresh or {})
-                    fresh = None
-                    self._loaded.set()
-                    continue
-                value = None if entry.operation in _GONE else entry.value or b""
-                if fresh is None:
-                    self._set(entry.key, value)
-                elif value is not None:
-                    fresh[entry.key] = value
+                if isinstance(entry, KeyValue.Entry):
+                    self._set(entry.key, _value(entry))
         finally:
-            restart.cancel()
+            for future in waiting:
+                future.cancel()
             with contextlib.suppress(NatsError, JetStreamError, TimeoutError):
                 await watcher.stop()  # type: ignore[no-untyped-call]
+                if info is not None and self._bus.connected:
+                    async with asyncio.timeout(1):
+                        await self._bus.js.delete_consumer(info.stream_name, info.name)
+
+    async def _read_all(self, watcher: KeyValue.KeyWatcher, left: int) -> None:
+        """Take the `left` messages that were there when the watcher began."""
+        fresh: dict[str, bytes] = {}
+        while left > 0:
+            entry = await watcher._updates.get()
+            if isinstance(entry, KeyValue.Entry):
+                left -= 1
+                value = _value(entry)
+                if value is not None:
+                    fresh[entry.key] = value
+                else:
+                    fresh.pop(entry.key, None)
+        self._replace(fresh)
 
     def _replace(self, fresh: dict[str, bytes]) -> None:
         for key in self.entries.keys() - fresh.keys():
@@ -112,4 +149,12 @@ class Mirror:
         else:
             self.entries[key] = value
         if self._on_change is not None:
-            self._on_change(key, value)
+            try:
+                self._on_change(key, value)
+            except Exception:  # noqa: BLE001
+                # One record that its reader cannot take must not blind it to all others.
+                _log.exception("a change of %s in %s", key, self._bucket)
+
+
+def _value(entry: KeyValue.Entry) -> bytes | None:
+    return None if entry.operation in _GONE else entry.value or b""
