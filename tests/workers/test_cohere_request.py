@@ -119,7 +119,7 @@ CONVERSATIONS: list[tuple[str, list[Message], Any]] = [
             user("q"),
             assistant("", called("1", '{"a":1}'), called("2", "")),
             result("1", "one"),
-            result("2", opaque("document", DOCUMENT), opaque("video_url", {})),
+            result("2", opaque("document", DOCUMENT)),
         ],
         [
             {"role": "user", "content": "q"},
@@ -206,8 +206,9 @@ def test_thoughts_that_another_provider_signed_stay_away() -> None:
         (user(Part(audio=C.Audio(inline=C.InlineData(data=b"x")))), "messages[0].content[0]"),
         (system(image(inline=INLINE)), "messages[0]"),
         (result("1", image(inline=INLINE)), "messages[0].content[0]"),
+        (user(opaque("video_url", {})), "messages[0].content[0]"),
     ],
-    ids=["pdf", "stored file", "audio", "image in a system prompt", "image as a result"],
+    ids=["pdf", "stored file", "audio", "image in a system prompt", "image as a result", "video"],
 )
 def test_what_cohere_cannot_read_is_refused_where_it_stands(message: Message, param: str) -> None:
     if param == "messages[0].content[0]" and message.parts[0].file.inline.data == PDF:

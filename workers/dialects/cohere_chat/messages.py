@@ -218,9 +218,15 @@ def _audio(part: content_pb2.Part, path: str) -> list[Block]:
 
 def _opaque(part: content_pb2.Part, path: str) -> list[Block]:
     """Cohere's own kind of part, as results of tools have them."""
-    if part.opaque.issuer == _CALLER and part.opaque.type == "document":
-        return [read_json(part.opaque.json, path)]
-    return []
+    if part.opaque.issuer != _CALLER:
+        return []
+    if part.opaque.type != "document":
+        raise InferenceError(
+            "unsupported_parameter",
+            f"Cohere takes no parts of type {part.opaque.type!r}.",
+            param=path,
+        )
+    return [read_json(part.opaque.json, path)]
 
 
 _PARTS: dict[str, Callable[[content_pb2.Part, str], list[Block]]] = {
