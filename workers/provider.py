@@ -27,6 +27,8 @@ class Call:
     method: str = "POST"
     # Parameters the provider cannot take and that were left out, by their OpenAI names.
     dropped: tuple[str, ...] = ()
+    # Stands in for the provider's base URL, such as that of another region; "" = it does not.
+    base_url: str = ""
 
 
 class Decoder(Protocol):

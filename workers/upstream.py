@@ -283,7 +283,8 @@ class Upstream:
             key = next(self._turn)
         headers = self._headers_of(call, key, extra_headers)
         if self._credentials is not None:
-            headers |= await self._credentials.headers(key, call, self._base + call.path)
+            url = (call.base_url or self._base) + call.path
+            headers |= await self._credentials.headers(key, call, url)
         self.in_flight += 1
         try:
             response = await self._send(call, headers, limits)
@@ -315,7 +316,7 @@ class Upstream:
     async def _send(self, call: Call, headers: dict[str, str], limits: Limits) -> httpx.Response:
         request = httpx.Request(
             call.method,
-            self._url(call.path),
+            self._url((call.base_url or self._base) + call.path),
             headers=headers,
             stream=Body(call.body),
             extensions={
@@ -335,18 +336,20 @@ class Upstream:
             self.calls += 1
             return await self._transport.handle_async_request(request)
 
-    def _url(self, path: str) -> httpx.URL:
-        url = self._urls.get(path)
+    def _url(self, address: str) -> httpx.URL:
+        url = self._urls.get(address)
         if url is None:
-            url = httpx.URL(self._base + path)
+            url = httpx.URL(address)
             if len(self._urls) < _MAX_URLS:
-                self._urls[path] = url
+                self._urls[address] = url
         return url
 
     def _headers_of(
         self, call: Call, key: str | None, extra: Mapping[str, str] | None
     ) -> dict[str, str]:
         headers = dict(self._headers)
+        if call.base_url:
+            headers["host"] = urlsplit(call.base_url).netloc
         for name, value in call.headers.items():
             headers[name.lower()] = value
         for name, value in (extra or {}).items():
