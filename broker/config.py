@@ -157,6 +157,10 @@ def child_environment(
         options = entry.options if entry else ()
         for suffix in ("API_KEY", *_PROVIDER_VARIABLES, *map(str.upper, options)):
             child.pop(_variable(name, suffix), None)
+    given = {settings.providers[name].kind for name in providers if name in settings.providers}
+    for kind in REGISTRY.keys() - given:
+        for variable in (*REGISTRY[kind].keys, *REGISTRY[kind].secrets):
+            child.pop(variable, None)
     values = {
         "DATA": settings.data.absolute(),
         "CONFIG": settings.config and settings.config.absolute(),
@@ -361,6 +365,9 @@ def _provider(name: str, row: object, env: Mapping[str, str], path: str) -> Prov
         return DISABLED
     options = _options(name, kind, file, env, path)
     api_keys, missing = _api_keys(name, file, env)
+    if not (api_keys or missing):
+        found = (_words(env.get(variable)) for variable in REGISTRY[kind].keys)
+        api_keys = next((keys for keys in found if keys), ())
     ambient = REGISTRY[kind].ambient
     if not api_keys and (missing or not (REGISTRY[kind].keyless or ambient in options)):
         other = f", nor is {_variable(name, ambient.upper())}" if ambient else ""

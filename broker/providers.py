@@ -17,6 +17,8 @@ class Entry:
     `options` are settings that only this provider has: `api_version` is AZURE_API_VERSION in the
     environment, else the first of the variables given with it that is set. With the option named
     `ambient` set, it works without a key too: by the credentials of the machine it runs on.
+    `keys` are further variables that may hold its key, `secrets` those that belong to the machine's
+    credentials: other processes are not given them.
     """
 
     aliases: tuple[str, ...] = ()
@@ -24,6 +26,8 @@ class Entry:
     addressed: bool = True
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     ambient: str = ""
+    keys: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
 
 
 REGISTRY: dict[str, Entry] = {
@@ -42,7 +46,22 @@ REGISTRY: dict[str, Entry] = {
         ambient="project",
     ),
     "gemini": Entry(aliases=("google", "google_ai")),
-    "bedrock": Entry(aliases=("aws_bedrock", "amazon_bedrock")),
+    "bedrock": Entry(
+        aliases=("aws_bedrock", "amazon_bedrock"),
+        options={
+            "region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
+            "profile": (),
+            # Any value, such as "machine", has AWS's own libraries find credentials.
+            "credentials": (
+                *("BEDROCK_PROFILE", "AWS_PROFILE", "AWS_ACCESS_KEY_ID"),
+                *("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"),
+                "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+            ),
+        },
+        ambient="credentials",
+        keys=("AWS_BEARER_TOKEN_BEDROCK",),
+        secrets=("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+    ),
     "together_ai": Entry(aliases=("together", "togetherai")),
     "groq": Entry(),
     "mistral": Entry(aliases=("mistralai", "mistral_ai")),

@@ -287,6 +287,33 @@ def test_a_provider_with_credentials_of_the_machine_needs_no_key() -> None:
     assert load(elsewhere).providers_off["vertex_ai"] == "K is not set"
 
 
+@pytest.mark.parametrize(
+    ("env", "keys", "options"),
+    [
+        ({"AWS_BEARER_TOKEN_BEDROCK": "k"}, ("k",), {}),
+        ({"AWS_BEARER_TOKEN_BEDROCK": "k", "BEDROCK_API_KEY": "own"}, ("own",), {}),
+        ({"AWS_ACCESS_KEY_ID": "AKIA1"}, (), {"credentials": "AKIA1"}),
+        ({"AWS_PROFILE": "p"}, (), {"credentials": "p"}),
+        ({"BEDROCK_CREDENTIALS": "machine"}, (), {"credentials": "machine"}),
+        ({"BEDROCK_PROFILE": "p"}, (), {"credentials": "p", "profile": "p"}),
+    ],
+)
+def test_bedrock_is_on_by_what_aws_itself_reads(
+    env: dict[str, str], keys: tuple[str, ...], options: dict[str, str]
+) -> None:
+    on = load(env={**env, "AWS_REGION": "eu-west-1"}).providers["bedrock"]
+    assert (on.api_keys, on.options) == (keys, {"region": "eu-west-1", **options})
+    assert "bedrock" not in load(env={"AWS_REGION": "eu-west-1"}).providers
+
+
+def test_secrets_of_aws_are_handed_to_workers_of_bedrock_alone() -> None:
+    secrets = {"AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_BEARER_TOKEN_BEDROCK"}
+    env = {**dict.fromkeys(secrets, "s"), "AWS_ACCESS_KEY_ID": "AKIA1", "GROQ_API_KEY": "k"}
+    settings = load(env=env)
+    for who, expected in (("bedrock", secrets), ("groq", set()), ("", set())):
+        assert secrets & child_environment(settings, {who}, env).keys() == expected
+
+
 def test_another_spelling_of_a_provider_means_the_same_one() -> None:
     settings = load("providers: {openai-compatible: {base_url: 'http://h/v1'}}")
     assert list(settings.providers) == ["openai_compatible"]
