@@ -7,7 +7,7 @@
       "headers": {"content-type": ...},
       "body": {...}                    the answer as JSON, or
       "text": "data: ...",             as text (an event stream with LF line ends, an HTML page), or
-      "b64": "...",                    as bytes
+      "b64": "...",                    as bytes (a stream of these is an AWS event stream)
       "expected": {                    what the caller has to be told
         "model": "gpt-4o-2024-08-06",
         "choices": [{"text", "reasoning", "refusal", "tool_calls": [{"name", "arguments"}],
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,20 @@ class Recording:
     @property
     def is_event_stream(self) -> bool:
         return self.stream and self.is_text and self.status < 400
+
+    @property
+    def is_binary_stream(self) -> bool:
+        return "amazon.eventstream" in self.headers.get("content-type", "")
+
+    @property
+    def ends(self) -> list[int]:
+        """Where each event of a stream ends: with a blank line, or after its length."""
+        if not self.is_binary_stream:
+            return [match.end() for match in re.finditer(rb"\n\n", self.answer)]
+        ends = [0]
+        while ends[-1] < len(self.answer):
+            ends.append(ends[-1] + int.from_bytes(self.answer[ends[-1] :][:4], "big"))
+        return ends[1:]
 
 
 def load(path: Path) -> Recording:

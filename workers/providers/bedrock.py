@@ -1,0 +1,52 @@
+"""Amazon Bedrock: the runtime of a region, by an API key or AWS's own credentials.
+
+Options: `region`, and `profile` of AWS's configuration files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from workers.dialects.bedrock_converse import DIALECT
+from workers.dialects.bedrock_converse.regions import host_of
+from workers.dialects.bedrock_converse.table import TABLE
+from workers.provider import Provider
+
+_REGION = "us-east-1"
+
+
+def _configure(declared: Provider) -> Provider:
+    """The host of the region."""
+    return replace(declared, base_url=host_of(declared.quirks.get("region", _REGION)))
+
+
+PROVIDER = Provider(
+    name="bedrock",
+    dialect=DIALECT,
+    base_url=host_of(_REGION),
+    credentials="aws",
+    configure=_configure,
+    # Source: AWS's list of models; those that answer from several regions by their global profile.
+    models=(
+        "global.anthropic.claude-opus-5-5",
+        "global.anthropic.claude-sonnet-5-5",
+        "global.anthropic.claude-haiku-5-5",
+        "global.anthropic.claude-opus-4-8",
+        "global.anthropic.claude-sonnet-4-6",
+        "global.anthropic.claude-haiku-4-5-20251001-v1:0",
+        "global.amazon.nova-2-lite-v1:0",
+        "global.openai.gpt-6.1-sol",
+        "global.openai.gpt-6-luna",
+        "global.xai.grok-4.7",
+        "global.moonshotai.kimi-k3.1",
+        "global.zai.glm-5.3",
+        "openai.gpt-oss-120b-1:0",
+        "openai.gpt-oss-20b-1:0",
+        "deepseek.v3.2",
+        "qwen.qwen3-next-80b-a3b",
+        "qwen.qwen3-vl-235b-a22b",
+        "mistral.mistral-large-3-675b-instruct",
+        "minimax.minimax-m2.5",
+    ),
+    parameters=TABLE,
+)
