@@ -15,7 +15,19 @@ _log = logging.getLogger(__name__)
 
 _FLUSH_S = 0.01
 _MAX_GROUP = 200
+_MAX_BYTES = 512 << 10
 _RETRY_S = 0.5
+
+
+class _Group:
+    """Records of one tenant that will be one message."""
+
+    __slots__ = ("callbacks", "records", "size")
+
+    def __init__(self) -> None:
+        self.records = record_pb2.RecordGroup()
+        self.callbacks: list[Callable[[], None]] = []
+        self.size = 0
 
 
 class Recorder:
@@ -27,22 +39,22 @@ class Recorder:
 
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
-        self._groups: dict[str, tuple[record_pb2.RecordGroup, list[Callable[[], None]]]] = {}
+        self._groups: dict[str, _Group] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._sending: set[asyncio.Task[None]] = set()
         self.pending = 0
 
     def attempt(self, record: record_pb2.AttemptRecord, committed: Callable[[], None]) -> None:
         """Write an attempt record, then call `committed`."""
-        group, callbacks = self._group(record.tenant)
-        group.attempts.append(record)
-        callbacks.append(committed)
+        group = self._group(record.tenant, record.ByteSize())
+        group.records.attempts.append(record)
+        group.callbacks.append(committed)
 
     def charge(self, charge: record_pb2.Charge) -> None:
         """Write a charge."""
-        group, callbacks = self._group(charge.tenant)
-        group.charges.append(charge)
-        callbacks.append(_nothing)
+        group = self._group(charge.tenant, charge.ByteSize())
+        group.records.charges.append(charge)
+        group.callbacks.append(_nothing)
 
     async def drain(self, timeout_s: float = 3.0) -> None:
         """Wait until everything is stored."""
@@ -50,14 +62,18 @@ class Recorder:
         if self._sending:
             await asyncio.wait(self._sending, timeout=timeout_s)
 
-    def _group(self, tenant: str) -> tuple[record_pb2.RecordGroup, list[Callable[[], None]]]:
+    def _group(self, tenant: str, size: int) -> _Group:
+        """The group that a record of this size goes into: never more than one message takes."""
         self.pending += 1
         found = self._groups.get(tenant)
-        if found is not None and len(found[1]) >= _MAX_GROUP:
+        if found is not None and (
+            len(found.callbacks) >= _MAX_GROUP or found.size + size > _MAX_BYTES
+        ):
             self._flush()
             found = None
         if found is None:
-            found = self._groups[tenant] = (record_pb2.RecordGroup(), [])
+            found = self._groups[tenant] = _Group()
+        found.size += size
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_FLUSH_S, self._flush)
         return found
@@ -67,8 +83,10 @@ class Recorder:
             self._timer.cancel()
             self._timer = None
         groups, self._groups = self._groups, {}
-        for tenant, (group, callbacks) in groups.items():
-            task = asyncio.create_task(self._send(tenant, group, callbacks), name="records")
+        for tenant, group in groups.items():
+            task = asyncio.create_task(
+                self._send(tenant, group.records, group.callbacks), name="records"
+            )
             self._sending.add(task)
             task.add_done_callback(self._sending.discard)
 

@@ -129,6 +129,9 @@ def _out_of_range(found: _Found) -> InferenceError:
 def _wrong_length(found: _Found) -> InferenceError:
     param, limit = found.param, int(found.words["limit"])
     short = found.words["sign"] == ">="
+    if found.words["kind"] == "str" and not short:
+        message = f"Invalid '{param}': string too long. Expected at most {limit} characters."
+        return invalid(param, message, "string_above_max_length")
     if found.words["kind"] == "str":
         return invalid(param, f"Invalid '{param}': empty string.", "empty_string")
     if short:

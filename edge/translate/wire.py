@@ -168,7 +168,11 @@ class ChatRequest(Struct):
 
     model: Annotated[
         str,
-        Meta(min_length=1, description="`provider/model`, `model@provider` or `model`."),
+        Meta(
+            min_length=1,
+            max_length=1024,
+            description="`provider/model`, `model@provider` or `model`.",
+        ),
     ]
     messages: Annotated[list[Message], Meta(min_length=1)]
     stream: bool | None = None
@@ -210,10 +214,14 @@ class ChatRequest(Struct):
     metadata: dict[str, str | None] | None = None
 
     tags: Annotated[
-        str | list[str] | None, Meta(description="A list, or one string with commas.")
+        Annotated[str, Meta(max_length=4096)]
+        | Annotated[list[Annotated[str, Meta(max_length=256)]], Meta(max_length=32)]
+        | None,
+        Meta(description="A list, or one string with commas."),
     ] = None
     signature: Annotated[
-        str | None, Meta(description="Where the request came from, such as an SDK's name.")
+        Annotated[str, Meta(max_length=1024)] | None,
+        Meta(description="Where the request came from, such as an SDK's name."),
     ] = None
     log_query_body: Annotated[
         bool | None, Meta(description="false keeps the request's content out of every log.")

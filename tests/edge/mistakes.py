@@ -161,6 +161,20 @@ ROWS = (
         *("stream_options", "invalid_value"),
     ),
     ("n", {"n": 0}, merge(n=0), "n", "integer_below_min_value"),
+    (
+        "a signature that no record could hold",
+        {"signature": "x" * 1025},
+        lambda r: setattr(r.platform, "signature", "x" * 1025),
+        "signature",
+        "string_above_max_length",
+    ),
+    (
+        "a tag that no record could hold",
+        {"tags": ["x" * 257]},
+        lambda r: r.platform.tags.append("x" * 257),
+        "tags[0]",
+        "string_above_max_length",
+    ),
     ("n above", {"n": 129}, merge(n=129), "n", "integer_above_max_value"),
     ("max_tokens", {"max_tokens": 0}, merge(max_tokens=0), "max_tokens", "integer_below_min_value"),
     (
