@@ -73,6 +73,7 @@ class Engine:
             first_token_ms=int(settings.limits.first_token_timeout_s * 1000),
             stall_ms=int(settings.limits.stall_timeout_s * 1000),
         )
+        self._loop = asyncio.get_running_loop()
         self._bus = bus
         self._settings = settings
         self._publisher = Publisher(bus, timeout_s=2.0)
@@ -170,7 +171,7 @@ class Engine:
         queue = self._queues[plan.target.provider, plan.target.pool]
         try:
             room = self._settings.limits.queue_size - self.queued()
-            queue.enter(exchange, now=asyncio.get_running_loop().time(), room=room)
+            queue.enter(exchange, now=self._loop.time(), room=room)
         except InferenceError as exc:
             exchange.close()
             raise exc from None
@@ -245,7 +246,7 @@ class Engine:
         if (old.provider, old.pool) == (new.provider, new.pool):
             return
         self._queues[new.provider, new.pool].outstanding += 1
-        self._queues[old.provider, old.pool].vacate(asyncio.get_running_loop().time())
+        self._queues[old.provider, old.pool].vacate(self._loop.time())
 
     def charge(
         self,
@@ -290,9 +291,8 @@ class Engine:
             self._aliases.pop((exchange.key.tenant, exchange.alias), None)
         target = exchange.plan.target
         queue = self._queues[target.provider, target.pool]
-        now = asyncio.get_running_loop().time()
         if exchange.launched:
-            queue.vacate(now)
+            queue.vacate(self._loop.time())
         else:
             queue.forget(exchange)
 

@@ -8,9 +8,7 @@ typed error.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
-import uuid
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
@@ -20,6 +18,7 @@ from broker.keys import KeyRecord
 from broker.resume import CONTENT, Transcript
 from broker.routing import Target
 from broker.v1 import event_pb2, generation_pb2
+from edge import ids
 
 # An answer that is collected whole may not grow beyond this.
 MAX_ANSWER_BYTES = 64 << 20
@@ -88,7 +87,7 @@ class Attempt:
     def __init__(self, number: int, target: Target, now: float) -> None:
         self.number = number
         self.target = target
-        self.secret = secrets.token_bytes(16)
+        self.secret = ids.random_bytes()
         # Where the job lies in the stream; 0 until its PubAck came.
         self.sequence = 0
         self.session: Session | None = None
@@ -113,7 +112,7 @@ class Exchange:
     ) -> None:
         self.request_id = request_id
         self.alias = ""
-        self.answer_id = "chatcmpl-" + uuid.uuid4().hex
+        self.answer_id = "chatcmpl-" + ids.random_bytes().hex()
         self.created = time.time_ns() // 1_000_000_000
         self.key = key
         self.key_id = key.id

@@ -22,6 +22,8 @@ _log = logging.getLogger(__name__)
 
 # Streams with message TTL, counters and schedules: servers before this ignore them silently.
 NEEDED_API_LEVEL = 4
+# Beyond this many bytes the client itself is left to wait for the server.
+_MAX_UNFLUSHED = 1 << 20
 DEFAULT_URL = "nats://127.0.0.1:4222"
 
 
@@ -43,6 +45,35 @@ class Bus:
     def connected(self) -> bool:
         """Whether the server is reachable right now."""
         return self.nc.is_connected
+
+    def post(self, subject: str, reply: str, headers: str, payload: bytes) -> bool:
+        """Publish now; `headers` are lines that end in CRLF.
+
+        What `nc.publish` does for a connection in good order, at 60 % of its price: no coroutines,
+        and no patterns over headers of our own. False when the rest of what it knows is needed.
+        """
+        nc = self.nc
+        flusher, kicks = nc._flusher_task, nc._flush_queue
+        if (
+            flusher is None
+            or flusher.done()
+            or kicks is None
+            or not nc.is_connected
+            or nc.is_draining_pubs
+            or nc._pending_data_size > _MAX_UNFLUSHED
+            or len(payload) > nc.max_payload
+        ):
+            return False
+        head = f"NATS/1.0\r\n{headers}\r\n".encode()
+        line = f"HPUB {subject} {reply} {len(head)} {len(head) + len(payload)}\r\n".encode()
+        command = b"".join((line, head, payload, b"\r\n"))
+        nc._pending.append(command)
+        nc._pending_data_size += len(command)
+        nc.stats["out_msgs"] += 1
+        nc.stats["out_bytes"] += len(payload)
+        if kicks.empty():
+            kicks.put_nowait(flusher.get_loop().create_future())
+        return True
 
     def on_reconnect(self, callback: Callable[[], None]) -> None:
         """Call `callback` after every reconnect: ephemeral consumers are gone by then."""

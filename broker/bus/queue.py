@@ -62,6 +62,8 @@ class Publisher:
 
     async def start(self) -> None:
         """Subscribe to the answers."""
+        # Asked for each time, it costs a system call (in Python 3.11).
+        self._loop = asyncio.get_running_loop()
         self._prefix = self._bus.nc.new_inbox()
         self._skip = len(self._prefix) + 1
         await self._bus.nc.subscribe(f"{self._prefix}.*", cb=self._answered)
@@ -72,17 +74,23 @@ class Publisher:
     ) -> None:
         """Publish; `on_ack` is called later, never from within. Header names have `_` for `-`."""
         if self._closed:
-            asyncio.get_running_loop().call_soon(on_ack, _UNAVAILABLE)
+            self._loop.call_soon(on_ack, _UNAVAILABLE)
             return
         self._count += 1
         token = f"{self._count:x}"
-        self._waiting[token] = (asyncio.get_running_loop().time() + self._timeout, on_ack)
+        self._waiting[token] = (self._loop.time() + self._timeout, on_ack)
+        reply = f"{self._prefix}.{token}"
+        lines = "".join(
+            [f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items()]
+        )
+        if lines.count("\n") == len(headers) and self._bus.post(subject, reply, lines, payload):
+            return
         try:
             await self._bus.nc.publish(
                 subject,
                 payload,
-                reply=f"{self._prefix}.{token}",
-                headers={k.replace("_", "-"): v for k, v in headers.items()},
+                reply=reply,
+                headers={name.replace("_", "-"): value for name, value in headers.items()},
             )
         except MaxPayloadError as exc:
             self._settle(token, PubAck(error=ApiError(TOO_LARGE, TOO_LARGE, str(exc))))
@@ -92,7 +100,7 @@ class Publisher:
 
     async def request(self, subject: str, payload: bytes, **headers: str) -> PubAck:
         """Publish and wait for the answer."""
-        future: asyncio.Future[PubAck] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[PubAck] = self._loop.create_future()
 
         def done(ack: PubAck) -> None:
             if not future.done():
@@ -123,7 +131,7 @@ class Publisher:
     def _settle(self, token: str, ack: PubAck) -> None:
         waiting = self._waiting.pop(token, None)
         if waiting is not None:
-            asyncio.get_running_loop().call_soon(waiting[1], ack)
+            self._loop.call_soon(waiting[1], ack)
 
     async def _sweep(self) -> None:
         loop = asyncio.get_running_loop()

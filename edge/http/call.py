@@ -61,7 +61,8 @@ class Call:
 
     def watch(self) -> None:
         """From now on, cancel the running task when the client leaves."""
-        self._task = asyncio.current_task()
+        # Asked without the loop, it costs a system call (in Python 3.11).
+        self._task = asyncio.current_task(self.connection.loop)
         self.connection.watch(self._left)
 
     def _left(self) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
 
 from broker.errors import InferenceError
+from edge import ids
 from edge.translate.errors import error_body, error_headers
 
 Header = tuple[bytes, bytes]
@@ -20,7 +20,7 @@ _UNSAFE = re.compile(r"[^\x20-\x7e]")
 
 def new_request_id() -> str:
     """A fresh id: `req_` and 32 hex digits. A client's own id is logged, never used."""
-    return "req_" + os.urandom(16).hex()
+    return "req_" + ids.random_bytes().hex()
 
 
 @functools.lru_cache(maxsize=1024)

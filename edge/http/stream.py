@@ -36,7 +36,7 @@ class EventStream:
         self._send = send
         self._keepalive_s = limits.keepalive_s
         self._patience_s = limits.slow_reader_s
-        self._loop = asyncio.get_running_loop()
+        self._loop = call.connection.loop
         self._last = self._loop.time()
         self._blocked_since: float | None = None
         self._comment: asyncio.Task[None] | None = None
