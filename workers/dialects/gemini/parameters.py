@@ -22,6 +22,7 @@ _NO_PENALTY = drop(
     note="refused: penalty is not enabled for this model",
 )
 _NO_THINKING = drop("reasoning_effort", note="any thinkingConfig is refused")
+_THINKING = mapped("reasoning_effort", _CONFIG + "thinkingConfig")
 _TO_TOOLS = "tools[].functionDeclarations"
 _TO_CALLING = "toolConfig.functionCallingConfig"
 _TO_SCHEMA = _CONFIG + "responseJsonSchema"
@@ -56,7 +57,7 @@ AI_STUDIO_TABLE = Table(
     drop("parallel_tool_calls"),
     mapped("response_format=json_object", _CONFIG + "responseMimeType"),
     mapped("response_format=json_schema", _TO_SCHEMA),
-    mapped("reasoning_effort", _CONFIG + "thinkingConfig"),
+    _NO_THINKING,
     mapped("modalities", _CONFIG + "responseModalities"),
     mapped("audio", _CONFIG + "speechConfig", note="formats wav and pcm16"),
     words(
@@ -85,6 +86,7 @@ AI_STUDIO_TABLE = Table(
             "Gemini 3.1 Image",
             r"gemini-3\.1.*image",
             _NO_PENALTY,
+            _THINKING,
             mapped("role=developer", "contents[].parts[].text"),
             reasoning=Reasoning.ALWAYS,
         ),
@@ -92,34 +94,44 @@ AI_STUDIO_TABLE = Table(
             "Gemini Image and TTS",
             r"gemini.*(image|tts)",
             _NO_PENALTY,
-            _NO_THINKING,
             mapped("role=developer", "contents[].parts[].text"),
         ),
         family(
             "Gemini 2.5 preview",
             r"gemini-2\.5-.*preview",
             _NO_PENALTY,
+            _THINKING,
             _SCHEMA_APART,
             reasoning=Reasoning.BY_DEFAULT,
         ),
-        family("Gemini 2.5 Pro", r"gemini-2\.5-pro", _SCHEMA_APART, reasoning=Reasoning.ALWAYS),
-        family("Gemini 2.5", r"gemini-2\.5", _SCHEMA_APART, reasoning=Reasoning.BY_DEFAULT),
-        family("Gemini 2.0", r"gemini-2", _NO_THINKING, _SCHEMA_APART),
+        family(
+            "Gemini 2.5 Pro",
+            r"gemini-2\.5-pro",
+            _THINKING,
+            _SCHEMA_APART,
+            reasoning=Reasoning.ALWAYS,
+        ),
+        family(
+            "Gemini 2.5",
+            r"gemini-2\.5",
+            _THINKING,
+            _SCHEMA_APART,
+            reasoning=Reasoning.BY_DEFAULT,
+        ),
+        family("Gemini 2.0", r"gemini-2", _SCHEMA_APART),
         family(
             "Gemini 1",
             r"gemini-1",
-            _NO_THINKING,
             emulate(
                 "response_format=json_schema",
                 path=_CONFIG + "responseSchema",
                 note="in the OpenAPI subset; beside functions as the input of one",
             ),
         ),
-        family("Gemini", r"gemini", _NO_PENALTY, reasoning=Reasoning.ALWAYS),
+        family("Gemini", r"gemini", _NO_PENALTY, _THINKING, reasoning=Reasoning.ALWAYS),
         family(
             "Gemma",
             r"gemma",
-            _NO_THINKING,
             mapped("role=developer", "contents[].parts[].text"),
             mapped("response_format=json_schema", _CONFIG + "responseSchema"),
         ),

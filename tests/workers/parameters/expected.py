@@ -1,0 +1,193 @@
+"""What the dialects' own code has to write, by dialect, column and path.
+
+Only cells that are mapped without a list of words, or emulated by the dialect: what becomes of all
+others follows from their row. A key may end with the family where families differ.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.workers.parameters.samples import SCHEMA
+
+NAMES = ("weather", "time")
+
+
+def _tools(write: Any) -> list[Any]:
+    return [write(name) for name in NAMES]
+
+
+def _chat_tool(name: str) -> dict[str, Any]:
+    function = {"name": name, "description": "Tells.", "parameters": SCHEMA}
+    return {"type": "function", "function": function}
+
+
+def _claude_tool(name: str) -> dict[str, Any]:
+    return {"name": name, "description": "Tells.", "input_schema": SCHEMA}
+
+
+def _google_tool(name: str) -> dict[str, Any]:
+    return {"name": name, "description": "Tells.", "parametersJsonSchema": SCHEMA}
+
+
+# The OpenAPI subset knows no additionalProperties.
+_OPENAPI = {name: value for name, value in SCHEMA.items() if name != "additionalProperties"}
+
+
+def _old_google_tool(name: str) -> dict[str, Any]:
+    return {"name": name, "description": "Tells.", "parameters": _OPENAPI}
+
+
+_NAMED = {"type": "function", "function": {"name": "weather"}}
+_ANY_OBJECT = {
+    "type": "json_schema",
+    "json_schema": {"name": "object", "schema": {"type": "object"}},
+}
+_CLAUDE_RESULT = [
+    {"type": "tool_result", "tool_use_id": "call", "content": "rain"},
+    {"type": "text", "text": "Who are you?"},
+]
+_JSON_ONLY = (
+    "Answer with one valid JSON object and nothing else: no text around it and no code fences."
+)
+_CALL_A_TOOL = "Answer by calling a tool, not with text alone."
+
+
+class Among:
+    """One of the values at the path."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class Absent:
+    """Nothing is at the path."""
+
+
+Expected = dict[tuple[str, ...], Any]
+
+_CHAT: Expected = {
+    ("stream_options", "stream_options.include_usage"): True,
+    ("functions", "tools"): _tools(_chat_tool),
+    ("function_call", "tool_choice"): _NAMED,
+    ("function_call", "tool_choice", "perplexity"): "required",
+    ("tool_choice=named", "tool_choice"): "required",
+    ("response_format=json_object", "response_format"): _ANY_OBJECT,
+    ("response_format=json_schema", "response_format"): {"type": "json_object"},
+    ("logprobs", "logprobs"): 1,
+    ("top_logprobs", "logprobs"): 2,
+    ("message_name", "messages[].content"): Among("Ann: Hi."),
+    ("message_name", "messages[].content", "perplexity"): "Ann: Hi.\n\nWho are you?",
+}
+_CLAUDE: Expected = {
+    ("functions", "tools"): _tools(_claude_tool),
+    ("function_call", "tool_choice"): {"type": "tool", "name": "weather"},
+    # Families that refuse to be forced.
+    ("function_call", "tool_choice", "Claude Opus 5.5, Fable and Mythos 5.1+"): {"type": "auto"},
+    ("function_call", "tool_choice", "Claude Sonnet 5.5"): {"type": "auto"},
+    ("user", "metadata.user_id"): "user-7",
+    ("safety_identifier", "metadata.user_id"): "id-7",
+    ("metadata", "metadata.user_id"): "id-9",
+    ("response_format=json_object", "system[].text"): _JSON_ONLY,
+    ("response_format=json_schema", "output_config.format"): {
+        "type": "json_schema",
+        "schema": SCHEMA,
+    },
+    ("response_format=json_schema", "tools[].input_schema"): SCHEMA,
+    ("tools", "tools"): _tools(_claude_tool),
+    ("tool_choice=auto", "tool_choice.type"): "auto",
+    ("tool_choice=none", "tool_choice.type"): "none",
+    ("tool_choice=required", "tool_choice.type"): "any",
+    ("tool_choice=required", "system[].text"): _CALL_A_TOOL,
+    ("tool_choice=named", "tool_choice.name"): "weather",
+    ("tool_choice=named", "tools"): [_claude_tool("weather")],
+    ("parallel_tool_calls", "tool_choice.disable_parallel_tool_use"): True,
+    ("reasoning_effort", "output_config.effort"): "high",
+    ("reasoning_effort", "thinking.budget_tokens"): 16_384,
+    ("web_search_options", "tools"): [{"type": "web_search_20250305", "name": "web_search"}],
+    ("role=developer", "system"): [{"type": "text", "text": "Be kind."}],
+    ("role=function", "messages[].content"): Among(_CLAUDE_RESULT),
+    ("message_name", "messages[].content"): [
+        {"type": "text", "text": "Ann: Hi."},
+        {"type": "text", "text": "Who are you?"},
+    ],
+}
+_COHERE: Expected = {
+    ("functions", "tools"): _tools(_chat_tool),
+    ("function_call", "tool_choice"): "REQUIRED",
+    ("function_call", "tool_choice", "Command R and older"): Absent(),
+    ("response_format=json_object", "response_format.type"): "json_object",
+    ("response_format=json_schema", "response_format.json_schema"): SCHEMA,
+    ("tools", "tools"): _tools(_chat_tool),
+    ("tool_choice=none", "tool_choice"): "NONE",
+    ("tool_choice=none", "tools"): Absent(),
+    ("tool_choice=required", "tool_choice"): "REQUIRED",
+    ("tool_choice=required", "messages[]"): Among({"role": "system", "content": _CALL_A_TOOL}),
+    ("tool_choice=named", "tool_choice"): "REQUIRED",
+    ("tool_choice=named", "tools"): [_chat_tool("weather")],
+    ("reasoning_effort", "thinking"): {"type": "enabled", "token_budget": 16_384},
+    ("message_name", "messages[].content"): Among("Ann: Hi."),
+}
+_CALLING = "toolConfig.functionCallingConfig"
+_CONFIG = "generationConfig."
+_GEMINI: Expected = {
+    ("stream", "(url)"): ":streamGenerateContent?alt=sse",
+    ("n", _CONFIG + "candidateCount"): 2,
+    ("functions", "tools[].functionDeclarations"): _tools(_google_tool),
+    **{
+        (column, "tools[].functionDeclarations", family): _tools(_old_google_tool)
+        for column in ("functions", "tools")
+        for family in ("Gemini 1", "Gemma")
+    },
+    ("function_call", _CALLING): {"mode": "ANY", "allowedFunctionNames": ["weather"]},
+    ("response_format=json_object", _CONFIG + "responseMimeType"): "application/json",
+    ("response_format=json_schema", _CONFIG + "responseJsonSchema"): SCHEMA,
+    ("response_format=json_schema", _CONFIG + "responseSchema"): _OPENAPI,
+    ("tools", "tools[].functionDeclarations"): _tools(_google_tool),
+    ("tool_choice=auto", _CALLING): {"mode": "AUTO"},
+    ("tool_choice=none", _CALLING): {"mode": "NONE"},
+    ("tool_choice=required", _CALLING): {"mode": "ANY"},
+    ("tool_choice=named", _CALLING + ".allowedFunctionNames"): ["weather"],
+    ("logprobs", _CONFIG + "responseLogprobs"): True,
+    ("top_logprobs", _CONFIG + "logprobs"): 2,
+    ("reasoning_effort", _CONFIG + "thinkingConfig"): {
+        "thinkingBudget": 24_576,
+        "includeThoughts": True,
+    },
+    **{
+        ("reasoning_effort", _CONFIG + "thinkingConfig", family): {
+            "thinkingLevel": "HIGH",
+            "includeThoughts": True,
+        }
+        for family in ("Gemini 3.1 Image", "Gemini")
+    },
+    ("metadata", "labels"): {"user_id": "id-9"},
+    ("modalities", _CONFIG + "responseModalities"): ["AUDIO"],
+    ("audio", _CONFIG + "speechConfig"): {
+        "voiceConfig": {"prebuiltVoiceConfig": {"voiceName": "Kore"}}
+    },
+    ("service_tier", "(headers)"): {"x-vertex-ai-llm-shared-request-type": "flex"},
+    ("web_search_options", "tools[].googleSearch"): {},
+    ("role=developer", "systemInstruction"): {"parts": [{"text": "Be kind."}]},
+    ("role=developer", "contents[].parts[].text"): Among("Be kind."),
+    ("role=function", "contents[].parts[].functionResponse"): {
+        "name": "weather",
+        "response": {"output": "rain"},
+    },
+    **{
+        ("role=function", "contents[].parts[].functionResponse", family): {
+            "id": "call",
+            "name": "weather",
+            "response": {"output": "rain"},
+        }
+        for family in ("Gemini 3.1 Image", "Gemini")
+    },
+    ("message_name", "contents[].parts[].text"): Among("Ann: Hi."),
+}
+
+EXPECTED: dict[str, Expected] = {
+    "openai_chat": _CHAT,
+    "anthropic_messages": _CLAUDE,
+    "cohere_chat": _COHERE,
+    "gemini": _GEMINI,
+}
