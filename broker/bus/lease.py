@@ -16,6 +16,7 @@ _log = logging.getLogger(__name__)
 
 TTL_S = 10
 RENEW_S = 3.0
+_RELEASE_S = 1.0
 
 
 class Lease:
@@ -62,8 +63,10 @@ class Lease:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+        # Without a server it ends by itself.
         with contextlib.suppress(NatsError, JetStreamError, TimeoutError):
-            await (await self._bus.kv(self._bucket)).delete(self._key)
+            async with asyncio.timeout(_RELEASE_S):
+                await (await self._bus.kv(self._bucket)).delete(self._key)
 
     async def _keep(self) -> None:
         while True:
