@@ -380,6 +380,7 @@ CHOICES: list[tuple[str, G.ToolChoice, Any, list[str], bool]] = [
     (CLAUDE, choice("ALLOWED", "g", required=True), {"any": {}}, ["g"], False),
     (CLAUDE, choice("NONE"), None, [], False),
     (HIDDEN, choice("REQUIRED"), {"any": {}}, ["f", "g"], False),
+    (NEWEST, choice("AUTO"), {"auto": {}}, ["f", "g"], False),
     (NEWEST, choice("REQUIRED"), None, ["f", "g"], True),
     (NEWEST, choice("NAMED", "g"), None, ["g"], True),
     (LLAMA, choice("AUTO"), None, ["f", "g"], False),

@@ -33,6 +33,7 @@ _Choice = generation_pb2.ToolChoice
 _Format = generation_pb2.ResponseFormat
 
 _ONE_TOOL = (_Choice.MODE_NAMED, _Choice.MODE_HOSTED)
+_AUTO: Block = {"auto": {}}
 _FORCING = (_Choice.MODE_REQUIRED, *_ONE_TOOL)
 
 
@@ -72,6 +73,8 @@ def toolbox(
     box = Toolbox([_tool(tool, f"tools[{n}]") for n, tool in enumerate(request.tools)])
     forces = rows["tool_choice=required"].action is Action.MAP
     _choose(box, request, said, losses, forces=forces)
+    if box.choice == _AUTO and rows["tool_choice=auto"].action is not Action.MAP:
+        box.choice = None
     if said.called_tools and not box.tools:
         # A history with calls needs definitions.
         box.tools = [_spec(name, "", dict(NO_PARAMETERS)) for name in said.called_tools]
@@ -132,8 +135,8 @@ def _choose(
     elif must:
         named = next(iter(choice.names), "") if one else ""
         box.choice = {"tool": {"name": named}} if named else {"any": {}}
-    elif mode in (_Choice.MODE_AUTO, _Choice.MODE_ALLOWED) and forces:
-        box.choice = {"auto": {}}
+    elif mode in (_Choice.MODE_AUTO, _Choice.MODE_ALLOWED):
+        box.choice = dict(_AUTO)
 
 
 def _only(tools: list[Block], names: Iterable[str]) -> list[Block]:
