@@ -212,7 +212,9 @@ async def test_a_delivery_is_charged_to_the_pull_that_it_was_for(bus: Bus, make:
     taker.puller.pull(5)
     taker.puller.pull(3)
     await asyncio.sleep(0.05)
-    await publish(bus, 6)  # the server serves them in turns: 2 are left of the first, 0 of the second
+    await publish(
+        bus, 6
+    )  # the server serves them in turns: 2 are left of the first, 0 of the second
     await taker.has_taken(6)
     assert taker.puller.credits == 2
     await asyncio.sleep(1)  # the second one's heartbeats have ended

@@ -18,9 +18,7 @@ RECORDINGS = all_recordings()
 ANSWERED = [r for r in RECORDINGS if r.status < 400]
 REFUSED = [r for r in RECORDINGS if r.status >= 400]
 STREAMS = [
-    r
-    for r in ANSWERED
-    if (r.is_event_stream or r.is_binary_stream) and "error" not in r.expected
+    r for r in ANSWERED if (r.is_event_stream or r.is_binary_stream) and "error" not in r.expected
 ]
 
 
