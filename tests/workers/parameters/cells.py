@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 from broker.providers import REGISTRY
@@ -41,11 +40,7 @@ class Settings:
         return {}
 
 
-PROVIDERS: dict[str, Provider] = {
-    name: registry.load(Settings(name))
-    for name in REGISTRY
-    if find_spec(f"workers.providers.{name}") and name in MODELS
-}
+PROVIDERS: dict[str, Provider] = {name: registry.load(Settings(name)) for name in REGISTRY}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
+
 from tests.workers.parameters.samples import SCHEMA
 
 NAMES = ("weather", "time")
@@ -58,6 +60,19 @@ class Among:
 
     def __init__(self, value: Any) -> None:
         self.value = value
+
+
+class Json:
+    """Text that is the JSON of a value, its keys in any order."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, str) and bool(orjson.loads(other) == self.value)
+
+    def __hash__(self) -> int:
+        return 0
 
 
 class Absent:
@@ -185,7 +200,70 @@ _GEMINI: Expected = {
     ("message_name", "contents[].parts[].text"): Among("Ann: Hi."),
 }
 
+
+def _aws_tool(name: str) -> dict[str, Any]:
+    return {"toolSpec": {"name": name, "description": "Tells.", "inputSchema": {"json": SCHEMA}}}
+
+
+_ANSWER_TOOL = {
+    "toolSpec": {
+        "name": "place",
+        "description": "Gives the final answer.",
+        "inputSchema": {"json": SCHEMA},
+    }
+}
+_JSON_BY_SCHEMA = f"{_JSON_ONLY} It follows this JSON Schema: {orjson.dumps(SCHEMA).decode()}"
+# The schema is JSON text there.
+_TEXT_FORMAT = {
+    "type": "json_schema",
+    "structure": {"jsonSchema": {"schema": Json(SCHEMA), "name": "place"}},
+}
+_MORE = "additionalModelRequestFields."
+_NOT_TO_BE_CHOSEN = (
+    *("Claude Fable and Mythos 5.1+", "Claude Opus 5.5", "Claude Sonnet 5.5", "gpt-oss"),
+    *("GPT-6 Astra, GPT-6.1 Sol", "GPT-5.6, GPT-6", "Qwen3 Coder", "Qwen3", "DeepSeek R1"),
+    *("DeepSeek V3", "MiniMax", "Llama", "Mistral", "Palmyra", "Gemma 3", "Nemotron Nano"),
+    *("Mistral Large 3, Ministral 3, Magistral, Voxtral", "Gemma, Nemotron"),
+)
+_BEDROCK: Expected = {
+    ("stream", "(url)"): "/converse-stream",
+    ("functions", "toolConfig.tools"): _tools(_aws_tool),
+    ("function_call", "toolConfig.toolChoice"): {"tool": {"name": "weather"}},
+    **{
+        ("function_call", "toolConfig.toolChoice", family): Absent() for family in _NOT_TO_BE_CHOSEN
+    },
+    ("user", "requestMetadata.user"): "user-7",
+    ("metadata", "requestMetadata"): {"user_id": "id-9"},
+    ("response_format=json_object", "system[].text"): _JSON_ONLY,
+    ("response_format=json_schema", "toolConfig.tools"): [_ANSWER_TOOL],
+    ("response_format=json_schema", "system[].text"): _JSON_BY_SCHEMA,
+    ("response_format=json_schema", "outputConfig.textFormat"): _TEXT_FORMAT,
+    ("tools", "toolConfig.tools"): _tools(_aws_tool),
+    ("tool_choice=auto", "toolConfig.toolChoice.auto"): {},
+    ("tool_choice=none", "toolConfig"): Absent(),
+    ("tool_choice=none", _MORE + "tool_choice"): Absent(),
+    ("tool_choice=required", "toolConfig.toolChoice.any"): {},
+    ("tool_choice=required", "system[].text"): _CALL_A_TOOL,
+    ("tool_choice=named", "toolConfig.toolChoice.tool"): {"name": "weather"},
+    ("tool_choice=named", "toolConfig.tools"): [_aws_tool("weather")],
+    ("parallel_tool_calls", _MORE + "tool_choice.disable_parallel_tool_use"): True,
+    ("reasoning_effort", _MORE + "output_config.effort"): "high",
+    ("reasoning_effort", _MORE + "thinking"): {"type": "enabled", "budget_tokens": 16_384},
+    ("role=developer", "system[].text"): "Be kind.",
+    ("role=function", "messages[].content[].toolResult"): {
+        "toolUseId": "call",
+        "content": [{"text": "rain"}],
+        "status": "success",
+    },
+    ("role=function", "messages[].content[].toolResult", "Palmyra"): {
+        "toolUseId": "call",
+        "content": [{"text": "rain"}],
+    },
+    ("message_name", "messages[].content[].text"): Among("Ann: Hi."),
+}
+
 EXPECTED: dict[str, Expected] = {
+    "bedrock_converse": _BEDROCK,
     "openai_chat": _CHAT,
     "anthropic_messages": _CLAUDE,
     "cohere_chat": _COHERE,

@@ -39,8 +39,14 @@ _STRUCTURED = mapped(
     "outputConfig.textFormat",
     note="constraints that Bedrock refuses go into descriptions",
 )
+_BY_INSTRUCTION = emulate(
+    "response_format=json_schema",
+    path="system[].text",
+    note="asked for in the system prompt",
+)
 # Source: refusals, as AWS's reference of ToolChoice names few of the models that take it.
 _NO_TOOL_CHOICE = (
+    *_BY_INSTRUCTION,
     *drop("tool_choice=auto", note="what happens anyway"),
     *emulate(
         "tool_choice=required",
@@ -117,6 +123,7 @@ _ADAPTIVE = mapped(
 # A thinking Claude takes no temperature but 1, and only high values of top_p.
 _THINKING = (*drop("temperature"), *clamp("top_p", 0.95, 1, _TOP_P))
 _FORCED_TOOLS_REFUSED = (
+    *_BY_INSTRUCTION,
     *emulate(
         "tool_choice=required",
         path="system[].text",
@@ -182,8 +189,8 @@ _CLAUDES = (
         _line("opus", "5-[5-9]"),
         128_000,
         *_NEWEST,
-        _STRUCTURED,
         _FORCED_TOOLS_REFUSED,
+        _STRUCTURED,
         reasoning=Reasoning.ALWAYS,
     ),
     _claude(
@@ -191,8 +198,8 @@ _CLAUDES = (
         _line("sonnet", "5-[5-9]"),
         128_000,
         *_NEWEST,
-        _STRUCTURED,
         _FORCED_TOOLS_REFUSED,
+        _STRUCTURED,
         reasoning=Reasoning.BY_DEFAULT,
     ),
     _claude(
@@ -264,13 +271,13 @@ _OTHERS = (
         _NO_SAMPLING,
         reasoning=Reasoning.ALWAYS,
     ),
-    family("Qwen3 Coder", r"qwen3-coder", _NO_EFFORT, _STRUCTURED, _NO_TOOL_CHOICE),
+    family("Qwen3 Coder", r"qwen3-coder", _NO_EFFORT, _NO_TOOL_CHOICE, _STRUCTURED),
     family(
         "Qwen3",
         r"qwen",
         _efforts("reasoning_config", none="none", medium="medium"),
-        _STRUCTURED,
         _NO_TOOL_CHOICE,
+        _STRUCTURED,
         reasoning=Reasoning.ON_REQUEST,
     ),
     family(
@@ -302,19 +309,19 @@ _OTHERS = (
         reasoning=Reasoning.ON_REQUEST,
     ),
     family("Kimi", r"kimi", _NO_EFFORT, _STRUCTURED),
-    family("MiniMax", r"minimax", _NO_EFFORT, _STRUCTURED, _NO_TOOL_CHOICE),
+    family("MiniMax", r"minimax", _NO_EFFORT, _NO_TOOL_CHOICE, _STRUCTURED),
     family("Llama", r"llama", _NO_EFFORT, _NO_TOOL_CHOICE),
     family(
         "Mistral Large 3, Ministral 3, Magistral, Voxtral",
         r"mistral-large-3|ministral-3|magistral-small|voxtral",
         _NO_EFFORT,
-        _STRUCTURED,
         _NO_TOOL_CHOICE,
+        _STRUCTURED,
     ),
     family("Mistral", r"mistral|mixtral|pixtral|devstral", _NO_EFFORT, _NO_TOOL_CHOICE),
     family("Palmyra", r"palmyra", _NO_EFFORT, _NO_TOOL_CHOICE),
-    family("Gemma 3", r"gemma-3-(12|27)b", _NO_EFFORT, _STRUCTURED, _NO_TOOL_CHOICE),
-    family("Nemotron Nano", r"nemotron-nano", _NO_EFFORT, _STRUCTURED, _NO_TOOL_CHOICE),
+    family("Gemma 3", r"gemma-3-(12|27)b", _NO_EFFORT, _NO_TOOL_CHOICE, _STRUCTURED),
+    family("Nemotron Nano", r"nemotron-nano", _NO_EFFORT, _NO_TOOL_CHOICE, _STRUCTURED),
     family("Gemma, Nemotron", r"gemma|nemotron", _NO_EFFORT, _NO_TOOL_CHOICE),
 )
 
@@ -336,7 +343,7 @@ TABLE = Table(
     emulate(
         "response_format=json_schema",
         path="toolConfig.tools",
-        note="a tool of ours takes the answer; where none can be forced it is an instruction",
+        note="a tool of ours takes the answer",
     ),
     mapped("tools", "toolConfig.tools", note="as toolSpec"),
     mapped("tool_choice=auto", "toolConfig.toolChoice.auto"),
