@@ -16,7 +16,6 @@ import msgspec
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
-from nats.errors import MaxPayloadError
 
 from broker.bus.connection import Bus
 
@@ -46,6 +45,8 @@ _UNAVAILABLE = PubAck(unavailable=True)
 
 STREAM_FULL = 10077
 TOO_LARGE = 10054
+# The version line and the empty line around header lines.
+_HEADER_FRAME = 14
 
 
 class Publisher:
@@ -83,6 +84,11 @@ class Publisher:
         lines = "".join(
             [f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items()]
         )
+        if len(lines) + len(payload) > self._bus.nc.max_payload - _HEADER_FRAME:
+            # The client counts the payload alone, and the server hangs up on what is too large.
+            why = "larger than NATS takes"
+            self._settle(token, PubAck(error=ApiError(TOO_LARGE, TOO_LARGE, why)))
+            return
         if lines.count("\n") == len(headers) and self._bus.post(subject, reply, lines, payload):
             return
         try:
@@ -92,8 +98,6 @@ class Publisher:
                 reply=reply,
                 headers={name.replace("_", "-"): value for name, value in headers.items()},
             )
-        except MaxPayloadError as exc:
-            self._settle(token, PubAck(error=ApiError(TOO_LARGE, TOO_LARGE, str(exc))))
         except NatsError as exc:
             _log.warning("publish to %s failed: %s", subject, exc)
             self._settle(token, _UNAVAILABLE)

@@ -80,15 +80,20 @@ async def test_a_frozen_server_is_unavailable_after_the_timeout_and_a_late_ack_i
     assert [ack.unavailable for ack in outcomes] == [True]
 
 
-async def test_the_outcome_never_comes_from_within_send(bus: Bus, publisher: Publisher) -> None:
+@pytest.mark.parametrize("beyond", [-60, 1])
+async def test_what_nats_does_not_take_is_an_error_and_harms_nobody_else(
+    bus: Bus, publisher: Publisher, beyond: int
+) -> None:
     outcomes: list[PubAck] = []
-    too_large = bytes(bus.nc.max_payload + 1)
-    await publisher.send(JOB, too_large, outcomes.append)
-    assert outcomes == []
+    too_large = bytes(bus.nc.max_payload + beyond)
+    await publisher.send(JOB, too_large, outcomes.append, Nats_Msg_Id="x" * 60)
+    assert outcomes == []  # never from within
     await until(lambda: outcomes, "it has an outcome")
     assert outcomes[0].error is not None
     assert outcomes[0].error.err_code == TOO_LARGE
     assert not outcomes[0].unavailable  # no other way would take it
+    assert not (await publisher.request(JOB, b"job")).unavailable
+    assert bus.nc.stats["reconnects"] == 0
 
 
 async def test_closing_gives_an_outcome_to_whoever_still_waits(nats: NatsServer, bus: Bus) -> None:
