@@ -126,7 +126,7 @@ class Engine:
             exchange.close()
         if self._lease is not None:
             await self._lease.release()
-        await self._recorder.drain()
+        await self._recorder.close()
         await self._jobs.close()
         for task in list(self._tasks):
             task.cancel()

@@ -135,7 +135,7 @@ class Runner:
     async def close(self) -> None:
         """Leave; call `drain` before."""
         await self._puller.close()
-        await self._recorder.drain()
+        await self._recorder.close()
         for link in list(self._links.values()):
             await link.close()
         for reply, answer in self._answers:

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable
 
 from broker import subjects
-from broker.bus.queue import PubAck, Publisher
+from broker.bus.queue import TOO_LARGE, PubAck, Publisher
 from broker.v1 import record_pb2
 
 _log = logging.getLogger(__name__)
@@ -62,6 +62,16 @@ class Recorder:
         if self._sending:
             await asyncio.wait(self._sending, timeout=timeout_s)
 
+    async def close(self, timeout_s: float = 3.0) -> None:
+        """Wait until everything is stored, then give up what is not, and say so."""
+        await self.drain(timeout_s)
+        if self.pending:
+            _log.error("%d usage records were not stored before the end", self.pending)
+        for task in self._sending:
+            task.cancel()
+        if self._sending:
+            await asyncio.wait(self._sending)
+
     def _group(self, tenant: str, size: int) -> _Group:
         """The group that a record of this size goes into: never more than one message takes."""
         self.pending += 1
@@ -101,12 +111,25 @@ class Recorder:
             )
             if ack.error is None and not ack.unavailable:
                 break
+            if ack.error is not None and ack.error.err_code == TOO_LARGE and _strip(group):
+                payload = group.SerializeToString()
+                continue
             why = "no answer" if ack.error is None else ack.error.description
             _log.warning("usage records not stored (%s); trying again", why)
             await asyncio.sleep(_RETRY_S)
         self.pending -= len(callbacks)
         for committed in callbacks:
             committed()
+
+
+def _strip(group: record_pb2.RecordGroup) -> bool:
+    """Drop the caller's labels: what is charged counts more. False when there are none."""
+    labelled = [charge for charge in group.charges if charge.tags or charge.signature]
+    for charge in labelled:
+        _log.error("the labels of charge %s are too large and are dropped", charge.request_id)
+        charge.ClearField("tags")
+        charge.ClearField("signature")
+    return bool(labelled)
 
 
 def _nothing() -> None:
