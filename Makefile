@@ -1,7 +1,7 @@
 # "make" prints this list. Everything is installed into .venv from the pinned locks in deploy/.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help install dev run test check fix protos buf bench lock clean
+.PHONY: help install dev run test check fix pages protos buf bench lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,7 +18,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOCKED := --require-hashes --only-binary :all: --no-binary nkeys
 # compat: a plain path entry, so a package folder added later is found without reinstalling.
 EDITABLE := $(PIP_INSTALL) --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
-SOURCES := $(wildcard broker edge workers tests bench examples protos/generate.py)
+SOURCES := $(wildcard broker edge workers tests bench examples docs/generate.py protos/generate.py)
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -39,10 +39,14 @@ check: $(DEV) ## lint, format, types, import contracts, generated code up to dat
 	$(BIN)/mypy $(SOURCES)
 	$(BIN)/lint-imports
 	$(BIN)/python protos/generate.py --check
+	$(BIN)/python docs/generate.py --check
 
 fix: $(DEV) ## repair what ruff can repair
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+pages: $(DEV) ## rewrite docs/providers.md from the parameter tables
+	$(BIN)/python docs/generate.py
 
 protos: $(DEV) ## regenerate broker/v1 from protos/
 	$(BIN)/python protos/generate.py
