@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 from collections.abc import Awaitable, Callable
 
 from nats.aio.msg import Msg
@@ -21,6 +22,7 @@ TAKEN = b"taken"
 BUSY = b"busy"
 # Deletions under way at once: each is a round trip.
 _PARALLEL = 16
+_BURY_S = 30.0
 
 
 class Jobs:
@@ -56,19 +58,31 @@ class Jobs:
         return reply.data == TAKEN
 
     async def bury(self, lane: str, provider: str, pool: str, job: bytes, reason: str) -> None:
-        """Put a poison job into the dead-letter stream with its reason (R6)."""
-        headers = {"Millrace-Reason": reason}
-        try:
-            await self._bus.js.publish(
-                subjects.dead_letter(lane, provider, pool), job, headers=headers
-            )
-        except (NatsError, JetStreamError, TimeoutError):
-            _log.exception("dead letter not stored")
+        """Put a poison job into the dead-letter stream with its reason (R6); tries for 30 s."""
+        # The same id for each try: the answer to an earlier one may have been lost.
+        headers = {"Millrace-Reason": reason, "Nats-Msg-Id": uuid.uuid4().hex}
+        subject = subjects.dead_letter(lane, provider, pool)
+        deadline = asyncio.get_running_loop().time() + _BURY_S
+        while True:
+            try:
+                await self._bus.js.publish(subject, job, headers=headers)
+            except (NatsError, JetStreamError, TimeoutError) as exc:
+                if asyncio.get_running_loop().time() > deadline:
+                    _log.exception("dead letter not stored")
+                    return
+                _log.warning("dead letter not stored (%s); trying again", exc)
+                await asyncio.sleep(1)
+            else:
+                return
 
     async def close(self) -> None:
-        """Let deletions under way finish."""
+        """Let deletions under way finish, for 2 s at most."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=2)
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
 
 async def serve_direct(
@@ -77,7 +91,12 @@ async def serve_direct(
     """Answer direct offers: `take(job)` says whether there is room. Returns how to stop."""
 
     async def offered(msg: Msg) -> None:
-        await msg.respond(TAKEN if take(msg.data) else BUSY)
+        try:
+            answer = TAKEN if take(msg.data) else BUSY
+        except Exception:  # noqa: BLE001
+            _log.exception("a direct offer could not be taken")
+            answer = BUSY  # another worker may read what this one cannot
+        await msg.respond(answer)
 
     subject = subjects.direct(provider, pool)
     subscription = await bus.nc.subscribe(subject, queue="workers", cb=offered)
