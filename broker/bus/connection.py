@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
-from nats.js.errors import BucketNotFoundError
+from nats.js.errors import BucketNotFoundError, ServiceUnavailableError
 from nats.js.kv import KeyValue
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ _log = logging.getLogger(__name__)
 NEEDED_API_LEVEL = 4
 # Beyond this many bytes the client itself is left to wait for the server.
 _MAX_UNFLUSHED = 1 << 20
+# How long the broker process may take to lay out the bus.
+PATIENCE_S = 15.0
 DEFAULT_URL = "nats://127.0.0.1:4222"
 
 
@@ -80,21 +82,32 @@ class Bus:
         self._on_reconnect.append(callback)
 
     async def kv(self, bucket: str) -> KeyValue:
-        """The bucket; waits up to 15 s for the broker process to create it."""
+        """The bucket; waits up to 15 s for the broker process to create it. Raises `BusError`."""
         known = self._buckets.get(bucket)
         if known is not None:
             return known
-        for _ in range(60):
+        deadline = asyncio.get_running_loop().time() + PATIENCE_S
+        while True:
+            why = "is a broker process running?"
             try:
                 self._buckets[bucket] = await self.js.key_value(bucket)
                 return self._buckets[bucket]
             except BucketNotFoundError:
-                await asyncio.sleep(0.25)
-        raise BusError(f"bucket {bucket!r} does not exist; is a broker process running?")
+                pass
+            except (NatsError, TimeoutError) as exc:
+                why = str(exc)
+            if asyncio.get_running_loop().time() > deadline:
+                raise BusError(f"bucket {bucket!r} cannot be used: {why}")
+            await asyncio.sleep(0.25)
 
     async def check_server(self) -> int:
         """JetStream API level of the server; raises `BusError` when it is too old (below 4)."""
-        info = await self.js.account_info()
+        try:
+            info = await self.js.account_info()
+        except ServiceUnavailableError as exc:
+            raise BusError("NATS runs without JetStream; start nats-server with -js") from exc
+        except (NatsError, TimeoutError) as exc:
+            raise BusError(f"NATS does not answer: {exc}; check MILLRACE_NATS") from exc
         level = getattr(info.api, "level", None) or 0
         if level < NEEDED_API_LEVEL:
             version = self.nc._server_info.get("version", "unknown")
@@ -117,7 +130,10 @@ class Bus:
 
     def _reconnected(self) -> None:
         for callback in self._on_reconnect:
-            callback()
+            try:
+                callback()
+            except Exception:  # noqa: BLE001 - one's trouble is not to keep the news from others
+                _log.exception("after a reconnect")
 
 
 async def connect(settings: NatsSettings, *, name: str, patience_s: float = 10.0) -> Bus:
@@ -139,7 +155,9 @@ async def connect(settings: NatsSettings, *, name: str, patience_s: float = 10.0
         if not holder:
             error_seen[:] = [exc]
         if any(not bus.closing for bus in holder):
-            _log.warning("NATS: %s", exc or type(exc).__name__)
+            # Each of ten attempts a second to reconnect fails; that it was lost has been said.
+            level = logging.WARNING if nc.is_connected else logging.DEBUG
+            _log.log(level, "NATS: %s", exc or type(exc).__name__)
 
     nc = Client()
     try:
@@ -201,4 +219,4 @@ async def _quietly(close: Callable[[], Awaitable[None]]) -> None:
     try:
         await close()
     except (NatsError, OSError):
-        _log.debug("closing a connection that never opened failed")
+        _log.debug("closing a broken connection failed")

@@ -13,7 +13,7 @@ from nats.js.api import ConsumerInfo
 from nats.js.errors import Error as JetStreamError
 from nats.js.kv import KeyValue
 
-from broker.bus.connection import Bus
+from broker.bus.connection import Bus, BusError
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Mirror:
         while True:
             try:
                 await self._watch_once()
-            except (NatsError, JetStreamError, TimeoutError) as exc:
+            except (NatsError, JetStreamError, TimeoutError, BusError) as exc:
                 _log.warning("watching %s failed: %s; trying again", self._bucket, exc)
                 await asyncio.sleep(0.5)
 
