@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
 
 from broker.errors import InferenceError
-from broker.v1 import content_pb2, generation_pb2
+from broker.v1 import generation_pb2
 
 _Generate = generation_pb2.GenerateRequest
 _Choice = generation_pb2.ToolChoice
@@ -68,27 +69,6 @@ COLUMNS = (
     *_FURTHER,
 )
 
-# Goes out as it is: optional fields of the hub request that hold plain JSON values.
-_SCALARS = (
-    "temperature",
-    "top_p",
-    "n",
-    "presence_penalty",
-    "frequency_penalty",
-    "user",
-    "seed",
-    "logprobs",
-    "top_logprobs",
-    "parallel_tool_calls",
-    "verbosity",
-    "service_tier",
-    "store",
-    "prompt_cache_key",
-    "prompt_cache_retention",
-    "safety_identifier",
-)
-_LISTS = ("stop", "modalities")
-_JSON = ("prediction", "web_search_options")
 _CHOICES = {
     _Choice.MODE_AUTO: "auto",
     _Choice.MODE_NONE: "none",
@@ -114,77 +94,103 @@ def asked(request: _Generate) -> dict[str, Any]:
     whoever writes the headers. Raises `InferenceError` where JSON is due and there is none.
     """
     found: dict[str, Any] = {}
-    # Before its deprecated twin: where both go to one path, the first one stays.
-    if request.HasField("max_output_tokens"):
-        found["max_completion_tokens"] = request.max_output_tokens
-    if request.HasField("max_tokens"):
-        found["max_tokens"] = request.max_tokens
-    for name in _SCALARS:
-        if request.HasField(name):  # type: ignore[arg-type]
-            found[name] = getattr(request, name)
-    if request.stream:
-        found["stream"] = True
-    for name in _LISTS:
-        if items := getattr(request, name):
-            found[name] = list(items)
-    for name in _JSON:
-        if data := getattr(request, name):
-            found[name] = _json(data, name)
-    if request.HasField("stream_options"):
-        options = request.stream_options.ListFields()
-        found["stream_options"] = {field.name: value for field, value in options}
-    if request.logit_bias:
-        bias = request.logit_bias.items()
-        found["logit_bias"] = {k: int(v) if v.is_integer() else v for k, v in bias}
-    if request.metadata:
-        found["metadata"] = dict(request.metadata)
-    if request.reasoning.HasField("effort"):
-        found["reasoning_effort"] = request.reasoning.effort
-    if request.HasField("audio"):
-        found["audio"] = request.audio
-    if request.tools:
-        found["functions" if request.legacy_functions else "tools"] = request.tools
-    if column := _choice_column(request):
-        found[column] = request.tool_choice
-    if column := _form_column(request.response_format):
-        found[column] = request.response_format
+    # In the order of their numbers, so that of both limits the newer one is first.
+    for field, value in request.ListFields():
+        name = field.name
+        if name in _SCALARS:
+            found[name] = value
+        elif name in _OTHERS:
+            column, written = _OTHERS[name](request, value)
+            if column:
+                found[column] = written
     return found
 
 
-def _choice_column(request: _Generate) -> str:
-    choice = request.tool_choice
-    if not request.HasField("tool_choice") or choice.mode == _Choice.MODE_UNSPECIFIED:
-        return ""
-    if request.legacy_functions:
-        return "function_call"
-    if choice.mode == _Choice.MODE_ALLOWED:
-        return "tool_choice=required" if choice.required else "tool_choice=auto"
-    return "tool_choice=" + _CHOICES[choice.mode]
+def _stream(_: _Generate, value: bool) -> tuple[str, Any]:
+    return ("stream" if value else "", True)
 
 
-def _form_column(form: _Format) -> str:
-    if form.kind in (_Format.KIND_UNSPECIFIED, _Format.KIND_TEXT):
+def _stream_options(_: _Generate, value: generation_pb2.StreamOptions) -> tuple[str, Any]:
+    return "stream_options", {field.name: option for field, option in value.ListFields()}
+
+
+def _logit_bias(_: _Generate, value: Mapping[str, float]) -> tuple[str, Any]:
+    return "logit_bias", {k: int(v) if v.is_integer() else v for k, v in value.items()}
+
+
+def _effort(_: _Generate, value: generation_pb2.ReasoningOptions) -> tuple[str, Any]:
+    return ("reasoning_effort" if value.HasField("effort") else "", value.effort)
+
+
+def _tools(request: _Generate, value: Any) -> tuple[str, Any]:
+    return "functions" if request.legacy_functions else "tools", value
+
+
+def _tool_choice(request: _Generate, value: generation_pb2.ToolChoice) -> tuple[str, Any]:
+    if value.mode == _Choice.MODE_ALLOWED:
+        return f"tool_choice={'required' if value.required else 'auto'}", value
+    word = _CHOICES.get(value.mode)
+    if word and request.legacy_functions:
+        return "function_call", value
+    return (f"tool_choice={word}" if word else "", value)
+
+
+def _response_format(_: _Generate, value: _Format) -> tuple[str, Any]:
+    if value.kind in (_Format.KIND_UNSPECIFIED, _Format.KIND_TEXT):
         # Text is what answers are anyway.
-        return ""
-    word = _FORMS.get(form.kind)
-    return f"response_format={word}" if word else "response_format"
+        return "", value
+    word = _FORMS.get(value.kind)
+    return f"response_format={word}" if word else "response_format", value
 
 
-def uses_messages(request: _Generate) -> set[str]:
-    """Which of role=developer, role=function and message_name the request uses."""
-    used = set()
-    for message in request.messages:
-        if message.role == content_pb2.ROLE_DEVELOPER:
-            used.add("role=developer")
-        if message.HasField("name"):
-            used.add("message_name")
-        if any(part.tool_result.legacy_function for part in message.parts):
-            used.add("role=function")
-    return used
+def _json(name: str) -> Callable[[_Generate, bytes], tuple[str, Any]]:
+    def read(_: _Generate, data: bytes) -> tuple[str, Any]:
+        try:
+            return name, orjson.loads(data)
+        except orjson.JSONDecodeError as exc:
+            raise InferenceError(
+                "invalid_request", f"{name} is not JSON: {exc}", param=name
+            ) from exc
+
+    return read
 
 
-def _json(data: bytes, name: str) -> Any:
-    try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError as exc:
-        raise InferenceError("invalid_request", f"{name} is not JSON: {exc}", param=name) from exc
+# Goes out as it is: fields of the hub request that hold plain JSON values.
+_SCALARS = frozenset(
+    {
+        "frequency_penalty",
+        "logprobs",
+        "max_tokens",
+        "n",
+        "parallel_tool_calls",
+        "presence_penalty",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "seed",
+        "service_tier",
+        "store",
+        "temperature",
+        "top_logprobs",
+        "top_p",
+        "user",
+        "verbosity",
+    }
+)
+# All others that are parameters: their column, empty for none, and value.
+_OTHERS: Mapping[str, Callable[[_Generate, Any], tuple[str, Any]]] = {
+    "audio": lambda _, value: ("audio", value),
+    "logit_bias": _logit_bias,
+    "max_output_tokens": lambda _, value: ("max_completion_tokens", value),
+    "metadata": lambda _, value: ("metadata", dict(value)),
+    "modalities": lambda _, value: ("modalities", list(value)),
+    "prediction": _json("prediction"),
+    "reasoning": _effort,
+    "response_format": _response_format,
+    "stop": lambda _, value: ("stop", list(value)),
+    "stream": _stream,
+    "stream_options": _stream_options,
+    "tool_choice": _tool_choice,
+    "tools": _tools,
+    "web_search_options": _json("web_search_options"),
+}
