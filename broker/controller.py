@@ -28,11 +28,12 @@ class Controller:
         self._leases = Mirror(bus, subjects.WORKERS, lambda _key, _value: self._changed.set())
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._token = ""
 
     async def start(self) -> None:
         """Lay out the bus; return when edges and workers can use it."""
         await ensure_layout(self._bus, self._settings.replicas)
-        await create_fleet_token(self._bus)
+        self._token = await create_fleet_token(self._bus)
         await self._leases.start()
         # A server that lost a stream (a fresh disk) gets its layout again.
         self._bus.on_reconnect(self._start_over)
@@ -56,6 +57,7 @@ class Controller:
             try:
                 if not self._pools:
                     await ensure_layout(self._bus, self._settings.replicas)
+                    self._token = await create_fleet_token(self._bus, self._token)
                 await self._ensure_pools()
             except BusError as exc:
                 _log.warning("%s; trying again", exc)
@@ -77,11 +79,8 @@ class Controller:
             slots[lease.provider, lease.pool] = slots.get((lease.provider, lease.pool), 0) + (
                 lease.slots
             )
-        kv = await self._bus.kv(subjects.CFG)
         for (provider, pool), count in slots.items():
             if self._pools.get((provider, pool), 0) >= count:
                 continue
             await ensure_pool(self._bus, provider, pool, count)
-            record = presence.encode(presence.PoolRecord(provider, pool))
-            await kv.put(subjects.pool_key(provider, pool), record)
             self._pools[provider, pool] = count

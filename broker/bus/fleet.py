@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 
+from nats.errors import Error as NatsError
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 
 from broker import subjects
@@ -14,16 +16,25 @@ from broker.config import Settings
 _KEY = "fleet.token"
 
 
-async def create_fleet_token(bus: Bus) -> None:
-    """Make the token unless there is one; the broker process does this."""
+async def create_fleet_token(bus: Bus, remembered: str = "") -> str:
+    """The shared token; made unless there is one. The broker process does this.
+
+    `remembered` is the one to make: on a server that lost its disk, processes that run know it.
+    Raises `BusError`.
+    """
     kv = await bus.kv(subjects.CFG)
     try:
-        await kv.get(_KEY)
-    except KeyNotFoundError:
-        try:
-            await kv.create(_KEY, secrets.token_urlsafe(32).encode())
-        except KeyWrongLastSequenceError:
-            return  # another broker process was faster
+        for _ in range(3):
+            try:
+                return ((await kv.get(_KEY)).value or b"").decode()
+            except KeyNotFoundError:
+                token = remembered or secrets.token_urlsafe(32)
+            with contextlib.suppress(KeyWrongLastSequenceError):  # another one was faster
+                await kv.create(_KEY, token.encode())
+                return token
+    except (NatsError, TimeoutError) as exc:
+        raise BusError(f"fleet token: {exc}") from exc
+    raise BusError("the fleet token is made and deleted again and again")
 
 
 async def fleet_token(bus: Bus, settings: Settings) -> str:

@@ -8,8 +8,11 @@ buckets vanish when a single server restarts.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
+from nats.errors import Error as NatsError
 from nats.js.api import (
     AckPolicy,
     ConsumerConfig,
@@ -23,9 +26,9 @@ from nats.js.api import (
     StreamSource,
     SubjectTransform,
 )
-from nats.js.errors import APIError, NotFoundError
+from nats.js.errors import APIError, KeyWrongLastSequenceError, NotFoundError
 
-from broker import subjects
+from broker import presence, subjects
 from broker.bus.connection import Bus, BusError
 
 _MB, _GB, _DAY = 1 << 20, 1 << 30, 86_400
@@ -167,41 +170,38 @@ def _buckets(replicas: int) -> list[KeyValueConfig]:
 async def ensure_layout(bus: Bus, replicas: int) -> None:
     """Create what is missing and update what differs. Raises `BusError` naming what failed."""
     for config in _streams(replicas):
-        try:
+        with _naming(f"stream {config.name}"):
             try:
                 await bus.js.add_stream(config)
             except APIError as exc:
                 if exc.err_code != _STREAM_EXISTS:
                     raise
                 await bus.js.update_stream(config)
-        except APIError as exc:
-            raise BusError(f"stream {config.name}: {exc.description}") from exc
     for bucket in _buckets(replicas):
-        await _ensure_bucket(bus, bucket)
+        with _naming(f"bucket {bucket.bucket}"):
+            await _ensure_bucket(bus, bucket)
     for store in subjects.OBJECT_STORES:
-        try:
-            await bus.js.stream_info(f"OBJ_{store}")
-        except NotFoundError:
-            await bus.js.create_object_store(
-                store, config=ObjectStoreConfig(replicas=replicas, ttl=30 * _DAY)
-            )
+        with _naming(f"object store {store}"):
+            try:
+                await bus.js.stream_info(f"OBJ_{store}")
+            except NotFoundError:
+                await bus.js.create_object_store(
+                    store, config=ObjectStoreConfig(replicas=replicas, ttl=30 * _DAY)
+                )
 
 
 async def _ensure_bucket(bus: Bus, config: KeyValueConfig) -> None:
     try:
         await bus.js.stream_info(f"KV_{config.bucket}")
     except NotFoundError:
-        try:
-            await bus.js.create_key_value(config)
-        except APIError as exc:
-            raise BusError(f"bucket {config.bucket}: {exc.description}") from exc
+        await bus.js.create_key_value(config)
 
 
 async def ensure_pool(bus: Bus, provider: str, pool: str, slots: int) -> None:
-    """Create or update the consumers of a pool, one per lane.
+    """Create or update the consumers of a pool, one per lane, and record that it exists.
 
     `max_ack_pending` is a loose backstop of four times the slots: leases are the real cap, and a
-    delayed nak holds its place for as long as it waits.
+    delayed nak holds its place for as long as it waits. Raises `BusError` naming what failed.
     """
     for lane, stream in subjects.LANES.items():
         config = ConsumerConfig(
@@ -214,10 +214,24 @@ async def ensure_pool(bus: Bus, provider: str, pool: str, slots: int) -> None:
             max_ack_pending=max(1000, 4 * slots),
             max_waiting=2048,
         )
-        try:
+        with _naming(f"consumer {config.durable_name}"):
             await bus.js.add_consumer(stream, config)
-        except APIError as exc:
-            raise BusError(f"consumer {config.durable_name}: {exc.description}") from exc
+    with _naming(f"record of pool {provider}/{pool}"):
+        record = presence.encode(presence.PoolRecord(provider, pool))
+        kv = await bus.kv(subjects.CFG)
+        with contextlib.suppress(KeyWrongLastSequenceError):  # it is known already
+            await kv.create(subjects.pool_key(provider, pool), record)
+
+
+@contextlib.contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """Whatever NATS says, or does not say, becomes a `BusError` about `what`."""
+    try:
+        yield
+    except APIError as exc:
+        raise BusError(f"{what}: {exc.description or exc}") from exc
+    except (NatsError, TimeoutError) as exc:
+        raise BusError(f"{what}: {exc}") from exc
 
 
 STREAMS = tuple(config.name or "" for config in _streams(1))
