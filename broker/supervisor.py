@@ -92,6 +92,7 @@ class Supervisor:
         self._folder = RunFolder(settings.data)
         self._children: list[Child] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._given_up: set[Child] = set()
         self._stop = asyncio.Event()
         self._signalled_at = 0.0
 
@@ -214,7 +215,9 @@ class Supervisor:
         try:
             await child.run()
         except ChildError as exc:
-            if child.program.role != "worker":
+            self._given_up.add(child)
+            workers = {c for c in self._children if c.program.role == "worker"}
+            if child not in workers or workers <= self._given_up:
                 raise
             self._say(f"{exc}\n{child.program.title} is left off; the rest goes on")
             await self._stop.wait()

@@ -378,7 +378,7 @@ def test_a_revoked_given_key_is_said_in_one_line(start: Start, tmp_path: Path) -
     assert "the key in MILLRACE_API_KEY was revoked" in again.log.read_text().splitlines()[-1]
 
 
-def test_a_provider_that_cannot_start_ends_it_all_with_its_last_words(
+def test_without_any_worker_it_ends_with_the_last_words_of_one(
     start: Start, tmp_path: Path
 ) -> None:
     # Stands for whatever a worker finds wrong only once it runs.
@@ -393,3 +393,19 @@ def test_a_provider_that_cannot_start_ends_it_all_with_its_last_words(
     assert "worker sim exited with code 1 right after its start, 5 times in a row" in log
     assert log.rstrip().endswith("out of luck")
     assert up.pids() == {}
+
+
+def test_a_provider_that_cannot_start_is_left_off_and_the_others_are_served(
+    start: Start, tmp_path: Path
+) -> None:
+    sabotage = tmp_path / "site"
+    sabotage.mkdir()
+    (sabotage / "sitecustomize.py").write_text(
+        "import sys\nif sys.argv[:1] == ['-m'] and 'openai' in sys.orig_argv: sys.exit('out of luck')\n"
+    )
+    up = start(env={"PYTHONPATH": str(sabotage), "OPENAI_API_KEY": "sk-none"})
+    assert chat(up).is_success
+    log = up.log.read_text()
+    assert "worker openai exited with code 1 right after its start, 5 times in a row" in log
+    assert "worker openai is left off" in log
+    assert up.stop() == 0
