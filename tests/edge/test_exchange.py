@@ -3,168 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
-from broker import dispatch
 from broker.errors import InferenceError
-from broker.keys import KeyRecord
-from broker.routing import Target
-from broker.v1 import event_pb2, generation_pb2
+from broker.v1 import event_pb2
 from edge import exchange as exchange_module
-from edge.exchange import CREDIT_PORTION, Attempt, Exchange
-
-Event = event_pb2.Event
-A, B = (Target(name, "main", "m", listed=True) for name in "ab")
+from edge.exchange import CREDIT_PORTION
+from tests.edge.story import (
+    DONE,
+    STOP,
+    A,
+    B,
+    Event,
+    Session,
+    Story,
+    failed,
+    started,
+    text,
+    texts,
+    until,
+)
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-class Session:
-    def __init__(self) -> None:
-        self.killed: list[str] = []
-        self.credits: list[int] = []
-
-    def kill(self, reason: str) -> None:
-        self.killed.append(reason)
-
-    def credit(self, size: int) -> None:
-        self.credits.append(size)
-
-
-class Host:
-    """What an exchange asked for, in order."""
-
-    def __init__(self) -> None:
-        self.published: list[Attempt] = []
-        self.withdrawn: list[Attempt] = []
-        self.moves: list[tuple[Target, Target]] = []
-        self.charges: list[tuple[int, event_pb2.Usage]] = []
-        self.letters: list[int] = []
-        self.over: list[Exchange] = []
-
-    def publish(self, exchange: Exchange, attempt: Attempt) -> None:
-        self.published.append(attempt)
-
-    def withdraw(self, attempt: Attempt) -> None:
-        attempt.withdrawn = True
-        self.withdrawn.append(attempt)
-
-    def moved(self, old: Target, new: Target) -> None:
-        if old != new:
-            self.moves.append((old, new))
-
-    def charge(
-        self,
-        exchange: Exchange,
-        attempt: Attempt,
-        started: event_pb2.Started | None,
-        usage: event_pb2.Usage,
-    ) -> None:
-        self.charges.append((attempt.number, usage))
-
-    def dead_letter(self, exchange: Exchange, attempt: Attempt) -> None:
-        self.letters.append(exchange.plan.losses)
-
-    def ended(self, exchange: Exchange) -> None:
-        self.over.append(exchange)
-
-    def jitter(self) -> float:
-        return 0.5
-
-
-class Story:
-    """An exchange, its host and the worker's part in it."""
-
-    def __init__(
-        self, *, stream: bool = True, targets: tuple[Target, ...] = (A,), timeout_s: float = 60
-    ) -> None:
-        request = generation_pb2.Request()
-        request.generate.model = "m"
-        request.generate.stream = stream
-        self.host = Host()
-        key = KeyRecord(id="k", name="n", tenant="t", created_at=0)
-        self.plan = dispatch.Plan(targets)
-        self.exchange = Exchange(
-            self.host, request, key, "req_1", plan=self.plan, timeout_s=timeout_s
-        )
-
-    @property
-    def attempt(self) -> Attempt:
-        """The newest that was published."""
-        return self.host.published[-1]
-
-    def run(self, *, alone: bool = False) -> Session:
-        """A worker is granted the newest attempt."""
-        session = Session()
-        assert self.exchange.attempt is self.attempt
-        self.exchange.granted(self.attempt, session, alone=alone)
-        return session
-
-    def begin(self) -> Session:
-        self.exchange.launch()
-        return self.run()
-
-    def say(self, *events: Event, size: int | None = None) -> None:
-        self.say_as(self.attempt, *events, size=size)
-
-    def say_as(self, attempt: Attempt, *events: Event, size: int | None = None) -> None:
-        size = sum(event.ByteSize() for event in events) if size is None else size
-        self.exchange.on_events(attempt, events, size)
-
-    async def read(self) -> list[Event]:
-        """What the caller gets now."""
-        async with asyncio.timeout(1):
-            return list(await self.exchange.next())
-
-    async def quiet(self) -> bool:
-        """Whether the caller has to wait."""
-        task = asyncio.ensure_future(self.exchange.next())
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        waits = not task.done()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        return waits
-
-    async def told(self) -> InferenceError:
-        """The error that the caller gets, after whatever comes before it."""
-        with pytest.raises(InferenceError) as told:
-            while await self.read():
-                pass
-        return told.value
-
-
-def started(model: str = "m-1") -> Event:
-    return Event(started=event_pb2.Started(model=model, provider="a"))
-
-
-def text(piece: str) -> Event:
-    return Event(text=event_pb2.TextDelta(text=piece))
-
-
-def failed(reason: str, **more: Any) -> Event:
-    return Event(failed=event_pb2.Failure(reason=reason, message="said so", **more))
-
-
-STOP = Event(choice_finished=event_pb2.ChoiceFinished(reason=event_pb2.FINISH_REASON_STOP))
-DONE = Event(completed=event_pb2.Completed(usage=event_pb2.Usage(input_tokens=3, output_tokens=2)))
-MAKE = Callable[..., Story]
-
-
-def texts(events: list[Event]) -> str:
-    return "".join(event.text.text for event in events)
-
-
-async def until(check: Callable[[], Any], timeout_s: float = 5) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not check():
-            await asyncio.sleep(0.002)
 
 
 # The plain way.
