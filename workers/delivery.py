@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from broker.v1 import delivery_service_pb2 as pb
 from broker.v1 import delivery_service_pb2_grpc as pb_grpc
@@ -64,22 +65,30 @@ class Session:
         self._more_credit: asyncio.Future[None] | None = None
         self._on_over: Callable[[], object] | None = None
         self._urgent = True
+        # Whether the edge has been told how it ends.
+        self._complete = False
 
     async def grant(self) -> pb.Grant:
         """Wait for the right to call the provider, at most about 5 s.
 
         Raises `Killed`, or `EdgeLost` when nobody answers.
         """
-        return await self._granted
+        grant = await self._granted
+        if self.over is not None:  # a kill came with the grant
+            raise self.over
+        return grant
 
     def when_over(self, callback: Callable[[], object] | None) -> None:
-        """Call `callback` when the session is killed or its edge is lost."""
+        """Call `callback` when the session is killed or its edge is lost, if need be now."""
         self._on_over = callback
+        if callback is not None and self.over is not None:
+            callback()
 
     def send(self, events: list[event_pb2.Event], *, last: bool = False) -> None:
         """Queue events; the first content and the last event are waited for."""
         if self.over is not None:
             return
+        self._complete = self._complete or last
         size = sum([event.ByteSize() for event in events])
         if size > MAX_TEXT:
             events = [piece for event in events for piece in _pieces(event)]
@@ -97,11 +106,14 @@ class Session:
             await self._more_credit
 
     def hand_back(self, reason: str) -> None:
-        """Give the attempt up: this worker is leaving."""
-        self.link.control(pb.Frame(session=self.number, hand_back=pb.HandBack(reason=reason)))
+        """Give the attempt up: the edge lets another worker have it."""
+        if self.over is None and not self._complete:
+            self._complete = True
+            self.link.hand_back(self.number, reason)
 
     def close(self) -> None:
-        """Nothing more will be sent."""
+        """Nothing more will be sent. Without a last event the edge would wait: it is handed back."""
+        self.hand_back("ended without an answer")
         self.link.sessions.pop(self.number, None)
 
     # What the link calls.
@@ -174,6 +186,11 @@ class EdgeLink:
         self._frames.append(frame)
         self._flush_soon(urgent=True)
 
+    def hand_back(self, number: int, reason: str) -> None:
+        """Queue a frame that gives a session up; what it has not sent yet is of no use."""
+        self._events.pop(number, None)
+        self.control(pb.Frame(session=number, hand_back=pb.HandBack(reason=reason)))
+
     def queue(self, number: int, events: list[event_pb2.Event], *, urgent: bool) -> None:
         """Queue a session's events."""
         waiting = self._events.get(number)
@@ -212,9 +229,10 @@ class EdgeLink:
         try:
             call = self._stub.FetchBody(ask, metadata=self._metadata, timeout=30)
             pieces = [response.data async for response in call]
-        except grpc.aio.AioRpcError as exc:
+            return generation_pb2.Request.FromString(b"".join(pieces))
+        except (grpc.aio.AioRpcError, DecodeError) as exc:
+            _log.warning("no body of %s from %s: %s", job.request_id, self.address, _why(exc))
             raise EdgeLost from exc
-        return generation_pb2.Request.FromString(b"".join(pieces))
 
     async def close(self) -> None:
         """Send what is queued and hang up."""
@@ -280,6 +298,8 @@ class EdgeLink:
         for control in message.controls:
             session = self.sessions.get(control.session)
             if session is None:
+                if control.HasField("grant"):  # to a claim that was given up
+                    self.hand_back(control.session, "the grant came too late")
                 continue
             match control.WhichOneof("action"):
                 case "grant":
@@ -312,4 +332,4 @@ def _pieces(event: event_pb2.Event) -> Iterable[event_pb2.Event]:
 def _why(exc: Exception) -> str:
     if isinstance(exc, grpc.aio.AioRpcError):
         return exc.details() or exc.code().name
-    return "unreachable"
+    return "unreachable" if isinstance(exc, TimeoutError) else str(exc)
