@@ -31,12 +31,16 @@ GRANT_S = 5.0
 BUSY_SESSIONS = 8
 URGENT_S = 0.001
 TICK_S = 0.01
-# A text larger than this is cut into several events, so that no message nears gRPC's limit.
+# A text larger than this is cut into several events.
 MAX_TEXT = 128 << 10
+# Events of one message, so that no backlog of many sessions nears gRPC's limit. That is what a
+# single event may weigh that cannot be cut: an upstream's whole answer (a picture), and a bit.
+MAX_MESSAGE = 1 << 20
+MAX_EVENT = 72 << 20
 _Call = grpc.aio.StreamStreamCall[pb.DeliverRequest, pb.DeliverResponse]
 _OPTIONS = [
-    ("grpc.max_receive_message_length", 16 << 20),
-    ("grpc.max_send_message_length", 16 << 20),
+    ("grpc.max_receive_message_length", MAX_EVENT),
+    ("grpc.max_send_message_length", MAX_EVENT),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -93,7 +97,7 @@ class Session:
         if size > MAX_TEXT:
             events = [piece for event in events for piece in _pieces(event)]
         self.credit -= size
-        self.link.queue(self.number, events, urgent=self._urgent or last)
+        self.link.queue(self.number, events, size, urgent=self._urgent or last)
         if self._urgent and not (len(events) == 1 and events[0].HasField("started")):
             self._urgent = False
 
@@ -112,7 +116,7 @@ class Session:
             self.link.hand_back(self.number, reason)
 
     def close(self) -> None:
-        """Nothing more will be sent. Without a last event the edge would wait: it is handed back."""
+        """Nothing more will be sent. Without a last event, which the edge waits for: hand it back."""
         self.hand_back("ended without an answer")
         self.link.sessions.pop(self.number, None)
 
@@ -160,6 +164,7 @@ class EdgeLink:
         self._numbers = 0
         self._frames: list[pb.Frame] = []
         self._events: dict[int, list[event_pb2.Event]] = {}
+        self._queued = 0
         self._wake = asyncio.Event()
         self._tick: asyncio.TimerHandle | None = None
         self._urgent = False
@@ -191,8 +196,9 @@ class EdgeLink:
         self._events.pop(number, None)
         self.control(pb.Frame(session=number, hand_back=pb.HandBack(reason=reason)))
 
-    def queue(self, number: int, events: list[event_pb2.Event], *, urgent: bool) -> None:
-        """Queue a session's events."""
+    def queue(self, number: int, events: list[event_pb2.Event], size: int, *, urgent: bool) -> None:
+        """Queue a session's events, `size` bytes of them."""
+        self._queued += size
         waiting = self._events.get(number)
         if waiting is None:
             self._events[number] = events
@@ -284,14 +290,41 @@ class EdgeLink:
             call.cancel()  # the reader ends, and with it the link
 
     def _message(self) -> pb.DeliverRequest:
-        """Everything that is ready. A session's events come after its own control frames."""
+        """What is ready. A session's events come after its own control frames."""
         frames, self._frames = self._frames, []
-        events, self._events = self._events, {}
+        if self._queued <= MAX_MESSAGE:
+            events, self._events = self._events, {}
+            self._queued = 0
+        else:
+            events = self._take_some()
         message = pb.DeliverRequest(frames=frames, gauges=self._gauges)
         self._gauges = None
         for number, batch in events.items():
             message.frames.add(session=number).events.events.extend(batch)
         return message
+
+    def _take_some(self) -> dict[int, list[event_pb2.Event]]:
+        """As much of a backlog as one message takes, at least one event."""
+        room = MAX_MESSAGE
+        taken: dict[int, list[event_pb2.Event]] = {}
+        for number, waiting in list(self._events.items()):
+            count = 0
+            while count < len(waiting) and room > 0:
+                room -= waiting[count].ByteSize()
+                count += 1
+            if not count:
+                break
+            taken[number] = waiting[:count]
+            # Whoever has more goes to the end of the line.
+            del self._events[number]
+            if count < len(waiting):
+                self._events[number] = waiting[count:]
+        self._queued -= MAX_MESSAGE - room
+        if self._events:
+            self._wake.set()
+        else:
+            self._queued = 0
+        return taken
 
     def _received(self, message: pb.DeliverResponse) -> None:
         self._heard = self._loop.time()
@@ -312,21 +345,36 @@ class EdgeLink:
                     session.end(Killed(control.kill.reason))
 
 
+# What can be cut of an event, and the fields of it that are given once.
+_CUT: dict[str, tuple[str, tuple[str, ...]]] = {
+    "text": ("text", ("logprobs",)),
+    "reasoning": ("text", ()),
+    "refusal": ("text", ("logprobs",)),
+    "tool_call": ("arguments", ("call_id", "name")),
+    "audio": ("data", ("id", "transcript", "expires_at")),
+}
+
+
 def _pieces(event: event_pb2.Event) -> Iterable[event_pb2.Event]:
-    """The event, or several when its text is very large."""
-    kind = event.WhichOneof("kind")
-    text = event.text.text if kind == "text" else ""
-    if len(text) <= MAX_TEXT:
+    """The event, or several when it is very large."""
+    kind = event.WhichOneof("kind") or ""
+    if event.ByteSize() <= MAX_TEXT or kind not in _CUT:
         return (event,)
+    name, once = _CUT[kind]
+    value = getattr(getattr(event, kind), name)
+    # A character may be four bytes.
+    step = MAX_TEXT if value.isascii() else MAX_TEXT // 4
+    rest = event_pb2.Event()
+    rest.CopyFrom(event)
+    for field in (name, *once):
+        getattr(rest, kind).ClearField(field)
     pieces = []
-    for start in range(0, len(text), MAX_TEXT):
+    for start in range(0, len(value), step):
         piece = event_pb2.Event()
-        piece.CopyFrom(event)
-        piece.text.text = text[start : start + MAX_TEXT]
-        if start:
-            piece.text.logprobs = b""
+        piece.CopyFrom(rest if start else event)
+        setattr(getattr(piece, kind), name, value[start : start + step])
         pieces.append(piece)
-    return pieces
+    return pieces or (event,)
 
 
 def _why(exc: Exception) -> str:
