@@ -62,7 +62,7 @@ class Session:
     def __init__(self, link: EdgeLink, number: int) -> None:
         self.number = number
         self.link = link
-        self.credit = 0
+        self.credit = self._window = 0
         self.over: Exception | None = None
         self.opened = asyncio.get_running_loop().time()
         self._granted: asyncio.Future[pb.Grant] = asyncio.get_running_loop().create_future()
@@ -123,7 +123,7 @@ class Session:
     # What the link calls.
 
     def granted(self, grant: pb.Grant) -> None:
-        self.credit = grant.credit_bytes
+        self.credit = self._window = grant.credit_bytes
         if not self._granted.done():
             self._granted.set_result(grant)
 
@@ -132,7 +132,9 @@ class Session:
             self.end(EdgeLost())
 
     def credited(self, size: int) -> None:
-        self.credit += size
+        # The edge returns what frames weigh, which is a little more than was taken for the events:
+        # without a bound the window would grow with the answer (R9).
+        self.credit = min(self.credit + size, self._window)
         self._wake()
 
     def end(self, why: Exception) -> None:
