@@ -32,9 +32,8 @@ _PIECE = 256 << 10
 _Context = grpc.aio.ServicerContext[Any, Any]
 OPTIONS = [
     ("grpc.so_reuseport", 0),  # a second edge must not share our port silently
-    # The largest event that a worker cannot cut: an upstream's whole answer, and a bit.
-    ("grpc.max_receive_message_length", 72 << 20),
-    ("grpc.max_send_message_length", 72 << 20),
+    ("grpc.max_receive_message_length", 16 << 20),
+    ("grpc.max_send_message_length", 16 << 20),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
