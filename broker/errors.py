@@ -54,6 +54,10 @@ TABLE: dict[str, Row] = {
     "unsupported_parameter": Row(
         400, "INVALID_ARGUMENT", _INVALID, "unsupported_parameter", _C, Retry.NEVER
     ),
+    # Another candidate may offer it.
+    "unsupported_operation": Row(
+        400, "INVALID_ARGUMENT", _INVALID, "unsupported_operation", _C, Retry.NEXT
+    ),
     "context_length_exceeded": Row(
         400, "INVALID_ARGUMENT", _INVALID, "context_length_exceeded", _C, Retry.LARGER
     ),

@@ -23,6 +23,13 @@ CONTENT = frozenset(
         "opaque",
         "annotation",
         "choice_finished",
+        "vectors",
+        "image_facts",
+        "transcript",
+        "transcript_segment",
+        "moderation",
+        "ranked",
+        "token_count",
     }
 )
 _COMPARABLE = frozenset({"text", "reasoning", "refusal", "tool_call", "choice_finished"})

@@ -17,12 +17,13 @@ from broker.config import Settings
 from broker.telemetry import Metrics, Telemetry
 from edge.auth import Authenticator
 from edge.http.call import Reporter
-from edge.http.chat import ChatRoute
 from edge.http.framed import Framed
 from edge.http.framework import framework
+from edge.http.inference import InferenceRoute, Ingress
 from edge.http.protocol import protocol
 from edge.http.seams import EngineLike
 from edge.http.slots import OpenStreams
+from edge.translate.forms import ROUTES
 
 # Longer than load balancers keep idle connections (60 s as a rule), so that they close first and
 # never send a request into a connection that is being closed.
@@ -42,8 +43,10 @@ def create_app(
     telemetry = telemetry or Telemetry.silent("edge")
     streams = OpenStreams(settings.limits.streams_per_key)
     _register_gauges(telemetry.metrics, engine, streams)
-    chat = ChatRoute(engine, auth, settings.limits, streams, Reporter(telemetry))
-    hot: dict[tuple[str, str], ASGIApp] = {("POST", "/v1/chat/completions"): chat}
+    ingress = Ingress(engine, auth, settings.limits, streams, Reporter(telemetry))
+    hot: dict[tuple[str, str], ASGIApp] = {
+        ("POST", path): InferenceRoute(form, ingress) for path, form in ROUTES.items()
+    }
     rest = framework(engine, auth, telemetry.metrics)
     for (method, path), handler in hot.items():
         # So that other methods get 405 and not 404.

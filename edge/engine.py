@@ -19,7 +19,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from functools import partial
 
-from broker import dispatch, envelope, presence, routing, subjects
+from broker import dispatch, envelope, operations, presence, routing, subjects
 from broker.bus import Bus
 from broker.bus.jobs import Jobs
 from broker.bus.layout import MAX_INLINE_BODY
@@ -158,7 +158,7 @@ class Engine:
             raise InferenceError(
                 "broker_unavailable", "the queue is unreachable; retry shortly", retry_after=1
             )
-        plan = dispatch.Plan(await self._targets(request.generate.model))
+        plan = dispatch.Plan(await self._targets(operations.model(request)))
         if alias and (key.tenant, alias) in self._aliases:
             raise InferenceError(
                 "idempotency_conflict", f"request {alias!r} is running already", param="request_id"

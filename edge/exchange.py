@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from broker import dispatch
+from broker import dispatch, operations
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
 from broker.resume import CONTENT, Transcript
@@ -112,7 +112,7 @@ class Exchange:
     ) -> None:
         self.request_id = request_id
         self.alias = ""
-        self.answer_id = "chatcmpl-" + ids.random_bytes().hex()
+        self.answer_id = ids.answer_id(request)
         self.created = time.time_ns() // 1_000_000_000
         self.key = key
         self.key_id = key.id
@@ -124,7 +124,7 @@ class Exchange:
         self._host = host
         self._loop = asyncio.get_running_loop()
         self.deadline = self._loop.time() + timeout_s
-        self._streaming = request.generate.stream
+        self._streaming = operations.streams(request)
         self._platform = request.platform
         self._attempts = 0
         self._started: event_pb2.Started | None = None

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Iterable
 
+from broker import operations
 from broker.errors import InferenceError
 from broker.v1 import delivery_service_pb2, event_pb2, generation_pb2, job_pb2, record_pb2
 from workers.delivery import Session
@@ -70,14 +71,14 @@ class Attempt:
         upstream: Upstream,
         key: str | None,
     ) -> None:
-        dialect = self._provider.dialect_for(self._job.route.model)
+        dialect = self._provider.dialect_for(self._job.route.model, operations.name(request))
         call = dialect.call(request, self._job.route.model, self._provider)
         self.called = True
         self._callers_key = bool(grant.credential)
         reply = await upstream.open(
             call,
             key=grant.credential or key,
-            limits=_limits(grant, streaming=request.generate.stream),
+            limits=_limits(grant, streaming=operations.streams(request)),
             extra_headers=request.platform.extra_headers,
         )
         try:

@@ -13,8 +13,29 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from broker.errors import InferenceError
+from broker.operations import (
+    COUNT_TOKENS,
+    EMBED,
+    GENERATE,
+    IMAGE,
+    MODERATE,
+    RERANK,
+    SPEAK,
+    TRANSCRIBE,
+)
 from broker.v1 import event_pb2, generation_pb2
 from workers.parameters import Table
+
+# Operations as callers know them.
+OPERATION_WORDS = {
+    EMBED: "embeddings",
+    IMAGE: "image generation",
+    TRANSCRIBE: "transcription",
+    SPEAK: "speech",
+    MODERATE: "moderation",
+    RERANK: "reranking",
+    COUNT_TOKENS: "token counting",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +123,31 @@ class Provider:
     parameters: Table = field(default_factory=Table)
     # Models that are spoken to in another format, by an expression that their names contain.
     dialects: Mapping[str, Dialect] = field(default_factory=dict)
+    # What it offers beside generation: operation -> the format it is asked for in.
+    operations: Mapping[str, Dialect] = field(default_factory=dict)
     # Draws conclusions from the operator's options, which are among the quirks, such as the host
     # of a region. Raises ValueError, saying which option to set.
     configure: Callable[[Provider], Provider] | None = None
 
-    def dialect_for(self, model: str) -> Dialect:
-        """The dialect that a model is spoken to in."""
+    def dialect_for(self, model: str, operation: str = GENERATE) -> Dialect:
+        """The dialect that a model is asked for an operation in.
+
+        Raises `InferenceError` unsupported_operation.
+        """
+        if operation != GENERATE:
+            return self._offered(operation)
         for models, dialect in self.dialects.items():
             if re.search(models, model):
                 return dialect
         return self.dialect
+
+    def _offered(self, operation: str) -> Dialect:
+        try:
+            return self.operations[operation]
+        except KeyError:
+            raise InferenceError(
+                "unsupported_operation",
+                f"{self.name} does not offer {OPERATION_WORDS.get(operation, operation)}",
+                param="model",
+                provider=self.name,
+            ) from None

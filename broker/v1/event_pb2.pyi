@@ -4,6 +4,7 @@ isort:skip_file
 The hub answer: the one typed stream of events that every dialect translates into and every front end out of."""
 
 from broker.v1 import content_pb2 as _content_pb2
+from broker.v1 import operations_pb2 as _operations_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -62,6 +63,13 @@ class Event(_message.Message):
     CHOICE_FINISHED_FIELD_NUMBER: _builtins.int
     COMPLETED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
+    VECTORS_FIELD_NUMBER: _builtins.int
+    IMAGE_FACTS_FIELD_NUMBER: _builtins.int
+    TRANSCRIPT_FIELD_NUMBER: _builtins.int
+    TRANSCRIPT_SEGMENT_FIELD_NUMBER: _builtins.int
+    MODERATION_FIELD_NUMBER: _builtins.int
+    RANKED_FIELD_NUMBER: _builtins.int
+    TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def started(self) -> Global___Started: ...
     @_builtins.property
@@ -88,6 +96,20 @@ class Event(_message.Message):
     def completed(self) -> Global___Completed: ...
     @_builtins.property
     def failed(self) -> Global___Failure: ...
+    @_builtins.property
+    def vectors(self) -> _operations_pb2.Vectors: ...
+    @_builtins.property
+    def image_facts(self) -> _operations_pb2.ImageFacts: ...
+    @_builtins.property
+    def transcript(self) -> _operations_pb2.Transcript: ...
+    @_builtins.property
+    def transcript_segment(self) -> _operations_pb2.TranscriptSegment: ...
+    @_builtins.property
+    def moderation(self) -> _operations_pb2.Moderation: ...
+    @_builtins.property
+    def ranked(self) -> _operations_pb2.Ranked: ...
+    @_builtins.property
+    def token_count(self) -> Global___TokenCount: ...
     def __init__(
         self,
         *,
@@ -104,16 +126,44 @@ class Event(_message.Message):
         choice_finished: Global___ChoiceFinished | None = ...,
         completed: Global___Completed | None = ...,
         failed: Global___Failure | None = ...,
+        vectors: _operations_pb2.Vectors | None = ...,
+        image_facts: _operations_pb2.ImageFacts | None = ...,
+        transcript: _operations_pb2.Transcript | None = ...,
+        transcript_segment: _operations_pb2.TranscriptSegment | None = ...,
+        moderation: _operations_pb2.Moderation | None = ...,
+        ranked: _operations_pb2.Ranked | None = ...,
+        token_count: Global___TokenCount | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["annotation", b"annotation", "audio", b"audio", "blob", b"blob", "choice_finished", b"choice_finished", "completed", b"completed", "failed", b"failed", "image", b"image", "kind", b"kind", "opaque", b"opaque", "reasoning", b"reasoning", "refusal", b"refusal", "started", b"started", "text", b"text", "tool_call", b"tool_call"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["annotation", b"annotation", "audio", b"audio", "blob", b"blob", "choice_finished", b"choice_finished", "completed", b"completed", "failed", b"failed", "image", b"image", "image_facts", b"image_facts", "kind", b"kind", "moderation", b"moderation", "opaque", b"opaque", "ranked", b"ranked", "reasoning", b"reasoning", "refusal", b"refusal", "started", b"started", "text", b"text", "token_count", b"token_count", "tool_call", b"tool_call", "transcript", b"transcript", "transcript_segment", b"transcript_segment", "vectors", b"vectors"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotation", b"annotation", "audio", b"audio", "blob", b"blob", "choice_finished", b"choice_finished", "completed", b"completed", "failed", b"failed", "image", b"image", "kind", b"kind", "opaque", b"opaque", "reasoning", b"reasoning", "refusal", b"refusal", "started", b"started", "text", b"text", "tool_call", b"tool_call"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotation", b"annotation", "audio", b"audio", "blob", b"blob", "choice_finished", b"choice_finished", "completed", b"completed", "failed", b"failed", "image", b"image", "image_facts", b"image_facts", "kind", b"kind", "moderation", b"moderation", "opaque", b"opaque", "ranked", b"ranked", "reasoning", b"reasoning", "refusal", b"refusal", "started", b"started", "text", b"text", "token_count", b"token_count", "tool_call", b"tool_call", "transcript", b"transcript", "transcript_segment", b"transcript_segment", "vectors", b"vectors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["started", "text", "reasoning", "refusal", "tool_call", "audio", "image", "blob", "opaque", "annotation", "choice_finished", "completed", "failed"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["started", "text", "reasoning", "refusal", "tool_call", "audio", "image", "blob", "opaque", "annotation", "choice_finished", "completed", "failed", "vectors", "image_facts", "transcript", "transcript_segment", "moderation", "ranked", "token_count"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
 Global___Event: _TypeAlias = Event  # noqa: Y015
+
+@_typing.final
+class TokenCount(_message.Message):
+    """What a request would cost to read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    input_tokens: _builtins.int
+    def __init__(
+        self,
+        *,
+        input_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input_tokens", b"input_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenCount: _TypeAlias = TokenCount  # noqa: Y015
 
 @_typing.final
 class Started(_message.Message):
@@ -332,12 +382,15 @@ class AudioDelta(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     TRANSCRIPT_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    MEDIA_TYPE_FIELD_NUMBER: _builtins.int
     choice: _builtins.int
     item: _builtins.int
     id: _builtins.str
     data: _builtins.bytes
     transcript: _builtins.str
     expires_at: _builtins.int
+    media_type: _builtins.str
+    """MIME type of the sound, on the first piece of speech."""
     def __init__(
         self,
         *,
@@ -347,10 +400,11 @@ class AudioDelta(_message.Message):
         data: _builtins.bytes = ...,
         transcript: _builtins.str = ...,
         expires_at: _builtins.int = ...,
+        media_type: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "data", b"data", "expires_at", b"expires_at", "id", b"id", "item", b"item", "transcript", b"transcript"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "data", b"data", "expires_at", b"expires_at", "id", b"id", "item", b"item", "media_type", b"media_type", "transcript", b"transcript"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -368,11 +422,14 @@ class ImageDelta(_message.Message):
     PARTIAL_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
     REVISED_PROMPT_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
     choice: _builtins.int
     item: _builtins.int
     partial_index: _builtins.int
     partial: _builtins.bool
     revised_prompt: _builtins.str
+    url: _builtins.str
+    """Where it can be fetched, instead of `image`."""
     @_builtins.property
     def image(self) -> _content_pb2.InlineData: ...
     def __init__(
@@ -384,10 +441,11 @@ class ImageDelta(_message.Message):
         partial: _builtins.bool = ...,
         image: _content_pb2.InlineData | None = ...,
         revised_prompt: _builtins.str = ...,
+        url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "image", b"image", "item", b"item", "partial", b"partial", "partial_index", b"partial_index", "revised_prompt", b"revised_prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "image", b"image", "item", b"item", "partial", b"partial", "partial_index", b"partial_index", "revised_prompt", b"revised_prompt", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -565,6 +623,11 @@ class Usage(_message.Message):
     REJECTED_PREDICTION_TOKENS_FIELD_NUMBER: _builtins.int
     ESTIMATED_FIELD_NUMBER: _builtins.int
     TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    INPUT_IMAGE_TOKENS_FIELD_NUMBER: _builtins.int
+    OUTPUT_IMAGE_TOKENS_FIELD_NUMBER: _builtins.int
+    INPUT_AUDIO_S_FIELD_NUMBER: _builtins.int
+    SEARCH_UNITS_FIELD_NUMBER: _builtins.int
+    CHARACTERS_FIELD_NUMBER: _builtins.int
     input_tokens: _builtins.int
     """Text and image input that was neither read from nor written to a cache."""
     cache_read_tokens: _builtins.int
@@ -581,6 +644,13 @@ class Usage(_message.Message):
     rejected_prediction_tokens: _builtins.int
     estimated: _builtins.bool
     """Counted here because the provider sent no usage."""
+    input_image_tokens: _builtins.int
+    """Disjoint from the classes above, like all of them."""
+    output_image_tokens: _builtins.int
+    input_audio_s: _builtins.float
+    """What is billed by time or by search instead of by token."""
+    search_units: _builtins.float
+    characters: _builtins.int
     @_builtins.property
     def tool_calls(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Calls of hosted tools by name, such as web_search."""
@@ -600,19 +670,36 @@ class Usage(_message.Message):
         rejected_prediction_tokens: _builtins.int | None = ...,
         estimated: _builtins.bool = ...,
         tool_calls: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        input_image_tokens: _builtins.int = ...,
+        output_image_tokens: _builtins.int = ...,
+        input_audio_s: _builtins.float | None = ...,
+        search_units: _builtins.float | None = ...,
+        characters: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_accepted_prediction_tokens", b"_accepted_prediction_tokens", "_rejected_prediction_tokens", b"_rejected_prediction_tokens", "accepted_prediction_tokens", b"accepted_prediction_tokens", "rejected_prediction_tokens", b"rejected_prediction_tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_accepted_prediction_tokens", b"_accepted_prediction_tokens", "_characters", b"_characters", "_input_audio_s", b"_input_audio_s", "_rejected_prediction_tokens", b"_rejected_prediction_tokens", "_search_units", b"_search_units", "accepted_prediction_tokens", b"accepted_prediction_tokens", "characters", b"characters", "input_audio_s", b"input_audio_s", "rejected_prediction_tokens", b"rejected_prediction_tokens", "search_units", b"search_units"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accepted_prediction_tokens", b"_accepted_prediction_tokens", "_rejected_prediction_tokens", b"_rejected_prediction_tokens", "accepted_prediction_tokens", b"accepted_prediction_tokens", "cache_read_tokens", b"cache_read_tokens", "cache_write_1h_tokens", b"cache_write_1h_tokens", "cache_write_tokens", b"cache_write_tokens", "estimated", b"estimated", "input_audio_tokens", b"input_audio_tokens", "input_tokens", b"input_tokens", "output_audio_tokens", b"output_audio_tokens", "output_tokens", b"output_tokens", "reasoning_tokens", b"reasoning_tokens", "rejected_prediction_tokens", b"rejected_prediction_tokens", "tool_calls", b"tool_calls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accepted_prediction_tokens", b"_accepted_prediction_tokens", "_characters", b"_characters", "_input_audio_s", b"_input_audio_s", "_rejected_prediction_tokens", b"_rejected_prediction_tokens", "_search_units", b"_search_units", "accepted_prediction_tokens", b"accepted_prediction_tokens", "cache_read_tokens", b"cache_read_tokens", "cache_write_1h_tokens", b"cache_write_1h_tokens", "cache_write_tokens", b"cache_write_tokens", "characters", b"characters", "estimated", b"estimated", "input_audio_s", b"input_audio_s", "input_audio_tokens", b"input_audio_tokens", "input_image_tokens", b"input_image_tokens", "input_tokens", b"input_tokens", "output_audio_tokens", b"output_audio_tokens", "output_image_tokens", b"output_image_tokens", "output_tokens", b"output_tokens", "reasoning_tokens", b"reasoning_tokens", "rejected_prediction_tokens", b"rejected_prediction_tokens", "search_units", b"search_units", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__accepted_prediction_tokens: _TypeAlias = _typing.Literal["accepted_prediction_tokens"]  # noqa: Y015
     _WhichOneofArgType__accepted_prediction_tokens: _TypeAlias = _typing.Literal["_accepted_prediction_tokens", b"_accepted_prediction_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__characters: _TypeAlias = _typing.Literal["characters"]  # noqa: Y015
+    _WhichOneofArgType__characters: _TypeAlias = _typing.Literal["_characters", b"_characters"]  # noqa: Y015
+    _WhichOneofReturnType__input_audio_s: _TypeAlias = _typing.Literal["input_audio_s"]  # noqa: Y015
+    _WhichOneofArgType__input_audio_s: _TypeAlias = _typing.Literal["_input_audio_s", b"_input_audio_s"]  # noqa: Y015
     _WhichOneofReturnType__rejected_prediction_tokens: _TypeAlias = _typing.Literal["rejected_prediction_tokens"]  # noqa: Y015
     _WhichOneofArgType__rejected_prediction_tokens: _TypeAlias = _typing.Literal["_rejected_prediction_tokens", b"_rejected_prediction_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__search_units: _TypeAlias = _typing.Literal["search_units"]  # noqa: Y015
+    _WhichOneofArgType__search_units: _TypeAlias = _typing.Literal["_search_units", b"_search_units"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__accepted_prediction_tokens) -> _WhichOneofReturnType__accepted_prediction_tokens | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__characters) -> _WhichOneofReturnType__characters | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__input_audio_s) -> _WhichOneofReturnType__input_audio_s | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__rejected_prediction_tokens) -> _WhichOneofReturnType__rejected_prediction_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__search_units) -> _WhichOneofReturnType__search_units | None: ...
 
 Global___Usage: _TypeAlias = Usage  # noqa: Y015
 

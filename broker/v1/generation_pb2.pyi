@@ -4,6 +4,7 @@ isort:skip_file
 The hub request: what every front end translates into and every provider dialect translates from."""
 
 from broker.v1 import content_pb2 as _content_pb2
+from broker.v1 import operations_pb2 as _operations_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -50,22 +51,52 @@ class Request(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     GENERATE_FIELD_NUMBER: _builtins.int
+    EMBED_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    TRANSCRIBE_FIELD_NUMBER: _builtins.int
+    SPEAK_FIELD_NUMBER: _builtins.int
+    MODERATE_FIELD_NUMBER: _builtins.int
+    RERANK_FIELD_NUMBER: _builtins.int
+    COUNT_TOKENS_FIELD_NUMBER: _builtins.int
     PLATFORM_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def generate(self) -> Global___GenerateRequest: ...
+    @_builtins.property
+    def embed(self) -> _operations_pb2.EmbedRequest: ...
+    @_builtins.property
+    def image(self) -> _operations_pb2.ImageRequest: ...
+    @_builtins.property
+    def transcribe(self) -> _operations_pb2.TranscribeRequest: ...
+    @_builtins.property
+    def speak(self) -> _operations_pb2.SpeakRequest: ...
+    @_builtins.property
+    def moderate(self) -> _operations_pb2.ModerateRequest: ...
+    @_builtins.property
+    def rerank(self) -> _operations_pb2.RerankRequest: ...
+    @_builtins.property
+    def count_tokens(self) -> Global___GenerateRequest:
+        """How many tokens a request would be: answered by a `token_count`."""
+
     @_builtins.property
     def platform(self) -> Global___Platform: ...
     def __init__(
         self,
         *,
         generate: Global___GenerateRequest | None = ...,
+        embed: _operations_pb2.EmbedRequest | None = ...,
+        image: _operations_pb2.ImageRequest | None = ...,
+        transcribe: _operations_pb2.TranscribeRequest | None = ...,
+        speak: _operations_pb2.SpeakRequest | None = ...,
+        moderate: _operations_pb2.ModerateRequest | None = ...,
+        rerank: _operations_pb2.RerankRequest | None = ...,
+        count_tokens: Global___GenerateRequest | None = ...,
         platform: Global___Platform | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["generate", b"generate", "operation", b"operation", "platform", b"platform"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["count_tokens", b"count_tokens", "embed", b"embed", "generate", b"generate", "image", b"image", "moderate", b"moderate", "operation", b"operation", "platform", b"platform", "rerank", b"rerank", "speak", b"speak", "transcribe", b"transcribe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generate", b"generate", "operation", b"operation", "platform", b"platform"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count_tokens", b"count_tokens", "embed", b"embed", "generate", b"generate", "image", b"image", "moderate", b"moderate", "operation", b"operation", "platform", b"platform", "rerank", b"rerank", "speak", b"speak", "transcribe", b"transcribe"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["generate"]  # noqa: Y015
+    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["generate", "embed", "image", "transcribe", "speak", "moderate", "rerank", "count_tokens"]  # noqa: Y015
     _WhichOneofArgType_operation: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_operation) -> _WhichOneofReturnType_operation | None: ...
 

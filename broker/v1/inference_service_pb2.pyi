@@ -6,6 +6,7 @@ The public API for programs. Keys go in `authorization: Bearer ...` metadata."""
 from broker.v1 import content_pb2 as _content_pb2
 from broker.v1 import event_pb2 as _event_pb2
 from broker.v1 import generation_pb2 as _generation_pb2
+from broker.v1 import operations_pb2 as _operations_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -86,6 +87,14 @@ class Answer(_message.Message):
     SERVICE_TIER_FIELD_NUMBER: _builtins.int
     UPSTREAM_ID_FIELD_NUMBER: _builtins.int
     DROPPED_PARAMS_FIELD_NUMBER: _builtins.int
+    VECTORS_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    IMAGE_FACTS_FIELD_NUMBER: _builtins.int
+    TRANSCRIPT_FIELD_NUMBER: _builtins.int
+    SPEECH_FIELD_NUMBER: _builtins.int
+    MODERATIONS_FIELD_NUMBER: _builtins.int
+    RANKED_FIELD_NUMBER: _builtins.int
+    TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The broker's own id, such as chatcmpl-..."""
     created: _builtins.int
@@ -101,6 +110,26 @@ class Answer(_message.Message):
     def usage(self) -> _event_pb2.Usage: ...
     @_builtins.property
     def dropped_params(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def vectors(self) -> _containers.RepeatedCompositeFieldContainer[_operations_pb2.Vectors]:
+        """What operations beside generation answer."""
+
+    @_builtins.property
+    def images(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.ImageDelta]: ...
+    @_builtins.property
+    def image_facts(self) -> _operations_pb2.ImageFacts: ...
+    @_builtins.property
+    def transcript(self) -> _operations_pb2.Transcript: ...
+    @_builtins.property
+    def speech(self) -> _content_pb2.InlineData:
+        """Speech, whole."""
+
+    @_builtins.property
+    def moderations(self) -> _containers.RepeatedCompositeFieldContainer[_operations_pb2.Moderation]: ...
+    @_builtins.property
+    def ranked(self) -> _containers.RepeatedCompositeFieldContainer[_operations_pb2.Ranked]: ...
+    @_builtins.property
+    def token_count(self) -> _event_pb2.TokenCount: ...
     def __init__(
         self,
         *,
@@ -114,10 +143,18 @@ class Answer(_message.Message):
         service_tier: _builtins.str = ...,
         upstream_id: _builtins.str = ...,
         dropped_params: _abc.Iterable[_builtins.str] | None = ...,
+        vectors: _abc.Iterable[_operations_pb2.Vectors] | None = ...,
+        images: _abc.Iterable[_event_pb2.ImageDelta] | None = ...,
+        image_facts: _operations_pb2.ImageFacts | None = ...,
+        transcript: _operations_pb2.Transcript | None = ...,
+        speech: _content_pb2.InlineData | None = ...,
+        moderations: _abc.Iterable[_operations_pb2.Moderation] | None = ...,
+        ranked: _abc.Iterable[_operations_pb2.Ranked] | None = ...,
+        token_count: _event_pb2.TokenCount | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image_facts", b"image_facts", "speech", b"speech", "token_count", b"token_count", "transcript", b"transcript", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "created", b"created", "dropped_params", b"dropped_params", "id", b"id", "model", b"model", "provider", b"provider", "service_tier", b"service_tier", "system_fingerprint", b"system_fingerprint", "upstream_id", b"upstream_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "created", b"created", "dropped_params", b"dropped_params", "id", b"id", "image_facts", b"image_facts", "images", b"images", "model", b"model", "moderations", b"moderations", "provider", b"provider", "ranked", b"ranked", "service_tier", b"service_tier", "speech", b"speech", "system_fingerprint", b"system_fingerprint", "token_count", b"token_count", "transcript", b"transcript", "upstream_id", b"upstream_id", "usage", b"usage", "vectors", b"vectors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

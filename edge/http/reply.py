@@ -30,10 +30,14 @@ def header_value(text: str) -> bytes:
 
 
 def error_reply(
-    error: InferenceError, request_id: str | None = None
+    error: InferenceError, request_id: str | None = None, body: bytes | None = None
 ) -> tuple[int, list[Header], bytes]:
-    """Status, headers and body for an error; without a request id the reply gets a new one."""
-    body = error_body(error)
+    """Status, headers and body for an error; without a request id the reply gets a new one.
+
+    `body` is in OpenAI's form unless it is given.
+    """
+    if body is None:
+        body = error_body(error)
     headers = [
         JSON_TYPE,
         (b"content-length", b"%d" % len(body)),

@@ -1,4 +1,4 @@
-"""The server-sent events of one answer: starts late, keeps alive, gives up on who does not read."""
+"""Sends one answer in pieces: starts late, keeps alive, gives up on who does not read."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from starlette.types import Send
 from broker.config import Limits
 from edge.http.call import Call
 from edge.http.reply import Header
+from edge.translate.form import Stream
 
 _HEADERS: tuple[Header, ...] = (
-    (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     # Asks nginx, which buffers by default, to pass events on as they come.
     (b"x-accel-buffering", b"no"),
 )
-KEEP_ALIVE = b": keep-alive\n\n"
 # Timers count in milliseconds and may fire a little early.
 _EARLY_S = 0.002
 
@@ -31,8 +30,9 @@ class EventStream:
     error can still be a real HTTP status.
     """
 
-    def __init__(self, call: Call, send: Send, limits: Limits) -> None:
+    def __init__(self, call: Call, send: Send, limits: Limits, events: Stream) -> None:
         self._call = call
+        self._events = events
         self._send = send
         self._keepalive_s = limits.keepalive_s
         self._patience_s = limits.slow_reader_s
@@ -52,6 +52,7 @@ class EventStream:
         """Send the status line and headers; nothing goes over the wire before the first event."""
         self._call.started = True
         self._call.status = 200
+        headers.append((b"content-type", self._events.content_type))
         headers.extend(_HEADERS)
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
 
@@ -71,16 +72,13 @@ class EventStream:
         self._last = self._loop.time()
         self._call.connection.response.put(data)
 
-    async def fail(self, body: bytes) -> None:
-        """End a response that has started with an error event and without `[DONE]`."""
-        await self.write(b"data: " + body + b"\n\n", last=True)
-
     def _tick(self) -> None:
         now = self._loop.time()
         if self._blocked_since is None:
             due = self._last + self._keepalive_s
             if now >= due - _EARLY_S:
-                self._comment = self._loop.create_task(self._keep_alive())
+                if self._events.keep_alive:
+                    self._comment = self._loop.create_task(self._keep_alive())
                 due = now + self._keepalive_s
         else:
             due = self._blocked_since + self._patience_s
@@ -97,7 +95,7 @@ class EventStream:
     async def _keep_alive(self) -> None:
         if not self._call.started:
             await self.start(self._call.answer_headers(None))
-        await self.write(KEEP_ALIVE)
+        await self.write(self._events.keep_alive)
 
     def close(self) -> None:
         """Stop the timer."""

@@ -23,6 +23,7 @@ from edge.translate.answer import (
     join_json_arrays,
 )
 from edge.translate.chat_stream import ChatStream, finish_word, image_url
+from edge.translate.form import JSON
 from edge.translate.usage import chat_usage
 
 __all__ = ["ChatAnswer", "ChatStream"]
@@ -32,6 +33,8 @@ _json = msgspec.json.Encoder().encode
 
 class ChatAnswer:
     """Takes the events of one answer in and renders the `chat.completion` object."""
+
+    content_type = JSON
 
     def __init__(self, answer_id: str, created: int, request: generation_pb2.Request) -> None:
         self.fold = Fold()

@@ -18,6 +18,7 @@ from broker.v1 import content_pb2, event_pb2, generation_pb2
 from edge.translate import carry
 from edge.translate.answer import ReasoningPart
 from edge.translate.errors import error_body
+from edge.translate.form import COMMENT, EVENT_STREAM
 from edge.translate.usage import chat_usage
 
 DONE = b"data: [DONE]\n\n"
@@ -96,6 +97,9 @@ class _Choice:
 
 class ChatStream:
     """Turns one answer's events into bytes that are ready to send."""
+
+    content_type = EVENT_STREAM
+    keep_alive = COMMENT
 
     def __init__(
         self,

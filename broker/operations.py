@@ -1,0 +1,39 @@
+"""What a hub request asks for: its operation, its model, whether it streams; pure."""
+
+from __future__ import annotations
+
+from broker.v1 import generation_pb2
+
+GENERATE = "generate"
+EMBED = "embed"
+IMAGE = "image"
+TRANSCRIBE = "transcribe"
+SPEAK = "speak"
+MODERATE = "moderate"
+RERANK = "rerank"
+COUNT_TOKENS = "count_tokens"
+
+# Every operation there is, by its name in `Request`.
+ALL: tuple[str, ...] = tuple(
+    field.name for field in generation_pb2.Request.DESCRIPTOR.oneofs_by_name["operation"].fields
+)
+_STREAMED = frozenset({GENERATE, IMAGE, TRANSCRIBE})
+
+
+def name(request: generation_pb2.Request) -> str:
+    """The operation of a request; "" when it has none."""
+    return request.WhichOneof("operation") or ""
+
+
+def model(request: generation_pb2.Request) -> str:
+    """The model as the caller named it; "" when the request has no operation."""
+    operation = request.WhichOneof("operation")
+    return str(getattr(request, operation).model) if operation else ""
+
+
+def streams(request: generation_pb2.Request) -> bool:
+    """Whether the caller reads the answer as it comes."""
+    operation = request.WhichOneof("operation") or ""
+    if operation == SPEAK:
+        return True  # sound is passed on piece by piece, whatever form it has
+    return operation in _STREAMED and bool(getattr(request, operation).stream)

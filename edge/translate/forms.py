@@ -1,0 +1,15 @@
+"""The table of forms: which path reads and writes which one."""
+
+from __future__ import annotations
+
+from edge.translate.chat_answer import ChatAnswer
+from edge.translate.chat_request import parse_chat
+from edge.translate.chat_stream import ChatStream
+from edge.translate.form import Form
+
+CHAT = Form("chat completion", parse_chat, ChatAnswer, ChatStream.of)
+
+# POST to such a path is one inference request.
+ROUTES: dict[str, Form] = {
+    "/v1/chat/completions": CHAT,
+}
