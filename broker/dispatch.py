@@ -25,6 +25,11 @@ RESUMABLE = frozenset(
 MAX_RESUMES = 2
 # Losses after which a job runs alone on a worker (R6).
 LOSSES_BEFORE_ALONE = 2
+# Reasons that are one key's alone: the next key is tried at once. True: the key is of no use to
+# this request any more; False: it is, once the request has waited.
+NEXT_KEY = {"upstream_credentials": True, "upstream_quota": True, "upstream_rate_limit": False}
+# However many keys a fleet has.
+MAX_KEYS = 32
 
 
 @dataclass(slots=True)
@@ -37,6 +42,9 @@ class Plan:
     resumes: int = 0
     losses: int = 0
     errors: list[InferenceError] = field(default_factory=list)
+    # Fingerprints of the present provider's keys: refused ones, and those over their limits.
+    dead_keys: list[str] = field(default_factory=list)
+    tired_keys: list[str] = field(default_factory=list)
 
     @property
     def target(self) -> Target:
@@ -47,6 +55,13 @@ class Plan:
     def has_next(self) -> bool:
         """Whether another candidate is left."""
         return self.index + 1 < len(self.targets)
+
+    def go_on(self) -> None:
+        """Turn to the next candidate."""
+        self.index += 1
+        self.tries = 1
+        self.dead_keys.clear()
+        self.tired_keys.clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +89,22 @@ def after_failure(
     plan.errors.append(error)
     if shown:
         return _resume(plan, error, resumable=resumable)
+    if error.key and error.reason in NEXT_KEY:
+        (plan.dead_keys if NEXT_KEY[error.reason] else plan.tired_keys).append(error.key)
+        if error.other_keys and len(plan.dead_keys) + len(plan.tired_keys) < MAX_KEYS:
+            return Again()
+        if plan.tired_keys:
+            # Not all are refused: the request may wait for those that are over their limits.
+            error = next(e for e in reversed(plan.errors) if e.key == plan.tired_keys[-1])
     retry = error.row.retry
     if retry is Retry.SAME and plan.tries < MAX_TRIES:
         delay = _delay(plan.tries, error.retry_after, jitter)
         if delay is not None and delay < left_s:
             plan.tries += 1
+            plan.tired_keys.clear()
             return Again(delay)
     if retry in {Retry.SAME, Retry.NEXT} and plan.has_next:
-        plan.index += 1
-        plan.tries = 1
+        plan.go_on()
         return Again()
     return GiveUp(error)
 

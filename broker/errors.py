@@ -159,7 +159,8 @@ class InferenceError(Exception):
     """A request failed for a reason of the table.
 
     `param` is the dotted path of the field at fault, `code` replaces the row's code where the
-    upstream gave a better one, `retry_after` is in seconds.
+    upstream gave a better one, `retry_after` is in seconds. `key` is the fingerprint of the
+    operator's key that failed, `other_keys` how many others may be used at once.
     """
 
     def __init__(
@@ -176,6 +177,8 @@ class InferenceError(Exception):
         model: str = "",
         attempt: int = 0,
         phase: str = "",
+        key: str = "",
+        other_keys: int = 0,
     ) -> None:
         super().__init__(message)
         self.reason = reason
@@ -189,6 +192,8 @@ class InferenceError(Exception):
         self.model = model
         self.attempt = attempt
         self.phase = phase
+        self.key = key
+        self.other_keys = other_keys
 
     @property
     def row(self) -> Row:
@@ -213,6 +218,8 @@ class InferenceError(Exception):
             model=self.model,
             attempt=self.attempt,
             phase=self.phase,
+            key=self.key,
+            other_keys=self.other_keys,
         )
         if self.retry_after is not None:
             failure.retry_after_ms = int(self.retry_after * 1000)
@@ -234,4 +241,6 @@ class InferenceError(Exception):
             model=failure.model,
             attempt=failure.attempt,
             phase=failure.phase,
+            key=failure.key,
+            other_keys=failure.other_keys,
         )

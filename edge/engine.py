@@ -407,6 +407,7 @@ class Engine:
             remaining_ms=exchange.remaining_ms(),
             delivery_address=self._address,
             claim_secret=attempt.secret,
+            avoid_keys=(*exchange.plan.dead_keys, *exchange.plan.tired_keys),
         )
 
     def _job(self, exchange: Exchange, attempt: Attempt) -> bytes:

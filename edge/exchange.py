@@ -391,8 +391,7 @@ class Exchange:
         if attempt is not self.attempt or attempt.session is not None or self.done:
             return
         self._host.withdraw(attempt)
-        self.plan.index += 1
-        self.plan.tries = 1
+        self.plan.go_on()
         self._settle(dispatch.Again())
 
     def _out_of_time(self) -> None:

@@ -12,6 +12,7 @@ from broker import operations
 from broker.errors import InferenceError
 from broker.v1 import delivery_service_pb2, event_pb2, generation_pb2, job_pb2, record_pb2
 from workers.delivery import Session
+from workers.keys import Key, Keys
 from workers.provider import Decoder, Provider
 from workers.upstream import Limits, Reply, Upstream
 
@@ -21,6 +22,11 @@ _log = logging.getLogger(__name__)
 _MAX_ERROR_BODY = 256 << 10
 # After the terminal event the rest of the body is read this long, to keep the connection.
 _TAIL_S = 0.2
+# What is our fault where the key is ours, and the caller's where it is the caller's.
+_CALLERS_FAULT = {
+    "upstream_credentials": "invalid_provider_key",
+    "upstream_quota": "insufficient_quota",
+}
 
 
 class Attempt:
@@ -31,7 +37,7 @@ class Attempt:
         self._session = session
         self._provider = provider
         self._begun = time.monotonic()
-        self._callers_key = False
+        self._secret = ""
         self.called = False
         self.record = record_pb2.AttemptRecord(
             request_id=job.request_id,
@@ -48,19 +54,30 @@ class Attempt:
         request: generation_pb2.Request,
         grant: delivery_service_pb2.Grant,
         upstream: Upstream,
-        key: str | None,
+        keys: Keys,
     ) -> None:
-        """Make the call. Never raises for what a provider does: that is the `failed` event."""
+        """Make the call. Never raises for what a provider does: that is the `failed` event.
+
+        It is made with the caller's own key, if the grant has one, else with one of `keys`.
+        """
+        job, model = self._job, self._job.route.model
+        key: Key | None = None
+        if not grant.credential:
+            key = keys.choose(job.request_id, model, job.avoid_keys, time.monotonic())
+        self._secret = grant.credential or (key.secret if key is not None else "")
         try:
-            await self._call(request, grant, upstream, key)
+            await self._call(request, grant, upstream)
         except InferenceError as exc:
-            self._failed(exc)
+            if key is not None:
+                keys.failed(key, exc, model, job.avoid_keys, time.monotonic())
+            self._failed(exc, callers_key=bool(grant.credential))
         except asyncio.CancelledError:
             raise
         except Exception:  # noqa: BLE001
             # A bug in a dialect fails its one request, not the worker.
             _log.exception("attempt %s.%d", self._job.request_id, self._job.attempt)
-            self._failed(InferenceError("internal", "the worker failed; the error is logged there"))
+            error = InferenceError("internal", "the worker failed; the error is logged there")
+            self._failed(error, callers_key=False)
         finally:
             self.record.duration_ms = self._elapsed_ms()
 
@@ -69,15 +86,13 @@ class Attempt:
         request: generation_pb2.Request,
         grant: delivery_service_pb2.Grant,
         upstream: Upstream,
-        key: str | None,
     ) -> None:
         dialect = self._provider.dialect_for(self._job.route.model, operations.name(request))
         call = dialect.call(request, self._job.route.model, self._provider)
         self.called = True
-        self._callers_key = bool(grant.credential)
         reply = await upstream.open(
             call,
-            key=grant.credential or key,
+            key=self._secret or None,
             limits=_limits(grant, streaming=operations.streams(request)),
             extra_headers=request.platform.extra_headers,
         )
@@ -149,9 +164,12 @@ class Attempt:
         self._session.send(events, last=last)
         return last
 
-    def _failed(self, error: InferenceError) -> None:
-        if self._callers_key and error.reason == "upstream_credentials":
-            error.reason = "invalid_provider_key"
+    def _failed(self, error: InferenceError, *, callers_key: bool) -> None:
+        if callers_key:
+            error.reason = _CALLERS_FAULT.get(error.reason, error.reason)
+        if self._secret:
+            # Some providers repeat the key that they refuse.
+            error.message = error.message.replace(self._secret, "[hidden]")
         self.record.outcome = record_pb2.OUTCOME_FAILED
         self.record.reason = error.reason
         if error.upstream_status:

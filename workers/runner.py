@@ -26,6 +26,7 @@ from broker.v1 import delivery_service_pb2, job_pb2
 from workers import credentials
 from workers.attempt import Attempt
 from workers.delivery import EdgeLink, EdgeLost, Killed, Session
+from workers.keys import Keys
 from workers.provider import Provider
 from workers.upstream import Upstream
 
@@ -62,6 +63,7 @@ class Runner:
             max_connections=settings.slots + 16,
             credentials=credentials.load(provider),
         )
+        self._keys = Keys(settings.api_keys)
         self._publisher = Publisher(bus, timeout_s=2.0)
         self._recorder = Recorder(self._publisher)
         self._links: dict[str, EdgeLink] = {}
@@ -254,8 +256,7 @@ class Runner:
             request = job.request
             if job.HasField("body_reference"):
                 request = await session.link.fetch_body(job)
-            keys = self._settings.api_keys
-            await attempt.run(request, grant, self._upstream, keys[0] if keys else None)
+            await attempt.run(request, grant, self._upstream, self._keys)
         except EdgeLost:
             pass
         except asyncio.CancelledError:

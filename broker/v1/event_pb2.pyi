@@ -720,6 +720,8 @@ class Failure(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     PHASE_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    OTHER_KEYS_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """A row of the error table, such as "upstream_error" or "context_length_exceeded"."""
     message: _builtins.str
@@ -738,6 +740,10 @@ class Failure(_message.Message):
     attempt: _builtins.int
     phase: _builtins.str
     """Where it happened: queued, connect, before_content, content."""
+    key: _builtins.str
+    """Fingerprint of the operator's key that was refused or is over its limit."""
+    other_keys: _builtins.int
+    """How many other keys the worker may use at once for this request."""
     def __init__(
         self,
         *,
@@ -752,10 +758,12 @@ class Failure(_message.Message):
         model: _builtins.str = ...,
         attempt: _builtins.int = ...,
         phase: _builtins.str = ...,
+        key: _builtins.str = ...,
+        other_keys: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_retry_after_ms", b"_retry_after_ms", "retry_after_ms", b"retry_after_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retry_after_ms", b"_retry_after_ms", "attempt", b"attempt", "code", b"code", "message", b"message", "model", b"model", "param", b"param", "phase", b"phase", "provider", b"provider", "reason", b"reason", "retry_after_ms", b"retry_after_ms", "upstream_request_id", b"upstream_request_id", "upstream_status", b"upstream_status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retry_after_ms", b"_retry_after_ms", "attempt", b"attempt", "code", b"code", "key", b"key", "message", b"message", "model", b"model", "other_keys", b"other_keys", "param", b"param", "phase", b"phase", "provider", b"provider", "reason", b"reason", "retry_after_ms", b"retry_after_ms", "upstream_request_id", b"upstream_request_id", "upstream_status", b"upstream_status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__retry_after_ms: _TypeAlias = _typing.Literal["retry_after_ms"]  # noqa: Y015
     _WhichOneofArgType__retry_after_ms: _TypeAlias = _typing.Literal["_retry_after_ms", b"_retry_after_ms"]  # noqa: Y015

@@ -4,8 +4,10 @@ isort:skip_file
 What lies in the queue: one attempt at one request."""
 
 from broker.v1 import generation_pb2 as _generation_pb2
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -33,6 +35,7 @@ class Job(_message.Message):
     CLAIM_SECRET_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
     BODY_REFERENCE_FIELD_NUMBER: _builtins.int
+    AVOID_KEYS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     attempt: _builtins.int
     """Counts from 1. A later attempt supersedes every earlier one."""
@@ -51,6 +54,10 @@ class Job(_message.Message):
     def request(self) -> _generation_pb2.Request: ...
     @_builtins.property
     def body_reference(self) -> Global___BodyReference: ...
+    @_builtins.property
+    def avoid_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Fingerprints of the provider's keys that failed this request: others are tried first."""
+
     def __init__(
         self,
         *,
@@ -64,10 +71,11 @@ class Job(_message.Message):
         claim_secret: _builtins.bytes = ...,
         request: _generation_pb2.Request | None = ...,
         body_reference: Global___BodyReference | None = ...,
+        avoid_keys: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "body_reference", b"body_reference", "request", b"request", "route", b"route"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "body", b"body", "body_reference", b"body_reference", "claim_secret", b"claim_secret", "delivery_address", b"delivery_address", "losses", b"losses", "remaining_ms", b"remaining_ms", "request", b"request", "request_id", b"request_id", "route", b"route", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "avoid_keys", b"avoid_keys", "body", b"body", "body_reference", b"body_reference", "claim_secret", b"claim_secret", "delivery_address", b"delivery_address", "losses", b"losses", "remaining_ms", b"remaining_ms", "request", b"request", "request_id", b"request_id", "route", b"route", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["request", "body_reference"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from broker.dispatch import (
     BACKOFF_CAP_S,
+    MAX_KEYS,
     MAX_RESUMES,
     MAX_TRIES,
+    NEXT_KEY,
     PATIENCE_S,
     RESUMABLE,
     Again,
@@ -37,8 +39,12 @@ def fail(
     left_s: float = 600,
     jitter: float = 0.5,
     retry_after: float | None = None,
+    key: str = "",
+    other_keys: int = 0,
 ) -> Step:
-    error = InferenceError(reason, "said so", retry_after=retry_after)
+    error = InferenceError(
+        reason, "said so", retry_after=retry_after, key=key, other_keys=other_keys
+    )
     return after_failure(
         plan, error, shown=shown, resumable=resumable, left_s=left_s, jitter=jitter
     )
@@ -91,6 +97,53 @@ def test_nobody_waits_beyond_the_deadline() -> None:
     plan = Plan([A, B])
     assert fail(plan, "upstream_rate_limit", retry_after=5, left_s=4) == Again()
     assert plan.target == B
+
+
+@pytest.mark.parametrize("reason", sorted(NEXT_KEY))
+def test_what_is_one_keys_alone_goes_to_the_next_key_at_once(reason: str) -> None:
+    plan = Plan([A, B])
+    for left in (2, 1):
+        assert fail(plan, reason, key=f"key{left}", other_keys=left, retry_after=60) == Again()
+        assert plan.target == A
+    assert plan.tries == 1
+    assert {*plan.dead_keys, *plan.tired_keys} == {"key1", "key2"}
+
+
+def test_when_all_keys_are_refused_the_next_provider_has_its_turn_with_its_own_keys() -> None:
+    plan = Plan([A, B])
+    fail(plan, "upstream_credentials", key="a1", other_keys=1)
+    assert fail(plan, "upstream_credentials", key="a2") == Again()
+    assert plan.target == B
+    assert plan.dead_keys == []
+    fail(plan, "upstream_credentials", key="b1", other_keys=1)
+    step = fail(plan, "upstream_credentials", key="b2")
+    assert isinstance(step, GiveUp)
+    assert step.error.reason == "upstream_credentials"
+
+
+def test_when_all_keys_are_over_their_limits_the_request_waits_and_may_use_all_of_them() -> None:
+    plan = Plan([A])
+    assert fail(plan, "upstream_rate_limit", key="a1", other_keys=1, retry_after=9) == Again()
+    assert fail(plan, "upstream_rate_limit", key="a2", retry_after=4) == Again(4)
+    assert plan.tired_keys == []
+    assert plan.tries == 2
+
+
+def test_a_refused_key_is_no_reason_to_give_up_while_another_is_only_over_its_limit() -> None:
+    plan = Plan([A])
+    assert fail(plan, "upstream_rate_limit", key="busy", other_keys=1, retry_after=3) == Again()
+    assert fail(plan, "upstream_credentials", key="wrong") == Again(3)
+    assert (plan.dead_keys, plan.tired_keys) == (["wrong"], [])
+    step = fail(plan, "upstream_rate_limit", key="busy", retry_after=60)
+    assert isinstance(step, GiveUp)
+    assert step.error.reason == "upstream_rate_limit"
+
+
+def test_workers_that_never_agree_on_their_keys_do_not_keep_a_request_going() -> None:
+    plan = Plan([A])
+    steps = [fail(plan, "upstream_credentials", key=f"k{n}", other_keys=1) for n in range(MAX_KEYS)]
+    assert steps[:-1] == [Again()] * (MAX_KEYS - 1)
+    assert isinstance(steps[-1], GiveUp)
 
 
 @given(

@@ -1,0 +1,114 @@
+"""Which of the operator's keys an attempt is made with, by what became of earlier ones; pure.
+
+Requests spread over the keys, and one request stays with its key: the same request begins with the
+same key in every worker that has the same keys. A key that was refused or is over its limit is left
+alone for a while, and a request goes to none that failed it before as long as there is another.
+A key is spoken of by its fingerprint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from broker.errors import InferenceError
+
+# How long a key is left alone that was refused or has no money left, in seconds; and one that is
+# over its limit where the provider does not say for how long.
+REFUSED_S = 60.0
+BUSY_S = 5.0
+# No provider is believed for longer: limits are lifted early, too.
+LONGEST_S = 3600.0
+# Models that keys rest for are remembered up to this number; then all is forgotten.
+_MOST_RESTS = 10_000
+_EVERY_MODEL = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key; `fingerprint` names it in logs and records, and tells nothing of it."""
+
+    secret: str
+    fingerprint: str
+
+
+def fingerprint(secret: str) -> str:
+    """Eight hex digits of the key's SHA-256."""
+    return hashlib.sha256(secret.encode()).hexdigest()[:8]
+
+
+class Keys:
+    """The keys of one provider in one process. Times are seconds of one monotonic clock."""
+
+    def __init__(self, secrets: Sequence[str]) -> None:
+        self._keys = [Key(secret, fingerprint(secret)) for secret in dict.fromkeys(secrets)]
+        # When the rest of (fingerprint, model) ends.
+        self._rests: dict[tuple[str, str], float] = {}
+
+    def choose(self, request_id: str, model: str, avoid: Collection[str], now: float) -> Key | None:
+        """The key for an attempt, None where there are no keys.
+
+        `avoid` are fingerprints of keys that failed this request. Where all are to be avoided or
+        rest, it is the one that may soonest be used: the provider has the last word.
+        """
+        keys = self._keys
+        if not keys:
+            return None
+        first = zlib.crc32(request_id.encode()) % len(keys)
+        if not self._rests and not avoid:
+            return keys[first]
+        turn = keys[first:] + keys[:first]
+        # `min` takes the first of equals, so that healthy keys keep their turn.
+        return min(turn, key=lambda key: (key.fingerprint in avoid, self._rested(key, model, now)))
+
+    def failed(
+        self, key: Key, error: InferenceError, model: str, avoid: Collection[str], now: float
+    ) -> None:
+        """Take note of how a call with `key` failed, and say in `error` what other keys there are.
+
+        `error.key` is set to the fingerprint, `error.other_keys` to the number of keys that may be
+        used at once for this request. Where there is none and all are over their limits,
+        `error.retry_after` becomes the time until the first of them may be used.
+        """
+        rest = _rest(error)
+        if rest is None:
+            return
+        seconds, whole = rest
+        if len(self._rests) >= _MOST_RESTS:
+            self._rests.clear()
+        self._rests[key.fingerprint, _EVERY_MODEL if whole else model] = now + seconds
+        others = {
+            other.fingerprint: self._rested(other, model, now)
+            for other in self._keys
+            if other is not key
+        }
+        error.key = key.fingerprint
+        error.other_keys = sum(end == now and other not in avoid for other, end in others.items())
+        resting = [end - now for end in others.values() if end > now]
+        if resting and not error.other_keys and error.retry_after is not None:
+            error.retry_after = min(error.retry_after, *resting)
+
+    def _rested(self, key: Key, model: str, now: float) -> float:
+        """When the key may be used, at the earliest `now`."""
+        ends = now
+        for place in ((key.fingerprint, model), (key.fingerprint, _EVERY_MODEL)):
+            end = self._rests.get(place)
+            if end is not None and end <= now:
+                del self._rests[place]
+            elif end is not None:
+                ends = max(ends, end)
+        return ends
+
+
+def _rest(error: InferenceError) -> tuple[float, bool] | None:
+    """Seconds that a key which failed so rests, and whether for all models; None: it does not.
+
+    Limits and permissions are a model's, the rest is the account's.
+    """
+    if error.reason == "upstream_rate_limit":
+        return min(BUSY_S if error.retry_after is None else error.retry_after, LONGEST_S), False
+    if error.reason in {"upstream_credentials", "upstream_quota"}:
+        return REFUSED_S, error.upstream_status != 403
+    return None
