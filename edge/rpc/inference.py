@@ -8,6 +8,7 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from broker.answer import Fold
 from broker.config import Limits
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
@@ -21,7 +22,6 @@ from edge.http.slots import OpenStreams
 from edge.rpc.bulk import Bulk
 from edge.rpc.calls import Call, Calls, Context, status_of, unexpected
 from edge.rpc.report import Asked, Reporter
-from edge.translate.answer import Fold
 from edge.translate.check import check
 from edge.translate.refusals import invalid, missing
 

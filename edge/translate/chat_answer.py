@@ -9,9 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Raw
 
-from broker.v1 import content_pb2, event_pb2, generation_pb2
-from edge.translate import carry, wire_answer
-from edge.translate.answer import (
+from broker.answer import (
     AudioPart,
     CallPart,
     ChoiceFold,
@@ -22,6 +20,8 @@ from edge.translate.answer import (
     SaidPart,
     join_json_arrays,
 )
+from broker.v1 import content_pb2, event_pb2, generation_pb2
+from edge.translate import carry, wire_answer
 from edge.translate.chat_stream import ChatStream, finish_word, image_url
 from edge.translate.form import JSON
 from edge.translate.usage import chat_usage

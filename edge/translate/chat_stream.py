@@ -13,10 +13,10 @@ from typing import Any
 
 import msgspec
 
+from broker.answer import ReasoningPart
 from broker.errors import InferenceError
 from broker.v1 import content_pb2, event_pb2, generation_pb2
 from edge.translate import carry
-from edge.translate.answer import ReasoningPart
 from edge.translate.errors import error_body
 from edge.translate.form import COMMENT, EVENT_STREAM
 from edge.translate.usage import chat_usage

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from broker.answer import Fold
 from broker.v1 import event_pb2, generation_pb2
 from edge.translate import wire, wire_answer
-from edge.translate.answer import Fold
 from edge.translate.chat_answer import ChatAnswer, ChatStream
 
 STARTED = (

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from google.protobuf import text_format
 
+from broker.answer import Fold, join_json_arrays
 from broker.errors import InferenceError
 from broker.v1 import event_pb2, inference_service_pb2
-from edge.translate.answer import Fold, join_json_arrays
 
 
 def events(text: str) -> list[event_pb2.Event]:

@@ -1,6 +1,6 @@
-"""Folds the events of an answer into the whole: parts in order, per choice.
+"""Folds the events of an answer into the whole: parts in order, per choice; pure.
 
-`Fold` is what a unary answer is made from: over gRPC as `Answer`, over HTTP by `chat_answer`.
+`Fold` is what a unary answer is made from, over gRPC and HTTP, and what is kept of a response.
 """
 
 from __future__ import annotations
