@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+from collections.abc import Iterator, Mapping
 
 import typer
 
 from broker.cli.options import fail
 from broker.settings import Address, Settings
 from broker.supervisor import Running, Supervisor, SupervisorError
+
+# What the reason says of a provider that lacks nothing but its key or address.
+UNSET = "is not set"
 
 
 def run(settings: Settings) -> None:
@@ -47,7 +51,7 @@ def banner(running: Running) -> str:
         f"Millrace is ready:  http://{http}  (gRPC {running.grpc.reachable})",
         f"API key:            {running.api_key}",
         f"Providers on:       {', '.join(running.providers) or 'none'}",
-        *(f"  {name} is off: {why}" for name, why in running.providers_off.items()),
+        *_off(running.providers_off),
         "",
         "Try it:",
         "",
@@ -55,6 +59,17 @@ def banner(running: Running) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _off(providers: Mapping[str, str]) -> Iterator[str]:
+    """Providers that are off: in one line those that nobody set up, one by one those that fail."""
+    unset = [name for name, why in providers.items() if UNSET in why]
+    if unset:
+        yield "Providers off:      " + ", ".join(unset)
+        yield "                    set a key such as OPENAI_API_KEY; see: millrace doctor"
+    for name, why in providers.items():
+        if name not in unset:
+            yield f"  {name} is off: {why}"
 
 
 def curl(http: Address, api_key: str) -> str:
