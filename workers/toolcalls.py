@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from broker.errors import InferenceError
 from broker.v1 import content_pb2, event_pb2, generation_pb2
 from workers.standins import CUSTOM_INPUT, answer_tool_name, custom_tool_names
 
@@ -42,7 +43,12 @@ class ToolCalls:
         self.count = 0
 
     def begin(self, key: Hashable, call_id: str, name: str, item: int) -> list[Event]:
-        """A call begins; `item` is its number among the output items."""
+        """A call begins; `item` is its number among the output items.
+
+        Raises `InferenceError` for a call of nothing.
+        """
+        if not name:
+            raise InferenceError("upstream_error", "The provider sent a tool call with no name.")
         if name == self._answer_tool:
             self._open[key] = _Call(item, -1, custom=False)
             return []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -167,6 +168,36 @@ def test_a_200_without_an_answer_is_an_error(body: bytes, reason: str) -> None:
 def test_blank_lines_before_a_whole_answer_keep_the_connection_alive() -> None:
     body = b'\n\n\n{"choices":[{"message":{"content":"a"},"finish_reason":"stop"}]}'
     assert fold(decode(body, stream=False)).choices[0].text == "a"
+
+
+WHOLE = {"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}
+
+
+@pytest.mark.parametrize("begins", [b"", b": hello\n\n", b"event: message\n", b"\n\n", b"id: 1\n"])
+def test_a_server_that_streams_whatever_it_is_asked_is_understood(begins: bytes) -> None:
+    outcome = fold(decode(begins + sse(delta(content="a"), STOP, DONE), stream=False))
+    assert (outcome.choices[0].text, outcome.completed) == ("a", True)
+
+
+def test_a_whole_message_as_the_one_event_of_a_stream_is_the_answer() -> None:
+    assert fold(stream({"id": "1", "choices": [WHOLE]}, DONE)).choices[0].text == "a"
+
+
+def test_a_message_that_repeats_the_stream_is_not_said_twice() -> None:
+    assert fold(stream(delta(content="a"), {"choices": [WHOLE]}, DONE)).choices[0].text == "a"
+    both = {**delta(content="a", finish="stop"), "choices": [{**WHOLE, "delta": {"content": "a"}}]}
+    assert fold(stream(both, DONE)).choices[0].text == "a"
+
+
+def test_a_whole_answer_may_call_its_message_a_delta() -> None:
+    body = {"choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}]}
+    assert fold(decode(json.dumps(body).encode(), stream=False)).choices[0].text == "a"
+
+
+@pytest.mark.parametrize("index", [-1, 128, 10**30])
+def test_a_choice_of_no_possible_number_is_an_error(index: int) -> None:
+    answer = sse(delta(index, content="a", finish="stop"), DONE)
+    assert fails(answer, stream=True).reason == "upstream_error"
 
 
 def test_a_server_that_does_not_stream_is_understood() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from broker.errors import InferenceError
 from broker.v1 import content_pb2, event_pb2, generation_pb2
 from workers.dialects.anthropic_messages.blocks import CUSTOM_INPUT, ISSUER
 from workers.dialects.anthropic_messages.citations import annotation
@@ -200,6 +201,8 @@ class Answer:
         name = block.data.get("name") or ""
         if name == self._answer_tool:
             return ()
+        if not name:
+            raise InferenceError("upstream_error", "The provider sent a tool call with no name.")
         block.tool = self._tools
         self._tools += 1
         return [

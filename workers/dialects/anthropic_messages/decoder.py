@@ -126,7 +126,7 @@ class StreamDecoder(_Decoder):
 
     def _event(self, payload: bytes, when_broken: str) -> Iterable[Event]:
         event = self._loads(payload, when_broken)
-        read = _READERS.get(event.get("type") or "")
+        read = _READERS.get(str(event.get("type")))
         if read is None or self._done:
             return ()
         try:

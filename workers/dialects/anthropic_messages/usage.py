@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from broker.v1 import event_pb2
+from workers.counts import count
 
 _SERVER_TOOL = "_requests"
 
@@ -27,8 +28,8 @@ def usage_of(counts: dict[str, Any]) -> event_pb2.Usage:
         reasoning_tokens=thinking,
     )
     for name, value in _object(counts, "server_tool_use").items():
-        if isinstance(value, int) and value > 0:
-            usage.tool_calls[name.removesuffix(_SERVER_TOOL)] = value
+        if made := count(value):
+            usage.tool_calls[name.removesuffix(_SERVER_TOOL)] = made
     return usage
 
 
@@ -38,5 +39,4 @@ def _object(counts: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _number(counts: dict[str, Any], name: str) -> int:
-    value = counts.get(name)
-    return value if isinstance(value, int) and value > 0 else 0
+    return count(counts.get(name)) or 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from broker.v1 import event_pb2
+from workers.counts import count
 
 
 def usage_of(counts: Any) -> event_pb2.Usage | None:
@@ -12,7 +13,7 @@ def usage_of(counts: Any) -> event_pb2.Usage | None:
 
     Cached input is counted beside `inputTokens`; thoughts are within `outputTokens`, uncounted.
     """
-    if not isinstance(counts, dict) or "inputTokens" not in counts:
+    if not isinstance(counts, dict) or count(counts.get("inputTokens")) is None:
         return None
     usage = event_pb2.Usage(
         input_tokens=_number(counts.get("inputTokens")),
@@ -20,11 +21,12 @@ def usage_of(counts: Any) -> event_pb2.Usage | None:
         cache_write_tokens=_number(counts.get("cacheWriteInputTokens")),
         output_tokens=_number(counts.get("outputTokens")),
     )
-    for detail in counts.get("cacheDetails") or ():
+    details = counts.get("cacheDetails")
+    for detail in details if isinstance(details, list) else ():
         if isinstance(detail, dict) and detail.get("ttl") == "1h":
             usage.cache_write_1h_tokens += _number(detail.get("inputTokens"))
     return usage
 
 
 def _number(value: Any) -> int:
-    return value if isinstance(value, int) and value > 0 else 0
+    return count(value) or 0

@@ -137,7 +137,7 @@ class StreamDecoder(_Decoder):
         kind = event.get("type")
         if kind is None:
             raise self._error("upstream_error", f"The provider broke off: {event.get('message')}")
-        read = _READERS.get(kind)
+        read = _READERS.get(str(kind))
         if read is None:
             return ()
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from broker.v1 import event_pb2
+from workers.counts import count
 
 
 def usage_of(reported: Any) -> event_pb2.Usage | None:
@@ -43,5 +44,4 @@ def _object(counts: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _number(counts: dict[str, Any], name: str) -> int:
-    value = counts.get(name)
-    return int(value) if isinstance(value, int | float) and value > 0 else 0
+    return count(counts.get(name)) or 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from broker.v1 import event_pb2
+from workers.counts import count
 
 # Fields that hold numbers; without any there is no usage. Vertex sends others on the way.
 COUNTS = ("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount", "totalTokenCount")
@@ -40,5 +41,4 @@ def _audio(counts: dict[str, Any], name: str) -> int:
 
 
 def _number(counts: dict[str, Any], name: str) -> int:
-    value = counts.get(name)
-    return value if isinstance(value, int) and value > 0 else 0
+    return count(counts.get(name)) or 0

@@ -19,6 +19,8 @@ BODY_LIMIT = 64 * 1024 * 1024
 
 _SHOWN = 200
 _BLANK = b" \t\r\n\xef\xbb\xbf"
+# What an event stream begins with.
+_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 _Events = list[event_pb2.Event]
 
 
@@ -27,6 +29,7 @@ class UnaryDecoder:
 
     def __init__(self, request: generation_pb2.Request, headers: Mapping[str, str]) -> None:
         self._answer = AnswerEvents(request, headers, streamed=False)
+        self._request = request
         self._headers = headers
         self._body = bytearray()
 
@@ -47,6 +50,10 @@ class UnaryDecoder:
         if not body:
             raise _error("upstream_incomplete", "the provider sent an empty answer", self._headers)
         _refuse_html(body[:1], self._headers)
+        if body.startswith(_FIELDS):
+            # Some servers stream whatever they are asked.
+            stream = StreamDecoder(self._request, self._headers)
+            return [*stream.feed(body), *stream.close()]
         events: _Events = []
         self._answer.add(_decode(body, self._headers), events)
         if not self._answer.choices:

@@ -12,6 +12,7 @@ import orjson
 
 from broker.errors import InferenceError
 from broker.v1 import event_pb2, generation_pb2
+from workers.counts import count
 from workers.dialects.openai_chat.errors import error_in_answer
 from workers.dialects.openai_chat.extras import Details, citations, token_logprobs
 from workers.dialects.openai_chat.toolcalls import ToolCalls
@@ -43,6 +44,8 @@ FAILED = {
 }
 # Other words for tiers that OpenAI has names for.
 _TIERS = {"on_demand": "default"}
+# OpenAI's own limit of `n`.
+MOST_CHOICES = 128
 _NULL = b"null"
 _Events = list[event_pb2.Event]
 
@@ -50,10 +53,14 @@ _Events = list[event_pb2.Event]
 class _Answer:
     """One choice so far. Items are numbered in the order in which they begin."""
 
-    __slots__ = ("calls", "details", "finish", "index", "items", "message", "reasoning", "texts")
+    __slots__ = (
+        *("begun", "calls", "details", "finish", "index", "items", "message", "reasoning", "texts"),
+    )
 
     def __init__(self, index: int, seed: str) -> None:
         self.index = index
+        # Something was said.
+        self.begun = False
         self.finish = ""
         self.items = 0
         self.message = -1
@@ -171,8 +178,7 @@ class AnswerEvents:
         started = event.started
         started.model = chunk.model or ""
         started.upstream_id = self._upstream_id
-        if isinstance(chunk.created, int | float):
-            started.created = int(chunk.created)
+        started.created = count(chunk.created) or 0
         if isinstance(chunk.system_fingerprint, str):
             started.system_fingerprint = chunk.system_fingerprint
         if isinstance(chunk.service_tier, str):
@@ -185,11 +191,20 @@ class AnswerEvents:
         index = choice.index or 0
         answer = self._answers.get(index)
         if answer is None:
+            if not 0 <= index < MOST_CHOICES:
+                raise InferenceError("upstream_error", f"the provider sent a choice {index}")
             # The turn count tells apart the answers of a server that gives them no id.
             seed = f"{self._upstream_id}:{len(self._request.generate.messages)}"
             answer = self._answers[index] = _Answer(index, seed)
         # Some servers send both: in a stream the message so far, in a whole answer an empty delta.
-        message = choice.delta if self._streamed else choice.message
+        # Some have one name for either.
+        if not self._streamed:
+            message = choice.message or choice.delta
+        elif choice.delta is None and not answer.begun:
+            message = choice.message
+        else:
+            message = choice.delta
+        answer.begun = answer.begun or message is not None
         text_logprobs = refusal_logprobs = b""
         if len(choice.logprobs) > len(_NULL):
             text_logprobs, refusal_logprobs = _logprobs(choice.logprobs)
@@ -302,7 +317,7 @@ class AnswerEvents:
         except binascii.Error as exc:
             raise InferenceError("upstream_error", f"the provider sent bad audio: {exc}") from exc
         delta.transcript = audio.transcript or ""
-        delta.expires_at = int(audio.expires_at or 0)
+        delta.expires_at = count(audio.expires_at) or 0
         events.append(event)
 
 

@@ -23,7 +23,7 @@ class Details:
     """The `reasoning_details` of one choice, piece by piece."""
 
     def __init__(self) -> None:
-        self._whole: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self._whole: dict[tuple[str, str], dict[str, Any]] = {}
 
     def add(self, pieces: Any) -> None:
         """The list of one chunk; what is no list of objects is nothing."""
@@ -48,7 +48,7 @@ class Details:
         return bool(self._whole)
 
     def _add(self, piece: dict[str, Any]) -> None:
-        whole = self._whole.setdefault((piece.get("type"), piece.get("index")), {})
+        whole = self._whole.setdefault((str(piece.get("type")), str(piece.get("index"))), {})
         for name, value in piece.items():
             before = whole.get(name)
             if name in _GROWING and isinstance(before, str) and isinstance(value, str):

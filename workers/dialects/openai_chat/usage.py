@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from broker.v1 import content_pb2, event_pb2, generation_pb2
+from workers.counts import count
 
 # Good for English prose, and never off by more than a small factor for anything else.
 CHARS_PER_TOKEN = 4
@@ -46,9 +47,9 @@ def usage_of(reported: Any) -> event_pb2.Usage | None:
     usage.output_audio_tokens = left.take(_count(made, "audio_tokens") or 0)
     usage.output_tokens = left.amount
     for name in ("accepted_prediction_tokens", "rejected_prediction_tokens"):
-        count = _count(made, name)
-        if count is not None:
-            setattr(usage, name, count)
+        predicted = _count(made, name)
+        if predicted is not None:
+            setattr(usage, name, predicted)
     return usage
 
 
@@ -101,8 +102,4 @@ def _details(reported: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def _count(source: dict[str, Any], *names: str) -> int | None:
-    for name in names:
-        value = source.get(name)
-        if isinstance(value, int | float) and value >= 0:
-            return int(value)
-    return None
+    return next((n for name in names if (n := count(source.get(name))) is not None), None)
