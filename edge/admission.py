@@ -13,6 +13,8 @@ from broker.errors import InferenceError
 
 # Slots of work that lie published ahead of the workers.
 AHEAD = 2
+# The part of the queue that new requests may fill.
+ADMITTED = 0.9
 # Released per turn and key; a request costs one.
 QUANTUM = 1
 # Weight of the newest observation in the pool's rate of completions.
@@ -47,9 +49,13 @@ class PoolQueue:
         self._interval = 0.0
         self._last_end = 0.0
 
-    def resize(self, slots: int, edges: int) -> None:
-        """The pool has `slots` in all, shared by `edges`; 0 slots keeps a little in the queue."""
-        self.window = max(AHEAD, -(-AHEAD * slots // edges))
+    def resize(self, slots: int, edges: int, *, capacity: int) -> None:
+        """The pool has `slots` in all, shared by `edges`; 0 slots keeps a little in the queue.
+
+        `capacity` is what the queue holds: admission leaves a tenth of it to re-publishes (R13).
+        """
+        ahead = min(AHEAD * slots, int(ADMITTED * capacity))
+        self.window = max(AHEAD, -(-ahead // edges))
         self._release()
 
     def enter(self, item: Waiting, *, now: float, room: int) -> None:

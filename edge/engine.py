@@ -22,7 +22,7 @@ from functools import partial
 from broker import dispatch, envelope, operations, presence, routing, subjects
 from broker.bus import Bus
 from broker.bus.jobs import Jobs
-from broker.bus.layout import MAX_INLINE_BODY
+from broker.bus.layout import MAX_INLINE_BODY, MAX_QUEUED_PER_SUBJECT
 from broker.bus.lease import Lease
 from broker.bus.queue import STREAM_FULL, PubAck, Publisher
 from broker.bus.recorder import Recorder
@@ -320,7 +320,9 @@ class Engine:
 
     def _resize(self) -> None:
         for (provider, pool), slots in self._fleet.slots.items():
-            self._queues[provider, pool].resize(slots, self._fleet.edges)
+            self._queues[provider, pool].resize(
+                slots, self._fleet.edges, capacity=MAX_QUEUED_PER_SUBJECT
+            )
 
     async def _pump(self) -> None:
         """Publish what exchanges put into the outbox."""

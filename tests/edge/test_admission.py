@@ -12,6 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from broker.errors import InferenceError
 from edge.admission import AHEAD, PoolQueue
 
+CAPACITY = 10_000
+
 
 class Item:
     def __init__(self, key_id: str, log: list[Item], deadline: float = 1e9) -> None:
@@ -38,7 +40,7 @@ def enter(queue: PoolQueue, *items: Item, now: float = 0.0, room: int = 1000) ->
 def full(slots: int, log: list[Item]) -> PoolQueue:
     """A queue whose window is filled by others."""
     queue = PoolQueue()
-    queue.resize(slots, 1)
+    queue.resize(slots, 1, capacity=CAPACITY)
     enter(queue, *(Item("others", log) for _ in range(queue.window)))
     log.clear()
     return queue
@@ -52,10 +54,21 @@ def test_an_edge_publishes_at_most_its_share_of_twice_the_slots(
     slots: int, edges: int, window: int, launched: list[Item]
 ) -> None:
     queue = PoolQueue()
-    queue.resize(slots, edges)
+    queue.resize(slots, edges, capacity=CAPACITY)
     enter(queue, *(Item("a", launched) for _ in range(window + 5)))
     assert len(launched) == queue.outstanding == window
     assert queue.waiting == 5
+
+
+@pytest.mark.parametrize("edges", [1, 3])
+def test_r13_admission_leaves_a_tenth_of_the_queue_to_what_is_published_again(
+    edges: int, launched: list[Item]
+) -> None:
+    queues = [PoolQueue() for _ in range(edges)]
+    for queue in queues:
+        queue.resize(100_000, edges, capacity=CAPACITY)
+        enter(queue, *(Item("a", launched) for _ in range(CAPACITY)), room=2 * CAPACITY)
+    assert len(launched) == 0.9 * CAPACITY
 
 
 def test_a_greedy_key_does_not_delay_a_modest_one(launched: list[Item]) -> None:
@@ -96,7 +109,7 @@ def test_a_newcomer_waits_behind_those_who_wait_though_the_window_has_grown_room
     queue = full(4, launched)
     first = Item("a", launched)
     enter(queue, first)
-    queue.resize(1, 1)  # workers left: more is outstanding than may be
+    queue.resize(1, 1, capacity=CAPACITY)  # workers left: more is outstanding than may be
     for now in range(7):
         queue.vacate(float(now))
     assert launched == [first]
@@ -106,7 +119,7 @@ def test_a_newcomer_waits_behind_those_who_wait_though_the_window_has_grown_room
 def test_a_larger_pool_releases_what_waits_at_once(launched: list[Item]) -> None:
     queue = full(1, launched)
     enter(queue, *(Item("a", launched) for _ in range(10)))
-    queue.resize(4, 1)
+    queue.resize(4, 1, capacity=CAPACITY)
     assert len(launched) == 6
 
 
@@ -238,7 +251,7 @@ class Traffic(RuleBasedStateMachine):
 
     @rule(slots=st.integers(0, 6), edges=st.integers(1, 3))
     def resize(self, slots: int, edges: int) -> None:
-        self.queue.resize(slots, edges)
+        self.queue.resize(slots, edges, capacity=CAPACITY)
         self.settle()
 
     @rule(seconds=st.floats(0, 1000))

@@ -35,7 +35,7 @@ def ask(model: str, **fields: object) -> dict[str, object]:
     return {"model": model, "messages": [{"role": "user", "content": "hello"}], **fields}
 
 
-async def test_a_client_that_leaves_closes_the_upstream_call_within_2_s(stack: Stack) -> None:
+async def test_r8_a_client_that_leaves_closes_the_upstream_call_within_2_s(stack: Stack) -> None:
     cases = {
         "unary": ask("sim/sim-tokens=5,ttft_ms=30000"),
         "before the first token": ask("sim/sim-tokens=5,ttft_ms=30000", stream=True),
@@ -54,7 +54,7 @@ async def test_a_client_that_leaves_closes_the_upstream_call_within_2_s(stack: S
     assert (total.attempts, total.cancelled, total.charges) == (3, 3, 0)
 
 
-async def test_work_whose_client_left_while_it_was_queued_never_starts(
+async def test_r2_work_whose_client_left_while_it_was_queued_never_starts(
     make_stack: MakeStack,
 ) -> None:
     stack: Stack = await make_stack(workers=1, slots=2)
@@ -84,7 +84,7 @@ async def test_work_whose_client_left_while_it_was_queued_never_starts(
     assert (await stack.sim_stats())["calls"] == 2
 
 
-async def test_a_slow_reader_stops_its_own_upstream_and_nobody_else(stack: Stack) -> None:
+async def test_r9_a_slow_reader_stops_its_own_upstream_and_nobody_else(stack: Stack) -> None:
     slow = await raw_request(stack, ask("sim/sim-bytes=60000000,tokens=6000", stream=True))
     slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     await until(lambda: open_calls(stack, 1), "the slow one runs")
@@ -108,7 +108,7 @@ async def test_a_slow_reader_stops_its_own_upstream_and_nobody_else(stack: Stack
     await stack.quiet()
 
 
-async def test_a_20_mb_image_arrives_and_40_mb_is_refused(stack: Stack) -> None:
+async def test_r10_a_20_mb_image_arrives_and_40_mb_is_refused(stack: Stack) -> None:
     def body(size: int) -> dict[str, object]:
         picture = base64.b64encode(b"\x89PNG" + b"x" * size).decode()
         url = f"data:image/png;base64,{picture}"
@@ -127,7 +127,7 @@ async def test_a_20_mb_image_arrives_and_40_mb_is_refused(stack: Stack) -> None:
     await stack.quiet()
 
 
-async def test_a_deadline_that_passes_in_the_queue_makes_no_upstream_call(
+async def test_r11_a_deadline_that_passes_in_the_queue_makes_no_upstream_call(
     make_stack: MakeStack,
 ) -> None:
     stack: Stack = await make_stack(workers=1, slots=1)

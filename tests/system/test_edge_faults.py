@@ -23,7 +23,7 @@ async def ask_until_it_breaks(stack: Stack, model: str, edge: str = "edge") -> N
         return
 
 
-async def test_a_killed_edge_takes_its_upstream_calls_with_it_within_2_s(
+async def test_r7_a_killed_edge_takes_its_upstream_calls_with_it_within_2_s(
     make_stack: MakeStack,
 ) -> None:
     stack: Stack = await make_stack(workers=1, edges=2)
@@ -40,7 +40,7 @@ async def test_a_killed_edge_takes_its_upstream_calls_with_it_within_2_s(
     await until(stack.queue_empty, "the dead edge's jobs are gone")
 
 
-async def test_jobs_of_a_dead_edge_are_dropped_without_an_upstream_call(
+async def test_r1_jobs_of_a_dead_edge_are_dropped_without_an_upstream_call(
     make_stack: MakeStack,
 ) -> None:
     stack: Stack = await make_stack(workers=1, edges=2, slots=2)
@@ -68,7 +68,7 @@ async def test_sigterm_lets_an_edge_finish_and_refuses_the_rest(stack: Stack) ->
     assert stack.processes["edge"].popen.returncode == 0
 
 
-async def test_without_a_stream_requests_go_directly_to_workers(stack: Stack) -> None:
+async def test_r14_without_a_stream_requests_go_directly_to_workers(stack: Stack) -> None:
     async with stack.client() as client:
         assert (await stack.chat(client, "sim/sim-tokens=2")).status_code == 200
         await stack.bus.js.delete_stream("INT")

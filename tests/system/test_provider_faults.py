@@ -34,7 +34,7 @@ async def calls_of(stack: Stack, model: str, *, stream: bool) -> tuple[int, str,
     return status, code, int((await stack.sim_stats())["calls"])
 
 
-async def test_faults_before_content_are_retried_within_bounds_and_then_told(
+async def test_r5_faults_before_content_are_retried_within_bounds_and_then_told(
     faulty: Stack,
 ) -> None:
     expected = {
@@ -146,7 +146,7 @@ async def test_a_frozen_edge_loses_its_upstream_calls(make_stack: MakeStack) -> 
     await stack.quiet()
 
 
-async def test_charges_equal_what_the_provider_counted(make_stack: MakeStack) -> None:
+async def test_r16_charges_equal_what_the_provider_counted(make_stack: MakeStack) -> None:
     stack = await make_stack(workers=2)
     await stack.reset_sim()
     async with stack.client() as client:

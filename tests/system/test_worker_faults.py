@@ -14,7 +14,7 @@ async def running_on(stack: Stack) -> dict[str, int]:
     return {w.worker: w.sessions for w in load.workers}
 
 
-async def test_kill_9_before_content_reruns_everything_once_and_quickly(stack: Stack) -> None:
+async def test_r3_kill_9_before_content_reruns_everything_once_and_quickly(stack: Stack) -> None:
     await stack.reset_sim()
     async with stack.client() as client:
         begun = time.monotonic()
@@ -54,7 +54,7 @@ async def running(stack: Stack, count: int) -> bool:
     return load.running >= count and (await stack.sim_stats())["open"] >= count
 
 
-async def test_kill_9_mid_stream_ends_with_the_whole_text_or_a_typed_error(stack: Stack) -> None:
+async def test_r4_kill_9_mid_stream_ends_with_the_whole_text_or_a_typed_error(stack: Stack) -> None:
     async with stack.client() as client:
         whole = (await stack.chat(client, "sim/sim-tokens=60")).json()
         text = whole["choices"][0]["message"]["content"]
@@ -98,7 +98,7 @@ async def test_a_frozen_worker_is_replaced_and_its_late_frames_are_fenced_out(
     await until(lambda: charged(stack, 21), "21 charges are stored")
 
 
-async def test_sigterm_finishes_what_runs_and_takes_nothing_new(stack: Stack) -> None:
+async def test_r15_sigterm_finishes_what_runs_and_takes_nothing_new(stack: Stack) -> None:
     async with stack.client() as client:
         model = "sim/sim-tokens=5,ttft_ms=1500"
         calls = [asyncio.create_task(stack.chat(client, model)) for _ in range(40)]
@@ -148,7 +148,7 @@ async def published(stack: Stack) -> bool:
     return (await stack.load()).published == 1
 
 
-async def test_a_poison_job_goes_to_the_dead_letters_and_the_caller_is_told(
+async def test_r6_a_poison_job_goes_to_the_dead_letters_and_the_caller_is_told(
     make_stack: MakeStack,
 ) -> None:
     stack: Stack = await make_stack(workers=1)
