@@ -16,6 +16,7 @@ from edge.http.reply import error_reply
 from edge.http.routes import model_routes, operator_routes
 from edge.http.schema import add_raw_routes
 from edge.http.seams import EngineLike
+from edge.http.v0 import v0_routes
 
 _REASONS = {404: "not_found", 405: "method_not_allowed"}
 
@@ -31,6 +32,7 @@ def framework(engine: EngineLike, auth: Authenticator, metrics: Metrics) -> Fast
         redirect_slashes=False,
     )
     app.include_router(model_routes(engine, auth))
+    app.include_router(v0_routes(engine, auth))
     app.include_router(operator_routes(engine, metrics, version))
     for kind in (InferenceError, HTTPException, Exception):
         app.add_exception_handler(kind, _refused)

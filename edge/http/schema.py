@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
 
-from edge.translate import wire, wire_answer
+from edge.translate import wire_answer
+from edge.translate.form import Form
+from edge.translate.forms import CHAT, ROUTES
 
 _REF = "#/components/schemas/{name}"
 _STATUSES = {
@@ -21,46 +24,50 @@ _STATUSES = {
 }
 
 
+_TIMEOUT = {
+    "name": "X-Millrace-Timeout",
+    "in": "header",
+    "description": "Seconds after which the request is given up.",
+    "schema": {"type": "number", "exclusiveMinimum": 0},
+}
+
+
 def add_raw_routes(document: dict[str, Any]) -> dict[str, Any]:
     """`document` (what FastAPI generated) with the raw routes and their schemas in it."""
-    types = [wire.ChatRequest, wire_answer.Usage, wire_answer.ErrorBody]
-    (request, usage, failed), schemas = msgspec.json.schema_components(types, ref_template=_REF)
+    bodies = {form.body for form in ROUTES.values() if form.body is not None}
+    types = [*bodies, wire_answer.Usage, wire_answer.ErrorBody]
+    (*_, usage, failed), schemas = msgspec.json.schema_components(types, ref_template=_REF)
     components = document.setdefault("components", {}).setdefault("schemas", {})
     components.update(schemas)
     components["ChatCompletion"] = _completion(usage)
-    completion = {"$ref": _REF.format(name="ChatCompletion")}
-    error = {"application/json": {"schema": failed}}
-    document["paths"]["/v1/chat/completions"] = {
-        "post": {
-            "tags": ["Chat"],
-            "summary": "Create a chat completion",
-            "operationId": "create_chat_completion",
-            "security": [{"HTTPBearer": []}],
-            "parameters": [
-                {
-                    "name": "X-Millrace-Timeout",
-                    "in": "header",
-                    "description": "Seconds after which the request is given up.",
-                    "schema": {"type": "number", "exclusiveMinimum": 0},
-                }
-            ],
-            "requestBody": {"required": True, "content": {"application/json": {"schema": request}}},
-            "responses": {
-                "200": {
-                    "description": "The answer; with `stream` as server-sent events.",
-                    "content": {
-                        "application/json": {"schema": completion},
-                        "text/event-stream": {"schema": {"type": "string"}},
-                    },
-                },
-                **{
-                    status: {"description": text, "content": error}
-                    for status, text in _STATUSES.items()
-                },
-            },
-        }
-    }
+    for path, form in ROUTES.items():
+        document["paths"].setdefault(path, {})["post"] = _operation(path, form, failed)
     return document
+
+
+def _operation(path: str, form: Form, failed: dict[str, Any]) -> dict[str, Any]:
+    request = {"$ref": _REF.format(name=form.body.__name__)} if form.body else {"type": "object"}
+    answer = {"$ref": _REF.format(name="ChatCompletion")} if form is CHAT else {"type": "object"}
+    content: dict[str, Any] = {"application/json": {"schema": answer}}
+    if form.stream is not None:
+        content["text/event-stream"] = {"schema": {"type": "string"}}
+    error = {"application/json": {"schema": failed}}
+    article = "an" if form.title[0] in "aeiou" else "a"
+    return {
+        "tags": ["Inference"],
+        "summary": f"Create {article} {form.title}",
+        "operationId": "create" + re.sub(r"[^a-z0-9]+", "_", path),
+        "security": [{"HTTPBearer": []}],
+        "parameters": [_TIMEOUT],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": request}}},
+        "responses": {
+            "200": {"description": "The answer, streamed if asked for.", "content": content},
+            **{
+                status: {"description": text, "content": error}
+                for status, text in _STATUSES.items()
+            },
+        },
+    }
 
 
 def _completion(usage: dict[str, Any]) -> dict[str, Any]:

@@ -43,6 +43,10 @@ class ModelLike(Protocol):
     @property
     def provider(self) -> str: ...
 
+    @property
+    def name(self) -> str:
+        """Its name at the provider."""
+
 
 class EngineLike(Protocol):
     """Takes requests in and says how it is doing."""

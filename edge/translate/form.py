@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from broker.errors import InferenceError
 from broker.v1 import event_pb2, generation_pb2
 from edge.translate.errors import error_body
@@ -69,3 +71,5 @@ class Form:
     stream: MakeStream | None = None
     # The body of an error reply.
     error: Callable[[InferenceError], bytes] = error_body
+    # The type that bodies are checked against, for the docs.
+    body: type[msgspec.Struct] | None = None

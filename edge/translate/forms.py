@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from edge.translate import wire
 from edge.translate.chat_answer import ChatAnswer
 from edge.translate.chat_request import parse_chat
 from edge.translate.chat_stream import ChatStream
 from edge.translate.form import Form
 
-CHAT = Form("chat completion", parse_chat, ChatAnswer, ChatStream.of)
+CHAT = Form("chat completion", parse_chat, ChatAnswer, ChatStream.of, body=wire.ChatRequest)
 
 # POST to such a path is one inference request.
 ROUTES: dict[str, Form] = {
     "/v1/chat/completions": CHAT,
+    "/v0/chat/completions": CHAT,
 }

@@ -75,6 +75,10 @@ class Model:
     id: str
     provider: str
 
+    @property
+    def name(self) -> str:
+        return self.id.removeprefix(f"{self.provider}/")
+
 
 @dataclass
 class Engine:

@@ -57,6 +57,27 @@ async def test_models_need_a_key(start: Start, client: httpx.AsyncClient, path: 
     assert answer.headers["x-request-id"].startswith("req_")
 
 
+@pytest.mark.parametrize(
+    ("path", "listed"),
+    [
+        ("/v0/endpoints", ["sim-1@sim", "gpt-4o@openai"]),
+        ("/v0/endpoints?model=gpt-4o", ["gpt-4o@openai"]),
+        ("/v0/endpoints?provider=sim", ["sim-1@sim"]),
+        ("/v0/endpoints?provider=azure", []),
+        ("/v0/models", ["gpt-4o", "sim-1"]),
+        ("/v0/models?provider=OpenAI", ["gpt-4o"]),
+        ("/v0/providers", ["openai", "sim"]),
+        ("/v0/providers?model=sim-1", ["sim"]),
+    ],
+)
+async def test_the_v0_lists_are_plain_names(
+    start: Start, client: httpx.AsyncClient, path: str, listed: list[str]
+) -> None:
+    edge = await start()
+    assert (await client.get(edge.url + path)).status_code == 401
+    assert (await client.get(edge.url + path, headers=AUTHORIZED)).json() == listed
+
+
 async def test_health_is_told_apart_from_readiness(start: Start, client: httpx.AsyncClient) -> None:
     edge = await start(Engine(is_ready=False, workers=0))
     assert (await client.get(edge.url + "/healthz")).json() == {"status": "ok"}
