@@ -32,9 +32,11 @@ _PIECE = 256 << 10
 _Context = grpc.aio.ServicerContext[Any, Any]
 OPTIONS = [
     ("grpc.so_reuseport", 0),  # a second edge must not share our port silently
-    ("grpc.max_receive_message_length", 16 << 20),
-    ("grpc.max_send_message_length", 16 << 20),
+    # The largest event that a worker cannot cut: an upstream's whole answer, and a bit.
+    ("grpc.max_receive_message_length", 72 << 20),
+    ("grpc.max_send_message_length", 72 << 20),
     ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 0),
@@ -211,6 +213,8 @@ class DeliveryServer(pb_grpc.DeliveryServiceServicer):
     ) -> None:
         """One worker, for as long as it lives."""
         await self._authenticate(context)
+        # A worker waits for this: had it written to a call that is refused, it would not learn why.
+        await context.write(pb.DeliverResponse())
         first = await context.read()
         if not isinstance(first, pb.DeliverRequest) or not first.HasField("hello"):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message has no hello")

@@ -11,13 +11,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from broker.v1 import delivery_service_pb2 as pb
 from broker.v1 import delivery_service_pb2_grpc as pb_grpc
 from broker.v1 import event_pb2, generation_pb2, job_pb2
+from workers.pieces import MAX_TEXT, pieces
 
 _log = logging.getLogger(__name__)
 
@@ -26,18 +28,22 @@ SILENCE_S = 10.0
 CONNECT_S = 2.0
 # A claim that is not answered for this long (checked with the heartbeats) is given up.
 GRANT_S = 5.0
+CLOSE_S = 2.0
 # Above this many sessions on a stream, frames wait this long for company.
 BUSY_SESSIONS = 8
 URGENT_S = 0.001
 TICK_S = 0.01
-# A text larger than this is cut into several events, so that no message nears gRPC's limit.
-MAX_TEXT = 128 << 10
+# Events of one message, so that no backlog of many sessions nears gRPC's limit. That is what a
+# single event may weigh that cannot be cut: an upstream's whole answer (a picture), and a bit.
+MAX_MESSAGE = 1 << 20
+MAX_EVENT = 72 << 20
 _Call = grpc.aio.StreamStreamCall[pb.DeliverRequest, pb.DeliverResponse]
 _OPTIONS = [
-    ("grpc.max_receive_message_length", 16 << 20),
-    ("grpc.max_send_message_length", 16 << 20),
+    ("grpc.max_receive_message_length", MAX_EVENT),
+    ("grpc.max_send_message_length", MAX_EVENT),
     ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
+    # What bounds the answer to a keep-alive, too: `grpc.keepalive_timeout_ms` does nothing here.
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 ]
@@ -57,34 +63,42 @@ class Session:
     def __init__(self, link: EdgeLink, number: int) -> None:
         self.number = number
         self.link = link
-        self.credit = 0
+        self.credit = self._window = 0
         self.over: Exception | None = None
         self.opened = asyncio.get_running_loop().time()
         self._granted: asyncio.Future[pb.Grant] = asyncio.get_running_loop().create_future()
         self._more_credit: asyncio.Future[None] | None = None
         self._on_over: Callable[[], object] | None = None
         self._urgent = True
+        # Whether the edge has been told how it ends.
+        self._complete = False
 
     async def grant(self) -> pb.Grant:
         """Wait for the right to call the provider, at most about 5 s.
 
         Raises `Killed`, or `EdgeLost` when nobody answers.
         """
-        return await self._granted
+        grant = await self._granted
+        if self.over is not None:  # a kill came with the grant
+            raise self.over
+        return grant
 
     def when_over(self, callback: Callable[[], object] | None) -> None:
-        """Call `callback` when the session is killed or its edge is lost."""
+        """Call `callback` when the session is killed or its edge is lost, if need be now."""
         self._on_over = callback
+        if callback is not None and self.over is not None:
+            callback()
 
     def send(self, events: list[event_pb2.Event], *, last: bool = False) -> None:
         """Queue events; the first content and the last event are waited for."""
         if self.over is not None:
             return
+        self._complete = self._complete or last
         size = sum([event.ByteSize() for event in events])
         if size > MAX_TEXT:
-            events = [piece for event in events for piece in _pieces(event)]
+            events = [piece for event in events for piece in pieces(event)]
         self.credit -= size
-        self.link.queue(self.number, events, urgent=self._urgent or last)
+        self.link.queue(self.number, events, size, urgent=self._urgent or last)
         if self._urgent and not (len(events) == 1 and events[0].HasField("started")):
             self._urgent = False
 
@@ -97,17 +111,20 @@ class Session:
             await self._more_credit
 
     def hand_back(self, reason: str) -> None:
-        """Give the attempt up: this worker is leaving."""
-        self.link.control(pb.Frame(session=self.number, hand_back=pb.HandBack(reason=reason)))
+        """Give the attempt up: the edge lets another worker have it."""
+        if self.over is None and not self._complete:
+            self._complete = True
+            self.link.hand_back(self.number, reason)
 
     def close(self) -> None:
-        """Nothing more will be sent."""
+        """Nothing more will be sent. If the edge still waits for a last event: hand it back."""
+        self.hand_back("ended without an answer")
         self.link.sessions.pop(self.number, None)
 
     # What the link calls.
 
     def granted(self, grant: pb.Grant) -> None:
-        self.credit = grant.credit_bytes
+        self.credit = self._window = grant.credit_bytes
         if not self._granted.done():
             self._granted.set_result(grant)
 
@@ -116,7 +133,9 @@ class Session:
             self.end(EdgeLost())
 
     def credited(self, size: int) -> None:
-        self.credit += size
+        # The edge returns what frames weigh, which is a little more than was taken for the events:
+        # without a bound the window would grow with the answer (R9).
+        self.credit = min(self.credit + size, self._window)
         self._wake()
 
     def end(self, why: Exception) -> None:
@@ -148,9 +167,11 @@ class EdgeLink:
         self._numbers = 0
         self._frames: list[pb.Frame] = []
         self._events: dict[int, list[event_pb2.Event]] = {}
+        self._queued = 0
         self._wake = asyncio.Event()
         self._tick: asyncio.TimerHandle | None = None
         self._urgent = False
+        self._closing = False
         self._gauges: pb.WorkerGauges | None = None
         self._heard = self._loop.time()
         self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
@@ -174,8 +195,14 @@ class EdgeLink:
         self._frames.append(frame)
         self._flush_soon(urgent=True)
 
-    def queue(self, number: int, events: list[event_pb2.Event], *, urgent: bool) -> None:
-        """Queue a session's events."""
+    def hand_back(self, number: int, reason: str) -> None:
+        """Queue a frame that gives a session up; what it has not sent yet is of no use."""
+        self._events.pop(number, None)
+        self.control(pb.Frame(session=number, hand_back=pb.HandBack(reason=reason)))
+
+    def queue(self, number: int, events: list[event_pb2.Event], size: int, *, urgent: bool) -> None:
+        """Queue a session's events, `size` bytes of them."""
+        self._queued += size
         waiting = self._events.get(number)
         if waiting is None:
             self._events[number] = events
@@ -212,17 +239,16 @@ class EdgeLink:
         try:
             call = self._stub.FetchBody(ask, metadata=self._metadata, timeout=30)
             pieces = [response.data async for response in call]
-        except grpc.aio.AioRpcError as exc:
+            return generation_pb2.Request.FromString(b"".join(pieces))
+        except (grpc.aio.AioRpcError, DecodeError) as exc:
+            _log.warning("no body of %s from %s: %s", job.request_id, self.address, _why(exc))
             raise EdgeLost from exc
-        return generation_pb2.Request.FromString(b"".join(pieces))
 
     async def close(self) -> None:
-        """Send what is queued and hang up."""
-        for _ in range(100):
-            if not self.alive or not (self._frames or self._events):
-                break
-            self._wake.set()
-            await asyncio.sleep(0.01)
+        """Send what is queued and hang up; takes 2 s at most."""
+        self._closing = True
+        self._wake.set()
+        await asyncio.wait([self._task], timeout=CLOSE_S)
         self._task.cancel()
         await asyncio.wait([self._task])
 
@@ -232,6 +258,8 @@ class EdgeLink:
         try:
             async with asyncio.timeout(CONNECT_S):
                 await self._channel.channel_ready()
+                # The edge speaks first: writing to a call that it refuses would hide the reason.
+                await call.read()
             await call.write(pb.DeliverRequest(hello=self._hello))
             writer = asyncio.create_task(self._write(call), name=f"to edge {self.address}")
             while True:
@@ -239,8 +267,9 @@ class EdgeLink:
                 if not isinstance(message, pb.DeliverResponse):
                     break
                 self._received(message)
-        except (grpc.aio.AioRpcError, TimeoutError) as exc:
-            _log.info("edge %s: %s", self.address, _why(exc))
+        except (grpc.aio.AioRpcError, TimeoutError, asyncio.InvalidStateError) as exc:
+            level = logging.ERROR if _refused(exc) else logging.INFO
+            _log.log(level, "edge %s: %s", self.address, _why(exc))
         finally:
             self.alive = False
             if writer is not None:
@@ -262,24 +291,57 @@ class EdgeLink:
                     self._tick = None
                     self._urgent = False
                 await call.write(self._message())
+                if self._closing and not self._frames and not self._events:
+                    # The edge reads to the end and hangs up; to cancel would drop what it has not.
+                    await call.done_writing()
+                    return
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             call.cancel()  # the reader ends, and with it the link
 
     def _message(self) -> pb.DeliverRequest:
-        """Everything that is ready. A session's events come after its own control frames."""
+        """What is ready. A session's events come after its own control frames."""
         frames, self._frames = self._frames, []
-        events, self._events = self._events, {}
+        if self._queued <= MAX_MESSAGE:
+            events, self._events = self._events, {}
+            self._queued = 0
+        else:
+            events = self._take_some()
         message = pb.DeliverRequest(frames=frames, gauges=self._gauges)
         self._gauges = None
         for number, batch in events.items():
             message.frames.add(session=number).events.events.extend(batch)
         return message
 
+    def _take_some(self) -> dict[int, list[event_pb2.Event]]:
+        """As much of a backlog as one message takes, at least one event."""
+        room = MAX_MESSAGE
+        taken: dict[int, list[event_pb2.Event]] = {}
+        for number, waiting in list(self._events.items()):
+            count = 0
+            while count < len(waiting) and room > 0:
+                room -= waiting[count].ByteSize()
+                count += 1
+            if not count:
+                break
+            taken[number] = waiting[:count]
+            # Whoever has more goes to the end of the line.
+            del self._events[number]
+            if count < len(waiting):
+                self._events[number] = waiting[count:]
+        self._queued -= MAX_MESSAGE - room
+        if self._events:
+            self._wake.set()
+        else:
+            self._queued = 0
+        return taken
+
     def _received(self, message: pb.DeliverResponse) -> None:
         self._heard = self._loop.time()
         for control in message.controls:
             session = self.sessions.get(control.session)
             if session is None:
+                if control.HasField("grant"):  # to a claim that was given up
+                    self.hand_back(control.session, "the grant came too late")
                 continue
             match control.WhichOneof("action"):
                 case "grant":
@@ -292,24 +354,13 @@ class EdgeLink:
                     session.end(Killed(control.kill.reason))
 
 
-def _pieces(event: event_pb2.Event) -> Iterable[event_pb2.Event]:
-    """The event, or several when its text is very large."""
-    kind = event.WhichOneof("kind")
-    text = event.text.text if kind == "text" else ""
-    if len(text) <= MAX_TEXT:
-        return (event,)
-    pieces = []
-    for start in range(0, len(text), MAX_TEXT):
-        piece = event_pb2.Event()
-        piece.CopyFrom(event)
-        piece.text.text = text[start : start + MAX_TEXT]
-        if start:
-            piece.text.logprobs = b""
-        pieces.append(piece)
-    return pieces
+def _refused(exc: Exception) -> bool:
+    """Whether the edge does not know us: nothing will work until somebody mends the settings."""
+    unknown = grpc.StatusCode.UNAUTHENTICATED
+    return isinstance(exc, grpc.aio.AioRpcError) and exc.code() == unknown
 
 
 def _why(exc: Exception) -> str:
     if isinstance(exc, grpc.aio.AioRpcError):
         return exc.details() or exc.code().name
-    return "unreachable"
+    return "unreachable" if isinstance(exc, TimeoutError) else str(exc)

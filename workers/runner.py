@@ -234,6 +234,8 @@ class Runner:
             self._answer(reply, ACK if last else nak(EDGE_RETRY_S))
             return
         except asyncio.CancelledError:
+            if session is not None:
+                session.close()
             self._answer(reply, nak(0.0))
             raise
         await self._granted(job, session, grant, reply)

@@ -228,7 +228,7 @@ Global___HandBack: _TypeAlias = HandBack  # noqa: Y015
 
 @_typing.final
 class DeliverResponse(_message.Message):
-    """Down: edge to worker. An empty message is a heartbeat."""
+    """Down: edge to worker. An empty message is a heartbeat; the first one says that the worker may speak."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

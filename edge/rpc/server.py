@@ -65,7 +65,7 @@ class RpcServer:
                 ("grpc.max_metadata_size", limits.max_header_bytes),
                 ("grpc.absolute_max_metadata_size", limits.max_header_bytes),
                 ("grpc.keepalive_time_ms", _PING_MS),
-                ("grpc.keepalive_timeout_ms", _PING_PATIENCE_MS),
+                ("grpc.http2.ping_timeout_ms", _PING_PATIENCE_MS),
                 # Programs ping often, also between calls, to keep connections through proxies.
                 ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
             ]

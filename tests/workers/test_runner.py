@@ -1,0 +1,362 @@
+"""A worker from its pull to its ack: a real NATS and provider, and an edge that a test plays."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker import subjects
+from broker.bus import Bus
+from broker.bus.layout import ensure_layout, ensure_pool
+from broker.settings import ProviderSettings
+from broker.v1 import content_pb2, generation_pb2, job_pb2, record_pb2
+from broker.v1 import delivery_service_pb2 as pb
+from tests.broker.bus.server import NatsServer, free_port, until
+from tests.workers.edge_standin import TOKEN, EdgeStandIn
+from tests.workers.sim.raw import Sim
+from tests.workers.sim.raw import start as start_sim
+from workers import runner as runner_module
+from workers.delivery import EdgeLink
+from workers.registry import load
+from workers.runner import Runner
+
+Start = Callable[..., Awaitable[Runner]]
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module", autouse=True)
+async def one_loop(anyio_backend: str) -> AsyncIterator[None]:
+    """One for all: gRPC still tells the loop of a test that has ended of what came late."""
+    yield
+    await asyncio.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[Sim]:
+    sim = start_sim()
+    yield sim
+    sim.process.send_signal(signal.SIGTERM)
+    sim.process.wait(timeout=5)
+    assert sim.process.stdout is not None
+    sim.process.stdout.close()
+
+
+@pytest.fixture
+def sim(provider: Sim) -> Sim:
+    provider.until(lambda stats: stats["open"] == 0)
+    provider.request("POST", "/stats/reset")
+    return provider
+
+
+@pytest.fixture
+async def bus(tmp_path: Path) -> AsyncIterator[Bus]:
+    server = NatsServer(tmp_path)
+    await server.start()
+    bus = await server.bus()
+    await ensure_layout(bus, 1)
+    await ensure_pool(bus, "sim", "main", 4)
+    yield bus
+    await bus.close()
+    server.kill()
+
+
+@pytest.fixture
+async def edge() -> AsyncIterator[EdgeStandIn]:
+    edge = EdgeStandIn()
+    await edge.start()
+    yield edge
+    await edge.stop()
+
+
+@pytest.fixture
+async def start(bus: Bus, sim: Sim) -> AsyncIterator[Start]:
+    started: list[Runner] = []
+
+    async def start(slots: int = 4) -> Runner:
+        settings = ProviderSettings(name="sim", kind="sim", base_url=sim.base_url, slots=slots)
+        runner = Runner(bus, load(settings), settings, TOKEN)
+        await runner.start()
+        started.append(runner)
+        return runner
+
+    yield start
+    for runner in started:
+        if not runner._draining:  # the test's own matter then
+            await leave(runner, 0)
+
+
+async def leave(runner: Runner, grace_s: float) -> None:
+    await runner.drain(grace_s)
+    await runner.close()
+
+
+def job(edge: EdgeStandIn, number: int = 1, model: str = "sim", **fields: Any) -> job_pb2.Job:
+    request = generation_pb2.Request()
+    request.generate.model = model
+    request.generate.stream = True
+    message = request.generate.messages.add(role=content_pb2.ROLE_USER)
+    message.parts.add().text.text = "hello"
+    return job_pb2.Job(
+        **{
+            "request_id": f"req_{number}",
+            "attempt": 1,
+            "tenant": "t",
+            "route": job_pb2.Route(provider="sim", pool="main", model=model),
+            "remaining_ms": 60_000,
+            "delivery_address": edge.address,
+            "claim_secret": b"s" * 16,
+            "request": request,
+            **fields,
+        }
+    )
+
+
+async def publish(bus: Bus, *jobs: job_pb2.Job) -> None:
+    for one in jobs:
+        await bus.js.publish(subjects.job("int", "sim", "main", "_"), one.SerializeToString())
+
+
+async def left(bus: Bus) -> int:
+    """Jobs in the stream: an acked one is gone."""
+    return int((await bus.js.stream_info("INT")).state.messages)
+
+
+async def settled(bus: Bus, but: int = 0) -> None:
+    """All jobs are, except so many."""
+
+    async def so_many() -> bool:
+        return await left(bus) == but
+
+    await until(so_many, "jobs are settled")
+
+
+def claims(edge: EdgeStandIn) -> dict[str, int]:
+    """Request -> the session that claimed it first."""
+    found: dict[str, int] = {}
+    for frame in edge.frames:
+        if frame.HasField("claim"):
+            found.setdefault(frame.claim.request_id, frame.session)
+    return found
+
+
+async def all_quiet(runner: Runner) -> None:
+    def quiet() -> bool:
+        gauges = runner.gauges()
+        return not (gauges.busy or gauges.held or gauges.calls or gauges.records)
+
+    await until(quiet, "all gauges are 0")
+
+
+# R1.
+
+
+async def test_no_call_before_the_grant_and_no_ack_before_the_record(
+    bus: Bus, edge: EdgeStandIn, start: Start, sim: Sim
+) -> None:
+    edge.on_claim = None
+    runner = await start()
+    await publish(bus, job(edge))
+    await until(lambda: claims(edge), "it claims")
+    await asyncio.sleep(0.1)
+    assert sim.stats()["calls"] == 0
+    session = claims(edge)["req_1"]
+    await edge.grant(session, pb.Claim())
+    await until(lambda: edge.kinds(session)[-1] == "completed", "it is answered")
+    await settled(bus)
+    assert sim.stats()["finished"] == 1
+    message = await bus.js.get_last_msg("USAGE", subjects.usage("t"))
+    (record,) = record_pb2.RecordGroup.FromString(message.data or b"").attempts
+    assert (record.request_id, record.attempt, record.worker) == ("req_1", 1, runner.name)
+    assert record.outcome == record_pb2.OUTCOME_COMPLETED
+    await all_quiet(runner)
+
+
+async def test_a_claim_that_is_refused_settles_the_job_without_a_call(
+    bus: Bus, edge: EdgeStandIn, start: Start, sim: Sim
+) -> None:
+    edge.on_claim = lambda number, _claim: edge.kill(number, "superseded")
+    runner = await start()
+    await publish(bus, *[job(edge, n) for n in range(10)])
+    await until(lambda: len(claims(edge)) == 10, "all are claimed")
+    await settled(bus)
+    await all_quiet(runner)
+    assert sim.stats()["calls"] == 0
+
+
+async def test_a_job_of_an_edge_that_is_gone_is_offered_three_times_then_dropped(
+    bus: Bus, edge: EdgeStandIn, start: Start, sim: Sim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_module, "EDGE_RETRY_S", 0.3)
+    dialled: list[str] = []
+    real = EdgeLink
+
+    def dial(address: str, *rest: Any) -> Any:
+        dialled.append(address)
+        return real(address, *rest)
+
+    monkeypatch.setattr(runner_module, "EdgeLink", dial)
+    monkeypatch.setattr("workers.delivery.CONNECT_S", 0.2)
+    gone = f"127.0.0.1:{free_port()}"
+    runner = await start()
+    await publish(bus, job(edge, delivery_address=gone))
+    await until(lambda: dialled, "it was tried")
+    assert await left(bus) == 1
+    await settled(bus)
+    assert dialled == [gone] * 3
+    await all_quiet(runner)
+    assert sim.stats()["calls"] == 0
+
+
+async def test_a_killed_attempt_closes_its_call_and_leaves_a_record(
+    bus: Bus, edge: EdgeStandIn, start: Start, sim: Sim
+) -> None:
+    runner = await start()
+    await publish(bus, job(edge, model="tokens=500,delay_ms=20"))
+    await until(lambda: "text" in edge.kinds(1), "it streams")
+    await edge.kill(claims(edge)["req_1"])
+    await until(lambda: sim.stats()["aborted"] == 1, "the provider sees it leave")
+    await settled(bus)
+    await all_quiet(runner)
+    assert edge.kinds(1)[-1] == "text"
+    message = await bus.js.get_last_msg("USAGE", subjects.usage("t"))
+    (record,) = record_pb2.RecordGroup.FromString(message.data or b"").attempts
+    assert record.outcome == record_pb2.OUTCOME_CANCELLED
+
+
+# R7, R10.
+
+
+async def test_an_edge_that_dies_takes_its_calls_with_it(
+    bus: Bus, edge: EdgeStandIn, start: Start, sim: Sim
+) -> None:
+    runner = await start()
+    await publish(bus, *[job(edge, n, "tokens=500,delay_ms=20") for n in range(3)])
+    await until(lambda: sim.stats()["calls"] == 3, "all run")
+    await edge.stop()
+    await until(lambda: sim.stats()["aborted"] == 3, "all calls are closed", 2)
+    await settled(bus)
+    await all_quiet(runner)
+
+
+async def test_a_large_job_is_called_with_the_body_that_its_edge_keeps(
+    bus: Bus, edge: EdgeStandIn, start: Start, sim: Sim
+) -> None:
+    raw = job(edge, model="echo").request.SerializeToString()
+    edge.body = [raw[:10], raw[10:]]
+    await start()
+    reference = job_pb2.BodyReference(size=len(raw))
+    large = job(edge, model="echo")
+    large.body_reference.CopyFrom(reference)
+    await publish(bus, large)
+    await until(lambda: edge.kinds(1)[-1:] == ["completed"], "it is answered")
+    assert "".join(e.text.text for e in edge.events(1)) == "hello"
+
+
+async def test_a_body_that_cannot_be_had_is_handed_back_without_a_call(
+    bus: Bus, edge: EdgeStandIn, start: Start, sim: Sim
+) -> None:
+    edge.body = [b"\xff\xff\xff"]
+    runner = await start()
+    large = job(edge)
+    large.body_reference.CopyFrom(job_pb2.BodyReference(size=3))
+    await publish(bus, large)
+    await until(lambda: edge.kinds(1) == ["claim", "hand_back"], "it is handed back")
+    await settled(bus)
+    await all_quiet(runner)
+    assert sim.stats()["calls"] == 0
+
+
+# R6.
+
+
+async def test_a_suspect_runs_when_nothing_else_does_and_says_so(
+    bus: Bus, edge: EdgeStandIn, start: Start, sim: Sim
+) -> None:
+    slow = "tokens=20,delay_ms=20"
+    runner = await start()
+    await publish(bus, job(edge, 1, slow))
+    await until(lambda: sim.stats()["calls"] == 1, "the first runs")
+    await publish(bus, job(edge, 2, slow, losses=2))
+    await until(runner._alone.locked, "the suspect waits")
+    await publish(bus, job(edge, 3, slow))
+    await until(lambda: len(claims(edge)) == 3, "all have run")
+    await settled(bus)
+    assert sim.stats()["most_open"] == 1
+    assert {f.claim.request_id: f.claim.alone for f in edge.frames if f.HasField("claim")} == {
+        "req_1": False,
+        "req_2": True,
+        "req_3": False,
+    }
+    await all_quiet(runner)
+
+
+# R15.
+
+
+async def test_a_draining_worker_finishes_what_runs_and_takes_nothing_more(
+    bus: Bus, edge: EdgeStandIn, start: Start, sim: Sim
+) -> None:
+    runner = await start()
+    await publish(bus, job(edge, 1, "tokens=20,delay_ms=20"))
+    await until(lambda: sim.stats()["calls"] == 1, "it runs")
+    leaving = asyncio.create_task(leave(runner, 10))
+    await until(lambda: runner._puller.credits == 0, "it stopped pulling")
+    await publish(bus, job(edge, 2))
+    await leaving
+    assert edge.kinds(1)[-1] == "completed"
+    assert list(claims(edge)) == ["req_1"]
+    await settled(bus, but=1)  # which is another worker's
+
+
+async def test_what_outlasts_the_grace_period_is_handed_back(
+    bus: Bus, edge: EdgeStandIn, start: Start, sim: Sim
+) -> None:
+    runner = await start()
+    await publish(bus, job(edge, 1, "tokens=500,delay_ms=20"))
+    await until(lambda: "text" in edge.kinds(1), "it runs")
+    await leave(runner, 0.05)
+    assert edge.kinds(1)[-1] == "hand_back"
+    await until(lambda: sim.stats()["aborted"] == 1, "its call is closed")
+    await settled(bus)
+
+
+async def test_a_claim_that_is_not_answered_yet_is_handed_back_too(
+    bus: Bus, edge: EdgeStandIn, start: Start, sim: Sim
+) -> None:
+    """Else its edge would take the broken link for a lost worker, and count it against the job."""
+    edge.on_claim = None
+    runner = await start()
+    await publish(bus, job(edge))
+    await until(lambda: claims(edge), "it claims")
+    await leave(runner, 0.05)
+    assert edge.kinds(1) == ["claim", "hand_back"]
+    assert sim.stats()["calls"] == 0
+    assert await left(bus) == 1  # comes again, to another worker
+
+
+# R14.
+
+
+async def test_an_offer_without_the_stream_is_taken_while_there_is_room(
+    bus: Bus, edge: EdgeStandIn, start: Start, sim: Sim
+) -> None:
+    runner = await start(slots=1)
+    subject = subjects.direct("sim", "main")
+
+    async def offer(number: int) -> bytes:
+        offered = job(edge, number, "tokens=20,delay_ms=20").SerializeToString()
+        return bytes((await bus.nc.request(subject, offered, timeout=2)).data)
+
+    assert [await offer(1), await offer(2)] == [b"taken", b"busy"]
+    await until(lambda: edge.kinds(1)[-1:] == ["completed"], "the first is answered")
+    await all_quiet(runner)
+    assert await offer(3) == b"taken"
