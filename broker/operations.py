@@ -37,3 +37,10 @@ def streams(request: generation_pb2.Request) -> bool:
     if operation == SPEAK:
         return True  # sound is passed on piece by piece, whatever form it has
     return operation in _STREAMED and bool(getattr(request, operation).stream)
+
+
+def set_streamed(request: generation_pb2.Request, streamed: bool) -> None:
+    """Say whether the caller reads the answer as it comes, where the operation can say that."""
+    operation = request.WhichOneof("operation") or ""
+    if operation in _STREAMED:
+        getattr(request, operation).stream = streamed

@@ -8,6 +8,7 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from broker import operations
 from broker.answer import Fold
 from broker.config import Limits
 from broker.errors import InferenceError
@@ -181,8 +182,9 @@ class InferenceService(pb_grpc.InferenceServiceServicer):
         try:
             check(request, streamed=streamed)
             # The method that was called decides, whatever the request says.
-            request.generate.stream = streamed
-            request.generate.surface = generation_pb2.SURFACE_GRPC
+            operations.set_streamed(request, streamed)
+            if request.HasField("generate"):
+                request.generate.surface = generation_pb2.SURFACE_GRPC
             exchange = await self._engine.submit(
                 request,
                 question.key,

@@ -11,27 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from broker.v1 import generation_pb2
 from edge.translate import wire
+from edge.translate.body import read_body, shaped
 from edge.translate.messages import add_messages
 from edge.translate.platform import PLATFORM
-from edge.translate.refusals import (
-    invalid,
-    json_text,
-    missing,
-    not_json,
-    refused,
-    too_deep,
-    too_large,
-)
+from edge.translate.refusals import invalid, json_text, missing
 from edge.translate.tools import add_functions, add_tools, choose_function, choose_tool
 
 _Generate = generation_pb2.GenerateRequest
 _Format = generation_pb2.ResponseFormat
-_parse = msgspec.json.Decoder().decode
-_parse_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def parse_chat(body: bytes) -> generation_pb2.Request:
@@ -40,11 +29,8 @@ def parse_chat(body: bytes) -> generation_pb2.Request:
     Raises:
         InferenceError: invalid_request, with `param` as a dotted path into the body.
     """
-    source = _read(body)
-    try:
-        chat = msgspec.convert(source, wire.ChatRequest)
-    except msgspec.ValidationError as exc:
-        raise refused(exc, source) from exc
+    source = read_body(body)
+    chat = shaped(source, wire.ChatRequest)
     request = generation_pb2.Request()
     generate = request.generate
     generate.surface = generation_pb2.SURFACE_CHAT
@@ -67,38 +53,6 @@ def parse_chat(body: bytes) -> generation_pb2.Request:
             generate.extra[name] = json_text(value, name)
     _check_together(chat)
     return request
-
-
-def _read(body: bytes) -> Any:
-    """The body's value; if it is an object, with `extra_body` merged into it."""
-    try:
-        source = _parse(body)
-    except msgspec.ValidationError as exc:  # the only thing it checks is the size of numbers
-        raise too_large(_where_too_large(body)) from exc
-    except msgspec.DecodeError as exc:
-        raise not_json(str(exc) if body.strip() else "it is empty") from exc
-    except UnicodeDecodeError as exc:
-        raise not_json("it is not valid UTF-8") from exc
-    except RecursionError as exc:
-        raise too_deep(None) from exc
-    if isinstance(source, dict) and isinstance(source.get("extra_body"), dict):
-        # The OpenAI SDK merges it before sending, its fields winning.
-        source.update(source.pop("extra_body"))
-    return source
-
-
-def _where_too_large(body: bytes) -> str | None:
-    """The field with a number that does not fit; the parser itself does not tell."""
-    try:
-        fields = _parse_fields(body)
-    except msgspec.ValidationError:
-        return None
-    for name, value in fields.items():
-        try:
-            _parse(value)
-        except msgspec.ValidationError:
-            return name
-    return None
 
 
 def _check_together(chat: wire.ChatRequest) -> None:

@@ -12,15 +12,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
+from broker import operations
+from broker.errors import InferenceError
 from broker.v1 import content_pb2, generation_pb2
 from edge.translate import wire
+from edge.translate.body import shaped
 from edge.translate.chat_request import _SCALARS, _check_together
 from edge.translate.check_messages import check_messages
 from edge.translate.json_bytes import read_json, read_object, read_text
 from edge.translate.platform import PLATFORM
-from edge.translate.refusals import invalid, missing, refused
+from edge.translate.refusals import invalid, missing
 
 _Generate = generation_pb2.GenerateRequest
 _Choice = generation_pb2.ToolChoice
@@ -37,29 +38,45 @@ def check(request: generation_pb2.Request, *, streamed: bool) -> None:
     Inline media that stand in a `data:` URL are moved to where the hub has them.
 
     Raises:
-        InferenceError: invalid_request, with `param` as a path into the chat body.
+        InferenceError: invalid_request, with `param` as a path into the body of the HTTP API.
     """
-    if request.WhichOneof("operation") is None:
+    operation = operations.name(request)
+    if not operation:
         raise missing("request.generate")
+    if operation not in _CHECKS:
+        words = operation.replace("_", " ")
+        raise InferenceError("unsupported_operation", f"{words} is not offered over gRPC")
+    PLATFORM["extra_headers"](request.platform, dict(request.platform.extra_headers))
+    _CHECKS[operation](request, _platform(request.platform), streamed)
+
+
+def _platform(platform: generation_pb2.Platform) -> _Body:
+    """The platform's arguments as fields of a body."""
+    return {
+        field.name: _PLATFORM[field.name](value)
+        for field, value in platform.ListFields()
+        if field.name in _PLATFORM
+    }
+
+
+def _check_generate(request: generation_pb2.Request, body: _Body, streamed: bool) -> None:
     generate = request.generate
-    body = _body(generate)
+    body |= _body(generate)
     if streamed:
         body["stream"] = True
-    platform = request.platform
-    for field, value in platform.ListFields():
-        if field.name in _PLATFORM:
-            body[field.name] = _PLATFORM[field.name](value)
-    try:
-        chat = msgspec.convert(body, wire.ChatRequest)
-    except msgspec.ValidationError as exc:
-        raise refused(exc, body) from exc
+    chat = shaped(body, wire.ChatRequest)
     _check_together(chat)
-    PLATFORM["extra_headers"](platform, dict(platform.extra_headers))
     check_messages(generate.messages)
     _check_tools(generate)
     if generate.HasField("tool_choice"):
         _check_choice(generate)
     _check_extra(generate)
+
+
+# By operation: takes the request, the platform's arguments as a body, whether it is streamed.
+_CHECKS: dict[str, Callable[[generation_pb2.Request, _Body, bool], None]] = {
+    operations.GENERATE: _check_generate,
+}
 
 
 def _body(generate: _Generate) -> _Body:

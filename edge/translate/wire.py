@@ -17,6 +17,14 @@ Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 TokenLimit = Annotated[int, Meta(ge=1, le=2**53)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Json = dict[str, Any]
+Model = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=1024,
+        description="`provider/model`, `model@provider` or `model`.",
+    ),
+]
 
 
 class ImageUrl(Struct):
@@ -163,17 +171,45 @@ class AudioOptions(Struct):
     format: str
 
 
-class ChatRequest(Struct):
+class Platform(Struct, kw_only=True):
+    """The platform's own arguments, which stand beside the fields of every format."""
+
+    tags: Annotated[
+        Annotated[str, Meta(max_length=4096)]
+        | Annotated[list[Annotated[str, Meta(max_length=256)]], Meta(max_length=32)]
+        | None,
+        Meta(description="A list, or one string with commas."),
+    ] = None
+    signature: Annotated[
+        Annotated[str, Meta(max_length=1024)] | None,
+        Meta(description="Where the request came from, such as an SDK's name."),
+    ] = None
+    log_query_body: Annotated[
+        bool | None, Meta(description="false keeps the request's content out of every log.")
+    ] = None
+    log_response_body: Annotated[
+        bool | None, Meta(description="false keeps the answer's content out of every log.")
+    ] = None
+    region: str | None = None
+    use_custom_keys: bool | None = None
+    drop_params: Annotated[
+        bool | None,
+        Meta(description="Unset or true: leave out and report what the provider cannot take."),
+    ] = None
+    provider: Annotated[Json | None, Meta(description="Routing preferences.")] = None
+    models: Annotated[list[str] | None, Meta(description="Further models to try, in order.")] = None
+    extra_headers: Annotated[
+        dict[str, str | None] | None, Meta(description="Headers to forward to the provider.")
+    ] = None
+    extra_body: Annotated[
+        Json | None, Meta(description="Fields to read as if they stood in the body itself.")
+    ] = None
+
+
+class ChatRequest(Platform):
     """A chat completion request."""
 
-    model: Annotated[
-        str,
-        Meta(
-            min_length=1,
-            max_length=1024,
-            description="`provider/model`, `model@provider` or `model`.",
-        ),
-    ]
+    model: Model
     messages: Annotated[list[Message], Meta(min_length=1)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -212,34 +248,3 @@ class ChatRequest(Struct):
     prompt_cache_retention: str | None = None
     store: bool | None = None
     metadata: dict[str, str | None] | None = None
-
-    tags: Annotated[
-        Annotated[str, Meta(max_length=4096)]
-        | Annotated[list[Annotated[str, Meta(max_length=256)]], Meta(max_length=32)]
-        | None,
-        Meta(description="A list, or one string with commas."),
-    ] = None
-    signature: Annotated[
-        Annotated[str, Meta(max_length=1024)] | None,
-        Meta(description="Where the request came from, such as an SDK's name."),
-    ] = None
-    log_query_body: Annotated[
-        bool | None, Meta(description="false keeps the request's content out of every log.")
-    ] = None
-    log_response_body: Annotated[
-        bool | None, Meta(description="false keeps the answer's content out of every log.")
-    ] = None
-    region: str | None = None
-    use_custom_keys: bool | None = None
-    drop_params: Annotated[
-        bool | None,
-        Meta(description="Unset or true: leave out and report what the provider cannot take."),
-    ] = None
-    provider: Annotated[Json | None, Meta(description="Routing preferences.")] = None
-    models: Annotated[list[str] | None, Meta(description="Further models to try, in order.")] = None
-    extra_headers: Annotated[
-        dict[str, str | None] | None, Meta(description="Headers to forward to the provider.")
-    ] = None
-    extra_body: Annotated[
-        Json | None, Meta(description="Fields to read as if they stood in the body itself.")
-    ] = None

@@ -38,3 +38,13 @@ def test_speech_always_comes_in_pieces_and_vectors_never_do() -> None:
     spoken.speak.model = embedded.embed.model = "m"
     assert operations.streams(spoken)
     assert not operations.streams(embedded)
+
+
+@pytest.mark.parametrize("operation", operations.ALL)
+def test_asking_for_a_stream_changes_no_operation(operation: str) -> None:
+    request = generation_pb2.Request()
+    getattr(request, operation).model = "m"
+    operations.set_streamed(request, True)
+    assert operations.name(request) == operation
+    streamed = {operations.GENERATE, operations.IMAGE, operations.TRANSCRIBE, operations.SPEAK}
+    assert operations.streams(request) == (operation in streamed)
