@@ -1,0 +1,1 @@
+"""Models, who serves them, what they can do and what they cost."""

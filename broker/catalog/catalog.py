@@ -1,0 +1,81 @@
+"""The catalogue: every offer, found by provider and id or by the model's common name; pure.
+
+What the operator writes goes before the vendored data, field by field.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from broker.catalog.names import name_of, slug_of
+from broker.catalog.offers import Offer, decode
+
+_FILE = Path(__file__).parent / "data" / "offers.json"
+
+
+class Catalog:
+    """See the module. `date` (YYYY-MM-DD) is when the vendored prices were taken."""
+
+    def __init__(self, offers: Iterable[Offer] = (), date: str = "") -> None:
+        self.date = date
+        self._offers: dict[tuple[str, str], Offer] = {}
+        self._by_slug: dict[tuple[str, str], Offer] = {}
+        self._hosts: dict[str, list[Offer]] = defaultdict(list)
+        for offer in offers:
+            self.put(offer)
+
+    def put(self, offer: Offer) -> None:
+        """Add an offer, in place of one of the same provider and id."""
+        key = (offer.provider, offer.model)
+        old = self._offers.pop(key, None)
+        if old is not None:
+            self._hosts[old.name].remove(old)
+        self._offers[key] = offer
+        self._hosts[offer.name].append(offer)
+        # Of several snapshots the one with the shortest id stands for the model.
+        slug = (offer.provider, slug_of(offer.model))
+        known = self._by_slug.get(slug)
+        if known is None or known is old or len(offer.model) <= len(known.model):
+            self._by_slug[slug] = offer
+
+    def offer(self, provider: str, model: str) -> Offer | None:
+        """The offer of this id, or of the model that it is a snapshot of; None if unknown."""
+        found = self._offers.get((provider, model))
+        return found or self._by_slug.get((provider, slug_of(model)))
+
+    def hosts(self, name: str) -> list[Offer]:
+        """Who serves a model, by its common name or by any provider's id for it."""
+        return list(self._hosts.get(name) or self._hosts.get(name_of(name)) or ())
+
+    def __iter__(self) -> Iterator[Offer]:
+        return iter(self._offers.values())
+
+    def __len__(self) -> int:
+        return len(self._offers)
+
+
+def load(changes: Iterable[Mapping[str, object]] = ()) -> Catalog:
+    """The vendored catalogue with the operator's changes: fields of `Offer` by name.
+
+    Raises ValueError, saying which change is wrong.
+    """
+    data = decode(_FILE.read_bytes())
+    catalog = Catalog(data.offers, data.date)
+    for number, change in enumerate(changes):
+        try:
+            catalog.put(_changed(catalog, dict(change)))
+        except (msgspec.ValidationError, KeyError) as exc:
+            raise ValueError(f"[{number}]: {exc}") from exc
+    return catalog
+
+
+def _changed(catalog: Catalog, change: dict[str, object]) -> Offer:
+    provider, model = str(change["provider"]), str(change["model"])
+    old = catalog.offer(provider, model)
+    base: dict[str, object] = {} if old is None else msgspec.to_builtins(old)
+    base |= {"name": base.get("name", name_of(model)), "source": "configuration"} | change
+    return msgspec.convert(base, Offer)
