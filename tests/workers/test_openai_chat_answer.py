@@ -53,8 +53,8 @@ def test_items_are_numbered_as_they_begin() -> None:
     assert items == [0, 1, 2, 3, 1]
 
 
-@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
-def test_reasoning_is_read_from_either_field(field: str) -> None:
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "reasoning_text", "thinking"])
+def test_reasoning_is_read_from_any_of_its_fields(field: str) -> None:
     said: dict[str, Any] = {field: "hm"}
     assert fold(stream(delta(**said), STOP, DONE)).choices[0].reasoning == "hm"
 

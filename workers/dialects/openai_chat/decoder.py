@@ -8,7 +8,7 @@ import msgspec
 
 from broker.errors import InferenceError
 from broker.v1 import event_pb2, generation_pb2
-from workers.dialects.openai_chat.errors import error_in_answer
+from workers.dialects.openai_chat.errors import bare_error, error_in_answer
 from workers.dialects.openai_chat.events import AnswerEvents
 from workers.dialects.openai_chat.wire import Chunk, decode_chunk
 from workers.framing import SseFramer
@@ -57,6 +57,7 @@ class UnaryDecoder:
         events: _Events = []
         self._answer.add(_decode(body, self._headers), events)
         if not self._answer.choices:
+            _refuse_bare_error(body, self._headers)
             raise _error("upstream_error", "the provider's answer has no choices", self._headers)
         self._answer.finish(events)
         return events
@@ -127,6 +128,8 @@ class StreamDecoder:
         chunk = _decode(payload, self._headers)
         if name == b"error" and not chunk.error:
             raise error_in_answer(msgspec.json.decode(payload), self._headers)
+        if not (chunk.choices or chunk.usage or chunk.id):
+            _refuse_bare_error(payload, self._headers)
         self._answer.add(chunk, events)
         if self._answer.complete:
             # Some servers keep the connection and send no [DONE].
@@ -155,6 +158,12 @@ class StreamDecoder:
 def _refuse_html(first: bytes, headers: Mapping[str, str]) -> None:
     if first == b"<":
         raise _error("upstream_error", "the provider sent an HTML page, not an answer", headers)
+
+
+def _refuse_bare_error(payload: bytes, headers: Mapping[str, str]) -> None:
+    error = bare_error(msgspec.json.decode(payload), headers)
+    if error is not None:
+        raise error
 
 
 def _decode(payload: bytes, headers: Mapping[str, str]) -> Chunk:

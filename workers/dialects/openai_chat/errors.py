@@ -14,6 +14,10 @@ from broker.errors import InferenceError, reason_for_status
 from workers.headers import request_id, retry_after
 
 _TEXT_LIMIT = 500
+# How often one error may stand within another.
+_DEPTH = 4
+# Where servers put what they say. A title is what all errors of its kind are called.
+_MESSAGES = ("message", "Message", "msg", "error_message", "error_description", "title")
 
 # By the provider's code, else by its type, in lower case. Only words that are more precise than
 # the status they come with.
@@ -26,7 +30,9 @@ _BY_WORD = {
     "deploymentnotfound": "model_not_found",
     "insufficient_quota": "upstream_quota",
     "invalid_api_key": "upstream_credentials",
+    "invalid_model": "model_not_found",
     "model_not_found": "model_not_found",
+    "model_not_supported": "model_not_found",
     "moderation_blocked": "content_policy_violation",
     "responsibleaipolicyviolation": "content_policy_violation",
     "server_is_overloaded": "upstream_overloaded",
@@ -47,6 +53,8 @@ _BY_MESSAGE: tuple[tuple[tuple[int, ...], re.Pattern[str], str], ...] = tuple(
                 r"too many (input |prompt )?tokens",
                 r"input is too long",
                 r"request too large for model",
+                r"maximum (prompt|input) length",
+                r"max_(new_)?tokens`? must be <=",
             ),
         ),
         ((400,), "upstream_credentials", (r"(incorrect|invalid|missing) api[ -]?key",)),
@@ -63,7 +71,8 @@ _BY_MESSAGE: tuple[tuple[tuple[int, ...], re.Pattern[str], str], ...] = tuple(
             (400, 422),
             "model_not_found",
             (
-                r"\bmodel\b.{0,120}(does not exist|not found)",
+                r"\bmodel\b.{0,120}not exist",
+                r"\bmodel\b.{0,120}not found",
                 r"is not a valid model",
                 r"unknown model",
             ),
@@ -105,6 +114,12 @@ class _Said:
     code: str = ""
     status: int = 0
 
+    def quote(self, other: _Said) -> None:
+        """Takes the message of another, and of the rest what is not known here."""
+        self.message = other.message
+        self.code = self.code or other.code
+        self.status = self.status or other.status
+
 
 def error_of(status: int, headers: Mapping[str, str], body: bytes) -> InferenceError:
     """The failure that an answer with an error status stands for."""
@@ -118,6 +133,16 @@ def error_in_answer(said: Any, headers: Mapping[str, str]) -> InferenceError:
     words = (read.code.lower(), read.type.lower())
     status = read.status or next((_STATUS_BY_WORD[w] for w in words if w in _STATUS_BY_WORD), 0)
     return _failure(read, status, headers, upstream_status=read.status)
+
+
+def bare_error(value: Any, headers: Mapping[str, str]) -> InferenceError | None:
+    """The failure in a 200 answer or a stream that has no `error` around it; None if it is none."""
+    if not isinstance(value, dict):
+        return None
+    kind = f"{value.get('object')} {value.get('type')}".lower()
+    if "error" not in kind and "detail" not in value and not _from_json(value).status:
+        return None
+    return error_in_answer(value, headers)
 
 
 def _failure(
@@ -158,44 +183,69 @@ def _read(body: bytes, status: int) -> _Said:
     return _Said(f"the provider answered with status {status} and an HTML page{shown}")
 
 
-def _from_json(value: Any) -> _Said:
+def _from_json(value: Any, depth: int = _DEPTH) -> _Said:
     """Reads {"error": {...}}, {"error": "text"}, {"detail": ...}, flat objects, lists of them."""
     if isinstance(value, list) and value:
         value = value[0]
+    if isinstance(value, str):
+        return _from_text(value, depth)
     if not isinstance(value, dict):
-        return _Said(value if isinstance(value, str) else "")
-    inner = value.get("error")
-    if isinstance(inner, dict):
-        return _from_object(inner)
-    said = _from_object(value)
-    if isinstance(inner, str) and inner:
-        said.message = inner
+        return _Said()
+    said = _from_object(value, depth)
+    inner = value.get("error") or value.get("errors")
+    if isinstance(inner, dict | list) and depth:
+        within = _from_json(inner, depth - 1)
+        within.message = within.message or said.message
+        return within
+    if isinstance(inner, str) and not said.message:
+        # Beside a message it is a name for the status.
+        said.quote(_from_text(inner, depth))
     return said
 
 
-def _from_object(value: dict[str, Any]) -> _Said:
-    said = _Said(
-        message=_text(value.get("message") or value.get("Message")),
-        type=_text(value.get("type")),
-        param=_text(value.get("param")),
-    )
+def _from_text(text: str, depth: int) -> _Said:
+    """A text, which may be the JSON of what another server said."""
+    if depth and text.startswith(("{", "[")):
+        try:
+            within = _from_json(orjson.loads(text), depth - 1)
+        except orjson.JSONDecodeError:
+            within = _Said()
+        if within.message:
+            return within
+    return _Said(text)
+
+
+def _from_object(value: dict[str, Any], depth: int) -> _Said:
+    said = _Said(type=_text(value.get("type")), param=_text(value.get("param")))
+    message = next((value[name] for name in _MESSAGES if value.get(name)), None)
     code = value.get("code")
     said.status = next((n for n in map(_status, (value.get("status_code"), code)) if n), 0)
     # A status in the place of a code says nothing that the status does not.
     if not _status(code):
         said.code = _text(code) if not isinstance(code, int) else str(code)
+    if isinstance(message, list) and message:
+        message = message[0]
+    if isinstance(message, str):
+        said.quote(_from_text(message, depth))
     inner = value.get("innererror")
     if isinstance(inner, dict) and not said.code:
         said.code = _text(inner.get("code"))
-    message = value.get("message")
     detail = message.get("detail") if isinstance(message, dict) else value.get("detail")
-    if not said.message and detail:
+    if detail and (not said.message or "title" in value):
         _read_detail(said, detail)
     metadata = value.get("metadata")
-    if isinstance(metadata, dict) and isinstance(metadata.get("raw"), str):
-        # A router's own message is generic; what its provider said helps.
-        said.message = f"{said.message}: {metadata['raw'][:_TEXT_LIMIT]}"
+    if isinstance(metadata, dict):
+        _read_metadata(said, metadata)
     return said
+
+
+def _read_metadata(said: _Said, metadata: dict[str, Any]) -> None:
+    """A router's own message is generic; what its provider said, or found flagged, helps."""
+    raw = metadata.get("raw")
+    if isinstance(raw, str):
+        said.message = f"{said.message}: {raw[:_TEXT_LIMIT]}"
+    if metadata.get("flagged_input") and not said.code:
+        said.code = "content_filter"
 
 
 def _read_detail(said: _Said, detail: Any) -> None:

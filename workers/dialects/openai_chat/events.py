@@ -211,7 +211,12 @@ class AnswerEvents:
         if message is not None:
             if message.reasoning_details:
                 answer.details.add(message.reasoning_details)
-            reasoning = message.reasoning_content or message.reasoning
+            reasoning = (
+                message.reasoning_content
+                or message.reasoning
+                or message.reasoning_text
+                or message.thinking
+            )
             if reasoning and isinstance(reasoning, str):
                 self._add_reasoning(answer, reasoning, events)
             content = message.content
