@@ -50,6 +50,8 @@ ENV_PREFIX = "MILLRACE_"
 DEFAULT_FILE = "millrace.yaml"
 # Why a provider is off that the file switches off.
 DISABLED = "enabled is false"
+# What 16 random bytes take in base64.
+_MASTER_KEY_LENGTH = 22
 
 _Count = Annotated[int, msgspec.Meta(ge=1)]
 _T = TypeVar("_T")
@@ -100,6 +102,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     nats: str | dict[str, Any] | None = None
     api_key: str | None = None
     fleet_token: str | None = None
+    master_key: str | list[str] | None = None
     providers: dict[str, Any] | None = None
     limits: dict[str, Any] | None = None
     log: dict[str, Any] | None = None
@@ -130,6 +133,7 @@ def load_settings(
         nats=_nats(pick, file.nats),
         api_key=pick("api_key", str, None),
         fleet_token=pick("fleet_token", str, None),
+        master_key=_master_key(pick),
         providers=MappingProxyType(providers),
         providers_off=MappingProxyType(off),
         limits=_section(Limits, file.limits or {}, env, "limits", ENV_PREFIX),
@@ -151,6 +155,8 @@ def child_environment(
     child = dict(os.environ if env is None else env)
     # One port cannot be served by several children.
     child.pop(ENV_PREFIX + "METRICS", None)
+    if providers:  # a worker, which is given callers' keys in grants
+        child.pop(ENV_PREFIX + "MASTER_KEY", None)
     for name in {*REGISTRY, *settings.providers, *settings.providers_off} - {*providers}:
         on = settings.providers.get(name)
         entry = REGISTRY.get(on.kind if on else name)
@@ -176,6 +182,14 @@ def child_environment(
     }
     child.update({ENV_PREFIX + key: str(value) for key, value in values.items() if value})
     return child
+
+
+def _master_key(pick: _Sources) -> tuple[str, ...]:
+    keys = _words(pick("master_key", str | list[str], ()))
+    if any(len(key) < _MASTER_KEY_LENGTH for key in keys):
+        where = pick.raw("master_key")[1]
+        raise ConfigError(where, f"expected at least {_MASTER_KEY_LENGTH} random characters")
+    return keys
 
 
 class _Sources:

@@ -20,7 +20,8 @@ DEFAULT_TENANT = "default"
 class KeyRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What edges know of one API key. Times are unix seconds.
 
-    `id` names the key in lists and logs, `tenant` is who pays. Fields of newer versions are
+    `id` names the key in lists and logs, `tenant` is who pays. `provider_keys` are the caller's own
+    keys by provider, as `broker.vault` encrypts them. Fields of newer versions are
     ignored when read.
     """
 
@@ -30,6 +31,7 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     created_at: float
     revoked: bool = False
     revoked_at: float | None = None
+    provider_keys: dict[str, str] = {}
 
 
 _decoder = msgspec.json.Decoder(KeyRecord)

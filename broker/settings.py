@@ -115,7 +115,8 @@ class Settings:
 
     `metrics` is where workers and broker processes serve theirs (edges: on `http`).
     `advertise` None: workers reach the edge on 127.0.0.1 and a free port. `providers` holds those
-    that are on, `providers_off` why each other named one is not. `replicas` is the number of NATS
+    that are on, `providers_off` why each other named one is not. `master_key` encrypts callers' own
+    provider keys: the first of several does, all of them decrypt. `replicas` is the number of NATS
     servers that keep each stream; `sync_always` makes the embedded server fsync every write.
     """
 
@@ -128,6 +129,7 @@ class Settings:
     nats: NatsSettings = NatsSettings()
     api_key: str | None = field(default=None, repr=False)
     fleet_token: str | None = field(default=None, repr=False)
+    master_key: tuple[str, ...] = field(default=(), repr=False)
     providers: Mapping[str, ProviderSettings] = field(default_factory=dict)
     providers_off: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = Limits()

@@ -49,10 +49,14 @@ _HIDDEN = "[hidden]"
 _SECRET = re.compile(
     r"(\bbearer\s+)[\w.~+/=-]{6,}"
     r"|(://[^/\s:@\"']*:)[^/\s@\"']+(?=@)"
-    r"|((?:api[-_]?key|authorization|secret|passw(?:or)?d|fleet[-_]?token|nkey[-_]?seed)"
-    r"\\?[\"']?\s*[:=]\s*\\?[\"']?(?:basic\s+)?)[^\s\"'\\,;&]{6,}"
+    r"|((?:(?:api|provider|master|private|access)[-_]?key|authorization|secret|credential"
+    r"|passw(?:or)?d|(?:fleet|security|session)[-_]?token|nkey[-_]?seed)"
+    r"\\?[\"']?\s*[:=]\s*(?:b(?=[\"']))?\\?[\"']?(?:basic\s+)?)[^\s\"'\\,;&]{6,}"
     r"|\b(?:mr|sk|pk|rk|gsk|xai|pplx|hf|nvapi|csk|fw|r8)[-_][\w-]{12,}"
     r"|\bAIza[\w-]{20,}"
+    r"|\bya29\.[\w.-]{12,}"
+    r"|\b(?-i:A[KS]IA[A-Z0-9]{12,})(?::[A-Za-z0-9/+=]{16,}(?::[\w+/=.-]+)?)?"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]+"
     r"|\bS[UOANC][A-Z2-7]{56}\b",
     re.IGNORECASE,
 )

@@ -164,6 +164,7 @@ class Link:
                 remaining_ms=exchange.remaining_ms(),
                 credit_bytes=CREDIT_BYTES,
                 limits=self._desk.limits,
+                credential=exchange.provider_keys.get(attempt.target.provider, ""),
             )
             self.send(pb.Control(session=number, grant=grant))
 

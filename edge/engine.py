@@ -41,6 +41,7 @@ from edge.admission import PoolQueue
 from edge.delivery import DeliveryServer
 from edge.exchange import Attempt, Exchange
 from edge.fleet import FleetView
+from edge.provider_keys import ProviderKeys
 
 _log = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ class Engine:
         self._recorder = Recorder(self._publisher)
         self._jobs = Jobs(bus)
         self._fleet = FleetView(bus, self._resize)
+        self._provider_keys = ProviderKeys(settings)
         self._delivery = DeliveryServer(self, fleet_token)
         self._queues: dict[tuple[str, str], PoolQueue] = defaultdict(PoolQueue)
         self._aliases: dict[tuple[str, str], str] = {}
@@ -145,10 +147,12 @@ class Engine:
         request_id: str,
         timeout_s: float,
         alias: str = "",
+        provider_key: str | None = None,
     ) -> Exchange:
         """Accept a request. Raises `InferenceError` when it is refused.
 
-        `request_id` is unique; `alias` is the caller's own name for it, to cancel by.
+        `request_id` is unique; `alias` is the caller's own name for it, to cancel by;
+        `provider_key` is the caller's own key that came with it.
         """
         if self._draining:
             raise InferenceError(
@@ -158,12 +162,23 @@ class Engine:
             raise InferenceError(
                 "broker_unavailable", "the queue is unreachable; retry shortly", retry_after=1
             )
-        plan = dispatch.Plan(await self._targets(operations.model(request)))
+        targets, provider_keys = self._provider_keys.of(
+            request.platform, key, provider_key, await self._targets(operations.model(request))
+        )
+        plan = dispatch.Plan(targets)
         if alias and (key.tenant, alias) in self._aliases:
             raise InferenceError(
                 "idempotency_conflict", f"request {alias!r} is running already", param="request_id"
             )
-        exchange = Exchange(self, request, key, request_id, plan=plan, timeout_s=timeout_s)
+        exchange = Exchange(
+            self,
+            request,
+            key,
+            request_id,
+            plan=plan,
+            timeout_s=timeout_s,
+            provider_keys=provider_keys,
+        )
         exchange.alias = alias
         self.exchanges[request_id] = exchange
         if alias:

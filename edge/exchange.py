@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from broker import dispatch, operations
@@ -26,6 +26,7 @@ MAX_ANSWER_BYTES = 64 << 20
 CREDIT_PORTION = 128 << 10
 # How long an attempt may wait in a queue when another candidate is left (R5).
 QUEUE_PATIENCE_S = 2.0
+_NO_KEYS: Mapping[str, str] = {}
 
 
 class Session(Protocol):
@@ -109,6 +110,7 @@ class Exchange:
         *,
         plan: dispatch.Plan,
         timeout_s: float,
+        provider_keys: Mapping[str, str] = _NO_KEYS,
     ) -> None:
         self.request_id = request_id
         self.alias = ""
@@ -118,6 +120,8 @@ class Exchange:
         self.key_id = key.id
         self.raw = request.SerializeToString()
         self.plan = plan
+        # The caller's own, by provider: for grants alone.
+        self.provider_keys = provider_keys
         self.attempt: Attempt | None = None
         self.launched = False
         self.done = False

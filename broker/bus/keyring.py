@@ -30,7 +30,8 @@ CHECK_S = 30.0
 
 Changed = Callable[[str, KeyRecord | None], None]
 # Digest, record, revision.
-_Entries = list[tuple[str, KeyRecord, int]]
+_Entry = tuple[str, KeyRecord, int]
+_Entries = list[_Entry]
 
 
 class UnknownKeyError(Exception):
@@ -81,18 +82,41 @@ class Keyring:
 
     async def revoke(self, key_id: str) -> KeyRecord:
         """Make a key useless for ever; raises `UnknownKeyError`."""
-        for digest, record, revision in await self._all():
-            if record.id != key_id:
-                continue
-            if record.revoked:
-                return record
-            now = datetime.now(UTC).timestamp()
-            revoked = msgspec.structs.replace(record, revoked=True, revoked_at=now)
-            with _mapped("revoke an API key"):
-                bucket = await self._bus.kv(subjects.KEYS)
-                await bucket.update(digest, keys.encode(revoked), last=revision)
-            return revoked
+        digest, record, revision = await self._find(key_id)
+        if record.revoked:
+            return record
+        now = datetime.now(UTC).timestamp()
+        revoked = msgspec.structs.replace(record, revoked=True, revoked_at=now, provider_keys={})
+        return await self._update(digest, revoked, revision)
+
+    async def find(self, key_id: str) -> KeyRecord:
+        """The record with this id; raises `UnknownKeyError`."""
+        return (await self._find(key_id))[1]
+
+    async def set_provider_key(self, key_id: str, provider: str, stored: str | None) -> KeyRecord:
+        """Keep an encrypted provider key with an API key, None for none any more.
+
+        Raises `UnknownKeyError`.
+        """
+        digest, record, revision = await self._find(key_id)
+        kept = {name: text for name, text in record.provider_keys.items() if name != provider}
+        if stored is not None:
+            kept[provider] = stored
+        changed = msgspec.structs.replace(record, provider_keys=kept)
+        return await self._update(digest, changed, revision)
+
+    async def _find(self, key_id: str) -> _Entry:
+        for entry in await self._all():
+            if entry[1].id == key_id:
+                return entry
         raise UnknownKeyError(f"no API key has the id {key_id!r}; see: millrace key list")
+
+    async def _update(self, digest: str, record: KeyRecord, revision: int) -> KeyRecord:
+        """Replace a record, unless somebody else did meanwhile."""
+        with _mapped("change an API key"):
+            bucket = await self._bus.kv(subjects.KEYS)
+            await bucket.update(digest, keys.encode(record), last=revision)
+        return record
 
     async def watch(self, callback: Changed) -> None:
         """Report every key now, and every change from now on, until cancelled; never raises.

@@ -24,8 +24,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _key = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
+_provider_key = typer.Typer(
+    help="Keep callers' own provider keys with their API keys, encrypted.", no_args_is_help=True
+)
 _config = typer.Typer(help="Look at the settings.", no_args_is_help=True)
 app.add_typer(_key, name="key")
+_key.add_typer(_provider_key, name="provider-key")
 app.add_typer(_config, name="config")
 
 
@@ -171,3 +175,37 @@ def key_revoke(
     from broker.cli.keys import revoke
 
     revoke(settings, key_id)
+
+
+_KeyId = Annotated[str, typer.Argument(metavar="KEY_ID", help="key_...; see millrace key list")]
+_ProviderName = Annotated[str, typer.Argument(metavar="PROVIDER", help="openai, anthropic, ...")]
+
+
+@_provider_key.command("set")
+@with_settings
+def provider_key_set(settings: Settings, key_id: _KeyId, provider: _ProviderName) -> None:
+    """Store a provider key, asked for or read from standard input, in place of any before it.
+
+    Requests made with the API key use it when they say use_custom_keys.
+    """
+    from broker.cli.provider_keys import store
+
+    store(settings, key_id, provider)
+
+
+@_provider_key.command("list")
+@with_settings
+def provider_key_list(settings: Settings, key_id: _KeyId) -> None:
+    """List the providers that a key is stored for."""
+    from broker.cli.provider_keys import show
+
+    show(settings, key_id)
+
+
+@_provider_key.command("remove")
+@with_settings
+def provider_key_remove(settings: Settings, key_id: _KeyId, provider: _ProviderName) -> None:
+    """Forget a stored provider key."""
+    from broker.cli.provider_keys import remove
+
+    remove(settings, key_id, provider)

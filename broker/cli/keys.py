@@ -23,14 +23,14 @@ _T = TypeVar("_T")
 
 def create(settings: Settings, name: str, tenant: str) -> None:
     """Make a key: the secret goes to standard output, all else to standard error."""
-    secret, record = _with_keyring(settings, lambda keyring: keyring.create(name, tenant))
+    secret, record = with_keyring(settings, lambda keyring: keyring.create(name, tenant))
     typer.echo(f"{record.id} for {name}; the key is shown this once:", err=True)
     typer.echo(secret)
 
 
 def show(settings: Settings) -> None:
     """Print all keys, oldest first."""
-    records = _with_keyring(settings, lambda keyring: keyring.list())
+    records = with_keyring(settings, lambda keyring: keyring.list())
     table = Table("id", "name", "tenant", "created", "state", box=None, pad_edge=False)
     for record in records:
         table.add_row(
@@ -41,11 +41,13 @@ def show(settings: Settings) -> None:
 
 def revoke(settings: Settings, key_id: str) -> None:
     """Revoke the key with this id."""
-    record = _with_keyring(settings, lambda keyring: keyring.revoke(key_id))
+    record = with_keyring(settings, lambda keyring: keyring.revoke(key_id))
     typer.echo(f"{record.id} ({record.name}) is revoked")
 
 
-def _with_keyring(settings: Settings, use: Callable[[Keyring], Awaitable[_T]]) -> _T:
+def with_keyring(settings: Settings, use: Callable[[Keyring], Awaitable[_T]]) -> _T:
+    """What `use` gives, with the API keys of what runs; ends the command where that fails."""
+
     async def run() -> _T:
         bus = await reach(with_nats(settings).nats, name="cli", patience_s=3)
         try:

@@ -13,11 +13,13 @@ from starlette.types import Scope
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
 from broker.telemetry import Telemetry, redact
-from broker.v1 import event_pb2
+from broker.v1 import event_pb2, generation_pb2
 from edge.http.protocol import Connection
 from edge.http.reply import REQUEST_ID, Header, header_value, new_request_id
+from edge.translate.headers import ACCOUNT, PROVIDER_KEY, forwarded
 
 _SECONDS = re.compile(rb"\d{1,6}(\.\d{1,3})?")
+_PROVIDER_KEY = PROVIDER_KEY.encode()
 _CLIENT_ID = re.compile(rb"[\w.:/+=-]{1,128}")
 
 
@@ -73,6 +75,25 @@ class Call:
     def elapsed(self) -> float:
         """Seconds since the head of the request was read."""
         return time.perf_counter() - self.begun
+
+    def provider_key(self) -> str | None:
+        """The caller's own key for the provider, where it sent one."""
+        given = self.headers.get(_PROVIDER_KEY)
+        return None if given is None else given.decode("latin-1")
+
+    def pass_on_headers(self, platform: generation_pb2.Platform) -> None:
+        """Add the headers that are for the provider; the body's own are stronger."""
+        for name, value in forwarded(self.headers):
+            if name in ACCOUNT and not self._callers_account(platform):
+                continue
+            if name not in map(str.lower, platform.extra_headers):
+                platform.extra_headers[name] = value
+
+    def _callers_account(self, platform: generation_pb2.Platform) -> bool:
+        """Whether the provider is called with the caller's own key."""
+        if platform.HasField("use_custom_keys"):
+            return platform.use_custom_keys
+        return _PROVIDER_KEY in self.headers
 
     def timeout_s(self, limit: float) -> float:
         """The time this request may take: `X-Millrace-Timeout` in seconds, at most `limit`."""

@@ -78,6 +78,7 @@ class InferenceRoute:
         )
         call.watch()
         asked = Asked(self._form.parse(body), key, timeout_s)
+        call.pass_on_headers(asked.request.platform)
         make = self._form.stream
         if make is not None and operations.streams(asked.request):
             call.streamed = True
@@ -160,7 +161,11 @@ class InferenceRoute:
 
     async def _submit(self, call: Call, asked: Asked) -> ExchangeLike:
         return await self._engine.submit(
-            asked.request, asked.key, request_id=call.request_id, timeout_s=asked.timeout_s
+            asked.request,
+            asked.key,
+            request_id=call.request_id,
+            timeout_s=asked.timeout_s,
+            provider_key=call.provider_key(),
         )
 
     async def _refuse(self, call: Call, error: InferenceError, send: Send) -> None:

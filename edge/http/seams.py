@@ -58,8 +58,12 @@ class EngineLike(Protocol):
         *,
         request_id: str,
         timeout_s: float,
+        provider_key: str | None = None,
     ) -> ExchangeLike:
-        """Accept a request; raises `InferenceError` when it is refused."""
+        """Accept a request; raises `InferenceError` when it is refused.
+
+        `provider_key` is the caller's own key for the provider, if one came with the request.
+        """
 
     def models(self) -> Sequence[ModelLike]: ...
 

@@ -15,6 +15,7 @@ from broker.errors import InferenceError
 from broker.keys import KeyRecord
 from edge.auth import Authenticator
 from edge.http.reply import new_request_id
+from edge.translate.headers import PROVIDER_KEY
 from edge.translate.rpc_errors import error_details
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -35,7 +36,15 @@ _log = logging.getLogger(__name__)
 class Call:
     """One call: who makes it, and the id that its logs, records and statuses have."""
 
-    __slots__ = ("_auth", "_authorization", "_before_abort", "_context", "key", "request_id")
+    __slots__ = (
+        "_auth",
+        "_authorization",
+        "_before_abort",
+        "_context",
+        "key",
+        "provider_key",
+        "request_id",
+    )
 
     def __init__(self, context: Context, auth: Authenticator, before_abort: Finish | None) -> None:
         metadata = dict(context.invocation_metadata() or ())
@@ -43,6 +52,9 @@ class Call:
         self._context = context
         self._auth = auth
         self._authorization = metadata.get("authorization")
+        given = metadata.get(PROVIDER_KEY)
+        # The caller's own key for the provider, where it sent one.
+        self.provider_key = given.decode("latin-1") if isinstance(given, bytes) else given
         self.request_id = new_request_id()
         self.key: KeyRecord
 

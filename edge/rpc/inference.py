@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from broker import operations
 from broker.answer import Fold
@@ -40,6 +40,7 @@ class _Question:
     request_id: str
     timeout_s: float
     alias: str = ""
+    provider_key: str | None = field(default=None, repr=False)
 
 
 class InferenceService(pb_grpc.InferenceServiceServicer):
@@ -118,7 +119,13 @@ class InferenceService(pb_grpc.InferenceServiceServicer):
             raise invalid("request_id", message)
         timeout_s = call.timeout_s(self._limits.request_timeout_s)
         return _Question(
-            request.request, call.key, method, call.request_id, timeout_s, request.request_id
+            request.request,
+            call.key,
+            method,
+            call.request_id,
+            timeout_s,
+            request.request_id,
+            call.provider_key,
         )
 
     async def _stream(self, question: _Question, shown_id: str, context: Context) -> None:
@@ -152,7 +159,14 @@ class InferenceService(pb_grpc.InferenceServiceServicer):
         try:
             key = await call.authenticate()
             timeout_s = call.timeout_s(self._limits.request_timeout_s)
-            question = _Question(item.request, key, "InferMany", request_id, timeout_s)
+            question = _Question(
+                item.request,
+                key,
+                "InferMany",
+                request_id,
+                timeout_s,
+                provider_key=call.provider_key,
+            )
             _require_custom_id(item)
             answer = await self._answer(question)
             return pb.InferManyResponse(custom_id=item.custom_id, answer=answer)
@@ -191,6 +205,7 @@ class InferenceService(pb_grpc.InferenceServiceServicer):
                 request_id=question.request_id,
                 timeout_s=question.timeout_s,
                 alias=question.alias,
+                provider_key=question.provider_key,
             )
             yield exchange, asked
         except InferenceError as exc:

@@ -46,7 +46,9 @@ def check(request: generation_pb2.Request, *, streamed: bool) -> None:
     if operation not in _CHECKS:
         words = operation.replace("_", " ")
         raise InferenceError("unsupported_operation", f"{words} is not offered over gRPC")
-    PLATFORM["extra_headers"](request.platform, dict(request.platform.extra_headers))
+    if headers := dict(request.platform.extra_headers):
+        request.platform.extra_headers.clear()  # what is not for the provider stays out
+        PLATFORM["extra_headers"](request.platform, headers)
     _CHECKS[operation](request, _platform(request.platform), streamed)
 
 

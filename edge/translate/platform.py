@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from broker.v1 import generation_pb2
+from edge.translate.headers import goes_on
 from edge.translate.refusals import invalid, json_text
 
 _Platform = generation_pb2.Platform
@@ -46,7 +47,8 @@ def _extra_headers(platform: _Platform, value: dict[str, str | None]) -> None:
         if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(text):
             message = f"Invalid 'extra_headers': {name!r} is not a valid HTTP header."
             raise invalid("extra_headers", message)
-        platform.extra_headers[name] = text
+        if goes_on(name):
+            platform.extra_headers[name] = text
 
 
 PLATFORM: dict[str, Callable[[_Platform, Any], None]] = {

@@ -113,6 +113,15 @@ def test_what_a_client_wrote_cannot_forge_a_line(form: str) -> None:
         ("password=hunter2222&x=1", "hunter2222"),
         ("AIzaSyA1234567890abcdefghijklmnop", "SyA123"),
         ("SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY", "CSSL3U"),
+        ("x-provider-key: abcdef0123456789", "abcdef0123"),
+        ("{b'x-provider-key': b'abcdef0123456789'}", "abcdef0123"),
+        ("MILLRACE_MASTER_KEY=abcdef0123456789", "abcdef0123"),
+        ("credential: 'abcdef0123456789'", "abcdef0123"),
+        ("the token ya29.a0AfH6SMBx-abcdef0123456789", "abcdef0123"),
+        ("AKIAIOSFODNN7EXAMPLE:wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "MDENG"),
+        ("ASIAIOSFODNN7EXAMPLE:wJalrXUtnFEMI/K7MDENG/bPxRfi:session+token==", "session"),
+        ("{'x-amz-security-token': 'abcdef0123456789'}", "abcdef0123"),
+        ("-----BEGIN PRIVATE KEY-----\nabcdef0123456789\n-----END PRIVATE KEY-----", "abcdef0123"),
     ],
 )
 def test_secrets_are_hidden_in_messages_fields_and_tracebacks(text: str, secret: str) -> None:

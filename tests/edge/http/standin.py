@@ -94,10 +94,19 @@ class Engine:
         default_factory=list
     )
 
+    provider_keys: list[str | None] = field(default_factory=list)
+
     async def submit(
-        self, request: generation_pb2.Request, key: KeyRecord, *, request_id: str, timeout_s: float
+        self,
+        request: generation_pb2.Request,
+        key: KeyRecord,
+        *,
+        request_id: str,
+        timeout_s: float,
+        provider_key: str | None = None,
     ) -> Exchange:
         self.requests.append((request, key, request_id, timeout_s))
+        self.provider_keys.append(provider_key)
         if self.refusal is not None:
             raise self.refusal
         exchange = Exchange(self.script, request_id)
