@@ -67,6 +67,8 @@ class Attempt:
         self._secret = grant.credential or (key.secret if key is not None else "")
         try:
             await self._call(request, grant, upstream)
+            if key is not None:
+                keys.worked(key, model)
         except InferenceError as exc:
             if key is not None:
                 keys.failed(key, exc, model, job.avoid_keys, time.monotonic())

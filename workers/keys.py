@@ -90,6 +90,12 @@ class Keys:
         if resting and not error.other_keys and error.retry_after is not None:
             error.retry_after = min(error.retry_after, *resting)
 
+    def worked(self, key: Key, model: str) -> None:
+        """A call with `key` was answered: what was held against it is over."""
+        if self._rests:
+            self._rests.pop((key.fingerprint, model), None)
+            self._rests.pop((key.fingerprint, _EVERY_MODEL), None)
+
     def _rested(self, key: Key, model: str, now: float) -> float:
         """When the key may be used, at the earliest `now`."""
         ends = now

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -83,6 +83,8 @@ class Stack:
     worker_env: Mapping[str, str] = field(default_factory=dict)
     # Rows of `providers` in the settings file, beside sim's.
     providers: Mapping[str, object] = field(default_factory=dict)
+    # Which of them each worker process serves.
+    serves: Sequence[str] = ("sim",)
     processes: dict[str, Process] = field(default_factory=dict)
     edges: dict[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -110,7 +112,8 @@ class Stack:
         )
         for name in self.edges:
             await until(partial(self.ready, name), f"{name} is ready")
-        await until(lambda: self.live_workers(workers), f"{workers} workers are live")
+        live = workers * len(self.serves)
+        await until(lambda: self.live_workers(live), f"{live} workers are live")
 
     def start_nats(self) -> None:
         command = [
@@ -125,8 +128,9 @@ class Stack:
         env = {"MILLRACE_HTTP": f"127.0.0.1:{http}", "MILLRACE_GRPC": f"127.0.0.1:{rpc}"}
         self.spawn(name, "edge", env=env)
 
-    def start_worker(self, number: int, provider: str = "sim") -> None:
-        self.spawn(f"worker{number}", "workers", provider, env=self.worker_env)
+    def start_worker(self, number: int, *providers: str) -> None:
+        serves = providers or self.serves
+        self.spawn(f"worker{number}", "workers", *serves, env=self.worker_env)
 
     def spawn(self, name: str, module: str, *args: str, env: Mapping[str, str] = {}) -> None:
         self._start(name, [sys.executable, "-m", module, *args], env)

@@ -125,6 +125,15 @@ def test_when_all_rest_the_soonest_is_used_and_callers_are_told_when_that_is() -
     assert chosen(keys, avoid=(first.fingerprint, second.fingerprint), now=NOW + 1) is first
 
 
+def test_a_key_that_works_again_is_one_like_the_others_at_once() -> None:
+    keys = Keys(SECRETS)
+    first = chosen(keys)
+    fail(keys, first, "upstream_credentials", status=401)
+    fail(keys, first, "upstream_rate_limit", wait=60)
+    keys.worked(first, "m")
+    assert chosen(keys) is first
+
+
 def test_one_key_given_twice_is_one_key() -> None:
     keys = Keys(("sk-one", "sk-one"))
     assert fail(keys, chosen(keys), "upstream_credentials", status=401).other_keys == 0
