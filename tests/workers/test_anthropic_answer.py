@@ -291,7 +291,7 @@ def test_what_was_said_before_an_error_comes_before_it() -> None:
         (b"data: {oops\n\n", SSE, "upstream_error"),
         (b"data: 1\n\n", SSE, "upstream_error"),
         (stream(*said(0, "a")), SSE, "upstream_error"),
-        (stream(start(), *said(0, "a")[1:]), SSE, "upstream_error"),
+        (stream(start(), *used(0, "f", "{}")[1:]), SSE, "upstream_error"),
         (stream(start(), {"type": "content_block_delta"}), SSE, "upstream_error"),
         (stream({"type": "message_start", "message": {"model": 1}}), SSE, "upstream_error"),
     ],

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from broker.errors import InferenceError
 from broker.v1 import generation_pb2
-from workers.dialects.anthropic_messages.decoder import StreamDecoder, UnaryDecoder, is_streamed
+from workers.dialects.anthropic_messages.decoder import StreamDecoder, UnaryDecoder
 from workers.dialects.anthropic_messages.envelope import DIRECT, VERTEX_AI, Envelope
 from workers.dialects.anthropic_messages.errors import error_of
 from workers.dialects.anthropic_messages.request import write
 from workers.provider import Call, Decoder, Provider
+from workers.sniffing import SniffingDecoder
 
 __all__ = ["DIALECT", "ON_VERTEX_AI", "AnthropicMessages"]
 
@@ -33,9 +34,10 @@ class AnthropicMessages:
         return Call(path, written.body, written.headers, dropped=written.dropped)
 
     def decoder(self, request: generation_pb2.Request, headers: Mapping[str, str]) -> Decoder:
-        """A decoder for the answer to this request; its content type says if it is a stream."""
-        kind = StreamDecoder if is_streamed(request, headers) else UnaryDecoder
-        return kind(request, headers)
+        """A decoder for the answer to this request; its first byte says if it is a stream."""
+        return SniffingDecoder(
+            lambda: UnaryDecoder(request, headers), lambda: StreamDecoder(request, headers)
+        )
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> InferenceError:
         """What an answer with an error status means."""

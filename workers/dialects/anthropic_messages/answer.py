@@ -37,6 +37,7 @@ _FINISH = {
     "pause_turn": event_pb2.FINISH_REASON_STOP,
     "refusal": event_pb2.FINISH_REASON_CONTENT_FILTER,
 }
+_UNANNOUNCED = {"text_delta": "text", "thinking_delta": "thinking"}
 _TIERS = {"standard": "default", "priority": "priority"}
 # Rough, for an answer that came without counts.
 _CHARACTERS_PER_TOKEN = 4
@@ -151,8 +152,14 @@ class Answer:
         return ()
 
     def block_delta(self, index: int, delta: dict[str, Any]) -> Iterable[Event]:
-        block = self._blocks[index]
+        block = self._blocks.get(index)
         kind = delta.get("type")
+        if block is None:
+            # Servers that are nearly like Claude's do not say that text begins.
+            if kind not in _UNANNOUNCED:
+                raise KeyError(index)
+            self.block_start(index, {"type": _UNANNOUNCED[kind]})
+            block = self._blocks[index]
         if kind == "text_delta":
             return self._text(block, delta.get("text") or "")
         if kind == "thinking_delta":
@@ -168,7 +175,9 @@ class Answer:
         return ()
 
     def block_stop(self, index: int) -> Iterable[Event]:
-        block = self._blocks.pop(index)
+        block = self._blocks.pop(index, None)
+        if block is None:
+            return ()
         if block.kind == "text":
             return [self._annotation(block, citation) for citation in block.citations]
         if block.kind == "thinking":

@@ -21,14 +21,6 @@ _SHOWN = 200
 _NONSENSE = (AttributeError, KeyError, TypeError, ValueError)
 
 
-def is_streamed(request: generation_pb2.Request, headers: Mapping[str, str]) -> bool:
-    """Whether the answer is an event stream: as it says, else as the request asked."""
-    kind = headers.get("content-type", "").lower()
-    if "event-stream" in kind:
-        return True
-    return request.generate.stream and not ("json" in kind or "html" in kind)
-
-
 class _Decoder:
     """What both ways of answering share."""
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from broker.errors import InferenceError
 from broker.v1 import generation_pb2
-from workers.dialects.cohere_chat.decoder import StreamDecoder, UnaryDecoder, is_streamed
+from workers.dialects.cohere_chat.decoder import StreamDecoder, UnaryDecoder
 from workers.dialects.cohere_chat.errors import error_of
 from workers.dialects.cohere_chat.request import call_of
 from workers.provider import Call, Decoder, Provider
+from workers.sniffing import SniffingDecoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +23,10 @@ class CohereChat:
         return call_of(request, model, provider)
 
     def decoder(self, request: generation_pb2.Request, headers: Mapping[str, str]) -> Decoder:
-        """A decoder for the answer to this request; its content type says if it is a stream."""
-        kind = StreamDecoder if is_streamed(request, headers) else UnaryDecoder
-        return kind(request, headers)
+        """A decoder for the answer to this request; its first byte says if it is a stream."""
+        return SniffingDecoder(
+            lambda: UnaryDecoder(request, headers), lambda: StreamDecoder(request, headers)
+        )
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> InferenceError:
         """What an answer with an error status means."""

@@ -122,6 +122,7 @@ class Answer:
 
         Raises `InferenceError` for a reason that means there is no answer.
         """
+        reason = reason.upper()
         if reason in _FAILED:
             name, message = _FAILED[reason]
             message = f"{message}: {error}" if error else message

@@ -21,14 +21,6 @@ _DONE = b"[DONE]"
 _NONSENSE = (AttributeError, KeyError, TypeError, ValueError)
 
 
-def is_streamed(request: generation_pb2.Request, headers: Mapping[str, str]) -> bool:
-    """Whether the answer is an event stream: as it says, else as the request asked."""
-    kind = headers.get("content-type", "").lower()
-    if "event-stream" in kind:
-        return True
-    return request.generate.stream and not ("json" in kind or "html" in kind)
-
-
 class _Decoder:
     """What both ways of answering share."""
 
@@ -91,7 +83,9 @@ class UnaryDecoder(_Decoder):
         answer = self._answer
         events = [answer.start(reply.get("id"))]
         logprobs = reply.get("logprobs")
-        for index, block in enumerate(message.get("content") or ()):
+        content = message.get("content") or ()
+        blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        for index, block in enumerate(blocks):
             is_text = block.get("type") == "text"
             events += answer.content_start(index, {"type": block.get("type")})
             events += answer.content_delta(index, block, logprobs if is_text else None)

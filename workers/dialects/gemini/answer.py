@@ -50,6 +50,8 @@ _FAILED = frozenset(
     {"MALFORMED_FUNCTION_CALL", "MALFORMED_RESPONSE", "MISSING_THOUGHT_SIGNATURE"}
     | {"TOO_MANY_TOOL_CALLS", "UNEXPECTED_TOOL_CALL"}
 )
+# What protobuf calls a field that is not set.
+_NO_REASON = (None, "", "FINISH_REASON_UNSPECIFIED", "BLOCK_REASON_UNSPECIFIED")
 _TIERS = {"standard": "default", "flex": "flex", "priority": "priority"}
 _TRAFFIC = {
     "ON_DEMAND": "default",
@@ -134,7 +136,7 @@ class Answer:
         """The events of one more object."""
         events = [] if self._started else [self._start(data)]
         feedback = data.get("promptFeedback")
-        if feedback and feedback.get("blockReason"):
+        if feedback and feedback.get("blockReason") not in _NO_REASON:
             self._blocked = feedback["blockReason"]
             self._why_blocked = feedback.get("blockReasonMessage") or ""
         # Totals so far, where there are any: a later one stands in for an earlier one.
@@ -188,7 +190,7 @@ class Answer:
                 if choice.index:
                     getattr(event, event.WhichOneof("kind") or "").choice = choice.index
                 events.append(event)
-        if candidate.get("finishReason"):
+        if candidate.get("finishReason") not in _NO_REASON:
             choice.finish = candidate["finishReason"]
             choice.message = candidate.get("finishMessage") or ""
         if "groundingMetadata" in candidate or "citationMetadata" in candidate:
