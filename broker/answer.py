@@ -20,6 +20,7 @@ class SaidPart:
     pieces: list[str] = field(default_factory=list)
     logprobs: list[bytes] = field(default_factory=list)
     annotations: list[bytes] = field(default_factory=list)
+    phase: str = ""
 
 
 @dataclass(slots=True)
@@ -67,9 +68,9 @@ class AudioPart:
 
 @dataclass(slots=True)
 class ImagePart:
-    """A finished image."""
+    """A finished image, inline or by address."""
 
-    image: content_pb2.InlineData
+    delta: event_pb2.ImageDelta
 
 
 @dataclass(slots=True)
@@ -173,9 +174,15 @@ class Fold:
             if choice.finish_reason is not None:
                 hub.finish_reason = choice.finish_reason
             hub.message.role = content_pb2.ROLE_ASSISTANT
-            for kind, part in choice.parts():
-                _FILL[kind](hub.message.parts.add(), part)
+            hub.message.parts.extend(hub_part(kind, part) for kind, part in choice.parts())
         return answer
+
+
+def hub_part(kind: str, part: Part) -> content_pb2.Part:
+    """A part of a fold as the hub's message has it."""
+    hub = content_pb2.Part()
+    _FILL[kind](hub, part)
+    return hub
 
 
 # --- events into the fold ----------------------------------------------------------------------
@@ -188,6 +195,8 @@ def _started(fold: Fold, started: event_pb2.Started) -> None:
 def _text(fold: Fold, delta: event_pb2.TextDelta) -> None:
     part = fold.choice(delta.choice).get(delta.item, "text", SaidPart)
     part.pieces.append(delta.text)
+    if delta.phase:
+        part.phase = delta.phase
     if delta.logprobs:
         part.logprobs.append(delta.logprobs)
 
@@ -225,7 +234,7 @@ def _audio(fold: Fold, delta: event_pb2.AudioDelta) -> None:
 def _image(fold: Fold, delta: event_pb2.ImageDelta) -> None:
     if not delta.partial:
         choice = fold.choice(delta.choice)
-        choice.put(delta.item, "image", delta.partial_index, ImagePart(delta.image))
+        choice.put(delta.item, "image", delta.partial_index, ImagePart(delta))
 
 
 def _blob(fold: Fold, event: event_pb2.BlobEvent) -> None:
@@ -234,8 +243,9 @@ def _blob(fold: Fold, event: event_pb2.BlobEvent) -> None:
 
 
 def _opaque(fold: Fold, event: event_pb2.OpaqueEvent) -> None:
-    # Each step in the life of an item shows the whole item; the last one is how it ended.
-    fold.choice(event.choice).put(event.item, "opaque", 0, OpaquePart(event.opaque))
+    # Each step that changes an item shows the whole of it; the last one is how it ended.
+    if event.opaque.json:
+        fold.choice(event.choice).put(event.item, "opaque", 0, OpaquePart(event.opaque))
 
 
 def _annotation(fold: Fold, event: event_pb2.AnnotationEvent) -> None:
@@ -280,6 +290,7 @@ _TAKE: dict[str, Callable[[Fold, Any], None]] = {
 
 def _fill_text(hub: content_pb2.Part, part: SaidPart) -> None:
     hub.text.text = "".join(part.pieces)
+    hub.text.phase = part.phase
     if part.logprobs:
         hub.text.logprobs = join_json_arrays(part.logprobs)
     if part.annotations:
@@ -311,7 +322,12 @@ def _fill_audio(hub: content_pb2.Part, part: AudioPart) -> None:
 
 
 def _fill_image(hub: content_pb2.Part, part: ImagePart) -> None:
-    hub.image.inline.CopyFrom(part.image)
+    delta = part.delta
+    if delta.HasField("image"):
+        hub.image.inline.CopyFrom(delta.image)
+    else:
+        hub.image.url = delta.url
+    hub.image.revised_prompt = delta.revised_prompt
 
 
 def _fill_opaque(hub: content_pb2.Part, part: OpaquePart) -> None:

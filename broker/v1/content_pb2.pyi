@@ -92,14 +92,13 @@ class Message(_message.Message):
     PARTS_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     ITEM_ID_FIELD_NUMBER: _builtins.int
-    PHASE_FIELD_NUMBER: _builtins.int
     EXTRA_FIELD_NUMBER: _builtins.int
     role: Global___Role.ValueType
     name: _builtins.str
     item_id: _builtins.str
-    """The item's id on APIs that give messages one (Responses `msg_...`)."""
-    phase: _builtins.str
-    """Responses `phase` of an assistant message: commentary or final_answer."""
+    """The item's id on APIs that give messages one (Responses `msg_...`); an assistant's parts have
+    their own.
+    """
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Part]: ...
     @_builtins.property
@@ -113,12 +112,11 @@ class Message(_message.Message):
         parts: _abc.Iterable[Global___Part] | None = ...,
         name: _builtins.str | None = ...,
         item_id: _builtins.str = ...,
-        phase: _builtins.str = ...,
         extra: _abc.Mapping[_builtins.str, _builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "name", b"name"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "extra", b"extra", "item_id", b"item_id", "name", b"name", "parts", b"parts", "phase", b"phase", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "extra", b"extra", "item_id", b"item_id", "name", b"name", "parts", b"parts", "role", b"role"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
     _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
@@ -223,21 +221,25 @@ class Text(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     ANNOTATIONS_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     annotations: _builtins.bytes
     """JSON array of annotations (citations), as the API spelled them."""
     logprobs: _builtins.bytes
     """JSON array of token log probabilities."""
+    phase: _builtins.str
+    """Responses `phase` of what an assistant says: commentary or final_answer."""
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
         annotations: _builtins.bytes = ...,
         logprobs: _builtins.bytes = ...,
+        phase: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations", b"annotations", "logprobs", b"logprobs", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations", b"annotations", "logprobs", b"logprobs", "phase", b"phase", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -253,10 +255,13 @@ class Image(_message.Message):
     INLINE_FIELD_NUMBER: _builtins.int
     FILE_ID_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
+    REVISED_PROMPT_FIELD_NUMBER: _builtins.int
     url: _builtins.str
     file_id: _builtins.str
     detail: _builtins.str
     """low, high, auto, original."""
+    revised_prompt: _builtins.str
+    """What the model made of the prompt, of a drawn one."""
     @_builtins.property
     def inline(self) -> Global___InlineData: ...
     def __init__(
@@ -266,10 +271,11 @@ class Image(_message.Message):
         inline: Global___InlineData | None = ...,
         file_id: _builtins.str = ...,
         detail: _builtins.str | None = ...,
+        revised_prompt: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_detail", b"_detail", "detail", b"detail", "file_id", b"file_id", "inline", b"inline", "source", b"source", "url", b"url"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_detail", b"_detail", "detail", b"detail", "file_id", b"file_id", "inline", b"inline", "source", b"source", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_detail", b"_detail", "detail", b"detail", "file_id", b"file_id", "inline", b"inline", "revised_prompt", b"revised_prompt", "source", b"source", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__detail: _TypeAlias = _typing.Literal["detail"]  # noqa: Y015
     _WhichOneofArgType__detail: _TypeAlias = _typing.Literal["_detail", b"_detail"]  # noqa: Y015

@@ -249,11 +249,14 @@ class TextDelta(_message.Message):
     ITEM_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
     choice: _builtins.int
     item: _builtins.int
     text: _builtins.str
     logprobs: _builtins.bytes
     """JSON array of token log probabilities of this piece."""
+    phase: _builtins.str
+    """On the first piece, where the model says so: commentary or final_answer."""
     def __init__(
         self,
         *,
@@ -261,10 +264,11 @@ class TextDelta(_message.Message):
         item: _builtins.int = ...,
         text: _builtins.str = ...,
         logprobs: _builtins.bytes = ...,
+        phase: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "item", b"item", "logprobs", b"logprobs", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "item", b"item", "logprobs", b"logprobs", "phase", b"phase", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -412,7 +416,7 @@ Global___AudioDelta: _TypeAlias = AudioDelta  # noqa: Y015
 
 @_typing.final
 class ImageDelta(_message.Message):
-    """An image, or a partial one while it is drawn."""
+    """An image, or a partial one while it is drawn; a partial one without a source says that it begins."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -488,20 +492,30 @@ class OpaqueEvent(_message.Message):
     CHOICE_FIELD_NUMBER: _builtins.int
     ITEM_FIELD_NUMBER: _builtins.int
     OPAQUE_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
     choice: _builtins.int
     item: _builtins.int
+    step: _builtins.bytes
+    """JSON of the issuer's own event of this step (type and fields, without ids), where there is one."""
+    done: _builtins.bool
+    """Nothing more of this item follows."""
     @_builtins.property
-    def opaque(self) -> _content_pb2.Opaque: ...
+    def opaque(self) -> _content_pb2.Opaque:
+        """Its JSON is empty where this step does not change the item."""
+
     def __init__(
         self,
         *,
         choice: _builtins.int = ...,
         item: _builtins.int = ...,
         opaque: _content_pb2.Opaque | None = ...,
+        step: _builtins.bytes = ...,
+        done: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["opaque", b"opaque"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "item", b"item", "opaque", b"opaque"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "done", b"done", "item", b"item", "opaque", b"opaque", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -136,7 +136,7 @@ class _Reader:
         )
 
     def image(self, part: ImagePart) -> None:
-        image = wire_answer.AnswerImage(image_url=wire_answer.AnswerImageUrl(image_url(part.image)))
+        image = wire_answer.AnswerImage(image_url=wire_answer.AnswerImageUrl(image_url(part.delta)))
         if self._message.images is UNSET:
             self._message.images = []
         self._message.images.append(image)

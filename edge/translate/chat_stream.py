@@ -259,7 +259,7 @@ class ChatStream:
 
     def _image(self, delta: event_pb2.ImageDelta, out: list[bytes]) -> None:
         if not delta.partial:
-            image = {"type": "image_url", "image_url": {"url": image_url(delta.image)}}
+            image = {"type": "image_url", "image_url": {"url": image_url(delta)}}
             self._delta(self._open(delta.choice, out), {"images": [image]}, out)
 
     def _blob(self, event: event_pb2.BlobEvent, out: list[bytes]) -> None:
@@ -267,6 +267,8 @@ class ChatStream:
         choice.late_part(event.item, "reasoning").reasoning.blobs.append(event.blob)
 
     def _opaque(self, event: event_pb2.OpaqueEvent, out: list[bytes]) -> None:
+        if not event.opaque.json:
+            return
         choice = self._open(event.choice, out)
         choice.late_part(event.item, "opaque").opaque = event.opaque
 
@@ -297,8 +299,11 @@ class ChatStream:
         out.append(self.error(InferenceError.from_failure(failure)))
 
 
-def image_url(image: content_pb2.InlineData) -> str:
-    """A `data:` URL for an image."""
+def image_url(delta: event_pb2.ImageDelta) -> str:
+    """Where an image is, or a `data:` URL for it."""
+    if not delta.HasField("image"):
+        return delta.url
+    image = delta.image
     return f"data:{image.media_type or 'image/png'};base64,{b64encode(image.data).decode()}"
 
 

@@ -173,6 +173,8 @@ def _name(wanted: dict[str, Any], kind: str, where: str) -> str:
 def _allow(choice: generation_pb2.ToolChoice, wanted: dict[str, Any]) -> None:
     where = "tool_choice.allowed_tools"
     allowed = wanted.get("allowed_tools")
+    if allowed is None and "tools" in wanted:  # flat, as the Responses API has it
+        where, allowed = "tool_choice", wanted
     if not isinstance(allowed, dict):
         raise missing(where)
     mode, tools = allowed.get("mode"), allowed.get("tools")

@@ -1,0 +1,179 @@
+"""Renders a response, in any state it can be in, as the Responses API's object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from broker.errors import InferenceError
+from broker.v1 import content_pb2, event_pb2, generation_pb2, inference_service_pb2, stored_pb2
+from edge.translate.responses_echo import echo
+from edge.translate.responses_input import input_items
+from edge.translate.responses_items import COMPLETED, INCOMPLETE, Item, output_items
+from edge.translate.usage import completion_tokens, prompt_tokens
+
+__all__ = [
+    "ResponseObject",
+    "context",
+    "error_of",
+    "finished",
+    "input_items",
+    "render",
+    "with_state",
+]
+
+_json = msgspec.json.Encoder().encode
+
+QUEUED, IN_PROGRESS, FAILED, CANCELLED = "queued", "in_progress", "failed", "cancelled"
+STATUS = {
+    stored_pb2.RESPONSE_STATUS_QUEUED: QUEUED,
+    stored_pb2.RESPONSE_STATUS_IN_PROGRESS: IN_PROGRESS,
+    stored_pb2.RESPONSE_STATUS_COMPLETED: COMPLETED,
+    stored_pb2.RESPONSE_STATUS_INCOMPLETE: INCOMPLETE,
+    stored_pb2.RESPONSE_STATUS_FAILED: FAILED,
+    stored_pb2.RESPONSE_STATUS_CANCELLED: CANCELLED,
+}
+# Why an answer is incomplete, by how its one choice finished.
+INCOMPLETE_REASONS = {
+    event_pb2.FINISH_REASON_LENGTH: "max_output_tokens",
+    event_pb2.FINISH_REASON_CONTENT_FILTER: "content_filter",
+}
+_STATE = "reasoning.encrypted_content"
+_NO_MESSAGE = content_pb2.Message()
+
+
+def with_state(request: generation_pb2.Request) -> bool:
+    """Whether callers keep the provider's state of reasoning themselves."""
+    generate = request.generate
+    if _STATE in generate.responses.include:
+        return True
+    return generate.HasField("store") and not generate.store
+
+
+def error_of(exc: InferenceError) -> dict[str, Any]:
+    """The field `error` of a response that failed."""
+    if exc.row.http == 429:
+        code = "rate_limit_exceeded"
+    elif exc.row.http >= 500:
+        code = "server_error"
+    else:
+        code = exc.code or "invalid_prompt"
+    return {"code": code, "message": exc.message}
+
+
+def usage_of(usage: event_pb2.Usage) -> dict[str, Any]:
+    """The field `usage`."""
+    read, written = prompt_tokens(usage), completion_tokens(usage)
+    return {
+        "input_tokens": read,
+        "input_tokens_details": {
+            "cached_tokens": usage.cache_read_tokens,
+            "cache_write_tokens": usage.cache_write_tokens,
+        },
+        "output_tokens": written,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        "total_tokens": read + written,
+    }
+
+
+class ResponseObject:
+    """The object of one response; what repeats the request is made once."""
+
+    def __init__(self, answer_id: str, created: int, request: generation_pb2.Request) -> None:
+        self._head = {"id": answer_id, "object": "response", "created_at": created}
+        self._echo = echo(request)
+        self._model = request.generate.model
+
+    def shown(
+        self,
+        status: str,
+        *,
+        model: str = "",
+        output: Sequence[Item] = (),
+        usage: event_pb2.Usage | None = None,
+        error: dict[str, Any] | None = None,
+        incomplete: str = "",
+        completed_at: int = 0,
+        service_tier: str = "",
+    ) -> dict[str, Any]:
+        """The object in this state."""
+        shown = {
+            **self._head,
+            "status": status,
+            "completed_at": completed_at or None,
+            "error": error,
+            "incomplete_details": {"reason": incomplete} if incomplete else None,
+            "model": model or self._model,
+            "output": list(output),
+            **self._echo,
+            "usage": None if usage is None else usage_of(usage),
+        }
+        if service_tier:
+            shown["service_tier"] = service_tier
+        return shown
+
+
+def shown(stored: stored_pb2.StoredResponse, made: ResponseObject | None = None) -> dict[str, Any]:
+    """A kept response as the values of its JSON; `made` saves making its object again."""
+    answer = stored.answer
+    incomplete = stored.status == stored_pb2.RESPONSE_STATUS_INCOMPLETE
+    whole = stored.status == stored_pb2.RESPONSE_STATUS_COMPLETED
+    error = None
+    if stored.status == stored_pb2.RESPONSE_STATUS_FAILED:
+        error = error_of(InferenceError.from_failure(stored.failure))
+    made = made or ResponseObject(stored.id, stored.created_at, stored.request)
+    return made.shown(
+        STATUS.get(stored.status, IN_PROGRESS),
+        model=answer.model,
+        output=output_items(
+            answer.choices[0].message if answer.choices else _NO_MESSAGE,
+            stored.id,
+            with_state=with_state(stored.request),
+            last_status=COMPLETED if whole else INCOMPLETE,
+            facts=answer.image_facts,
+        ),
+        usage=answer.usage if answer.HasField("usage") else None,
+        error=error,
+        incomplete=stored.incomplete_reason if incomplete else "",
+        completed_at=stored.completed_at,
+        service_tier=answer.service_tier,
+    )
+
+
+def finished(
+    request: generation_pb2.Request, answer: inference_service_pb2.Answer
+) -> stored_pb2.StoredResponse:
+    """What is to be kept of a request and its whole answer, but for the tenant and the time."""
+    reason = answer.choices[0].finish_reason if answer.choices else None
+    kept = stored_pb2.StoredResponse(
+        id=answer.id,
+        created_at=answer.created,
+        status=stored_pb2.RESPONSE_STATUS_COMPLETED,
+        request=request,
+        answer=answer,
+        background=request.generate.responses.background,
+    )
+    if reason in INCOMPLETE_REASONS:
+        kept.status = stored_pb2.RESPONSE_STATUS_INCOMPLETE
+        kept.incomplete_reason = INCOMPLETE_REASONS[reason]
+    return kept
+
+
+def render(stored: stored_pb2.StoredResponse) -> bytes:
+    """The object of a kept response."""
+    return _json(shown(stored))
+
+
+def context(chain: Sequence[stored_pb2.StoredResponse]) -> list[content_pb2.Message]:
+    """What earlier responses, oldest first, stand for in a new request: input and output.
+
+    Instructions are each response's own and are not among it.
+    """
+    messages: list[content_pb2.Message] = []
+    for stored in chain:
+        messages.extend(stored.request.generate.messages)
+        if stored.answer.choices and stored.answer.choices[0].message.parts:
+            messages.append(stored.answer.choices[0].message)
+    return messages
