@@ -60,6 +60,7 @@ class FakeProvider:
         self.script = script
         self.calls: list[Received] = []
         self.port = 0
+        self._open: set[asyncio.Task[None]] = set()
 
     def url(self, provider: str) -> str:
         return f"http://127.0.0.1:{self.port}/{provider}"
@@ -69,7 +70,26 @@ class FakeProvider:
         calls, self.calls = self.calls, []
         return calls
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def close(self) -> None:
+        """Close every connection."""
+        for task in self._open:
+            task.cancel()
+        await asyncio.gather(*self._open, return_exceptions=True)
+
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._open.add(task)
+        task.add_done_callback(self._open.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await self._talk(reader, writer)
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(EOFError, OSError):
             while True:
                 said = self._answer(await _read(reader))
@@ -77,7 +97,6 @@ class FakeProvider:
                 await writer.drain()
                 if said.cut:
                     break
-        writer.close()
 
     def _answer(self, received: Received) -> Said:
         self.calls.append(received)
@@ -97,12 +116,13 @@ async def _read(reader: asyncio.StreamReader) -> Received:
 @contextlib.asynccontextmanager
 async def fake_provider(script: Script) -> AsyncIterator[FakeProvider]:
     fake = FakeProvider(script)
-    server = await asyncio.start_server(fake.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(fake.accept, "127.0.0.1", 0)
     fake.port = server.sockets[0].getsockname()[1]
     try:
         yield fake
     finally:
         server.close()
+        await fake.close()
 
 
 def chat_answer(text: str = "hello", finish: str = "stop") -> Said:
