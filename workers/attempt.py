@@ -38,6 +38,7 @@ class Attempt:
         self._provider = provider
         self._begun = time.monotonic()
         self._secret = ""
+        self._content = self._completed = False
         self.called = False
         self.record = record_pb2.AttemptRecord(
             request_id=job.request_id,
@@ -110,13 +111,16 @@ class Attempt:
     async def _stream(self, reply: Reply, decoder: Decoder, dropped: tuple[str, ...]) -> None:
         """Pass events on as they come; the terminal one ends it."""
         session = self._session
+
+        def take(chunk: bytes) -> bool:
+            return not self._pass_on(decoder.feed(chunk), dropped) and session.credit > 0
+
         try:
-            async for chunk in reply:
-                if self._pass_on(decoder.feed(chunk), dropped):
+            while not await reply.push(take):
+                if self._completed:
                     await _read_tail(reply)
                     return
-                if session.credit <= 0:
-                    await session.wait_credit()
+                await session.wait_credit()
         except InferenceError as exc:
             # A provider that said why it finished and then fell silent has finished.
             if exc.reason != "stalled" or not self._close(decoder, dropped):
@@ -136,6 +140,8 @@ class Attempt:
 
         What was decoded before an error is sent before it is raised.
         """
+        if type(decoded) is list:
+            return bool(decoded) and self._send(decoded, dropped)
         events: list[event_pb2.Event] = []
         try:
             events.extend(decoded)
@@ -146,25 +152,33 @@ class Attempt:
         return bool(events) and self._send(events, dropped)
 
     def _send(self, events: list[event_pb2.Event], dropped: tuple[str, ...]) -> bool:
+        if not self._content:
+            self._begin(events, dropped)
+        last = events[-1]
+        if last.HasField("completed"):
+            self._completed = True
+            self.record.usage.CopyFrom(last.completed.usage)
+            self.record.outcome = record_pb2.OUTCOME_COMPLETED
+        self._session.send(events, last=self._completed)
+        return self._completed
+
+    def _begin(self, events: list[event_pb2.Event], dropped: tuple[str, ...]) -> None:
+        """The first events: who answers, and when."""
         record = self.record
-        if not record.first_content_ms:
-            if events[0].HasField("started"):
-                started = events[0].started
-                started.provider = self._provider.name
-                # Some formats do not say which model answered.
-                started.model = started.model or self._job.route.model
-                started.dropped_params.extend(dropped)
-                record.answered_model = started.model
-                record.upstream_id = started.upstream_id
-                record.upstream_request_id = started.upstream_request_id
-            if len(events) > 1 or not events[0].HasField("started"):
-                record.first_content_ms = max(1, self._elapsed_ms())
-        last = events[-1].HasField("completed")
-        if last:
-            record.usage.CopyFrom(events[-1].completed.usage)
-            record.outcome = record_pb2.OUTCOME_COMPLETED
-        self._session.send(events, last=last)
-        return last
+        first = events[0]
+        if first.HasField("started"):
+            started = first.started
+            started.provider = self._provider.name
+            # Some formats do not say which model answered.
+            started.model = started.model or self._job.route.model
+            started.dropped_params.extend(dropped)
+            record.answered_model = started.model
+            record.upstream_id = started.upstream_id
+            record.upstream_request_id = started.upstream_request_id
+            if len(events) == 1:
+                return
+        self._content = True
+        record.first_content_ms = max(1, self._elapsed_ms())
 
     def _failed(self, error: InferenceError, *, callers_key: bool) -> None:
         if callers_key:
@@ -180,7 +194,7 @@ class Attempt:
         error.provider = self._provider.name
         error.model = self._job.route.model
         error.attempt = self._job.attempt
-        error.phase = error.phase or ("content" if self.record.first_content_ms else "connect")
+        error.phase = error.phase or ("content" if self._content else "connect")
         self._session.send([event_pb2.Event(failed=error.to_failure())], last=True)
 
     def _elapsed_ms(self) -> int:
@@ -189,6 +203,8 @@ class Attempt:
 
 async def _read_tail(reply: Reply) -> None:
     """Read what follows the terminal event, so that the connection can be kept."""
+    if reply.ended:
+        return
     with contextlib.suppress(InferenceError, TimeoutError):
         async with asyncio.timeout(_TAIL_S):
             async for _ in reply:

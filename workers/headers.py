@@ -1,14 +1,28 @@
-"""What the headers of a provider's answer say, whatever its dialect; pure.
+"""Headers: which of a caller's go to a provider, and what those of its answer say; pure.
 
 All functions take headers with lower-case names.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
 _REQUEST_ID = ("x-request-id", "request-id", "apim-request-id", "x-amzn-requestid")
+
+# Framing, routing and credentials of a call are ours; what is said of the caller's own call to us
+# is nobody else's business.
+_OURS = re.compile(
+    r"authorization|x-provider-key|x-request-id|cookie2?|host|forwarded|expect|user-agent"
+    r"|accept-encoding|content-length|content-encoding|connection|keep-alive|te|trailer"
+    r"|transfer-encoding|upgrade|proxy-.*|x-stainless-.*|x-forwarded-.*|x-millrace-.*"
+)
+
+
+def goes_on(name: str) -> bool:
+    """Whether a header that a caller asks for is sent to the provider."""
+    return _OURS.fullmatch(name) is None
 
 
 def request_id(headers: Mapping[str, str]) -> str:

@@ -1,100 +1,52 @@
-"""An httpx transport over aiohttp: httpx's types and contract at a fraction of its cost.
+"""An httpx transport for HTTP/1.1 with connections of its own: httpx's types at little cost.
 
-Measured, CPU microseconds in the calling process (uvloop, Python 3.11, two shared cores, an asyncio
-server as peer, medians of five interleaved runs; unary at 64 at once | a burst of 20 events in one
-write | each of 50 events 20 ms apart on 64 streams):
-    httpx.AsyncClient as it comes                1479 | 1857 | 112
-    httpx.AsyncClient over httpx-aiohttp          362 |  361 |  32
-    httpx-aiohttp's transport called directly     161 |  179 |  22
-    this transport, as workers.upstream uses it   107 |  123 |  19
-    aiohttp alone, without limits                  61 |   85 |  18
-    65 lines over httptools, without limits        62 |   62 |  14
-A parser and pool of our own would save 5 us a chunk and have to learn proxies, TLS and compression,
-so aiohttp does the work. httpx-aiohttp is affordable but takes a lost connection for a connect
-timeout, and knows no limit to the first byte, no stale connection, no deadline. What aiohttp lacks
-is in the subclasses `_Wire` and `_Pool`, which reach into it: tests/workers/upstream holds them.
+CPU microseconds of an attempt in the worker, without queue and delivery (uvloop, Python 3.11, two
+shared cores, the simulator as peer; unary at 64 at once | 20 chunks in one write | each of 50
+chunks 20 ms apart on 16 streams):
+    over aiohttp's connections    227 | 330 | 58
+    over these, chunks pulled     171 | 286 | 54
+    over these, chunks pushed     161 | 275 | 39
 
 Beyond httpx's own `timeout` extension (connect, read), two request extensions, in seconds:
 `first_byte` replaces `read` until the first byte of the body, `deadline` ends the whole call.
 0 or nothing means no limit. Time in which the consumer keeps the socket from being read is not
 counted as silence of the peer. A body comes decompressed, without its content-encoding header.
+Methods whose answers have no body although their headers speak of one (HEAD) are not for it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
-import io
+import base64
+import contextlib
 import math
+import socket
 import ssl
-from typing import Any, Self
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, NamedTuple, Self, cast
+from urllib.parse import unquote
 
-import aiohttp
+import aiohappyeyeballs
 import httpx
-from aiohttp.client_proto import ResponseHandler
-from yarl import URL
 
-# Reading pauses at twice this: a body that nobody takes holds that and one read of the socket.
-_READ_BUFFER = 256 << 10
-_MAX_HEADER_LINE = 32 << 10
-_MAX_HEADERS = 256
-# aiohttp writes a file in pieces as the socket takes them, but bytes at once.
-_LARGE_BODY = 512 << 10
-_DECODED = ("gzip", "deflate", "br", "zstd")
-# A connection that was closed while it was kept fails within a round trip.
-_STALE_WITHIN = 1.0
-# Loops round their timers to milliseconds, so one may ring this much early.
-_TICK = 0.002
+from workers.connection import TICK, Connection, DeadlineError, Sink, StaleConnectionError, Timing
+
+__all__ = ["Answer", "Body", "DeadlineError", "StaleConnectionError", "Transport"]
+
+# One address gets this long before the next is tried beside it (RFC 8305).
+_NEXT_ADDRESS_S = 0.25
+_CLOSING_ROUNDS = 10
+_MAX_PROXY_HEAD = 16 << 10
+_PORTS = {"http": 80, "https": 443}
 
 
-class StaleConnectionError(httpx.RemoteProtocolError):
-    """A kept connection turned out to be closed: not one byte of an answer came on it."""
+class Origin(NamedTuple):
+    """Where a connection leads."""
 
-
-class DeadlineError(httpx.TimeoutException):
-    """The `deadline` of the request passed."""
-
-
-class _Stale(aiohttp.ServerDisconnectedError):
-    pass
-
-
-class _Deadline(aiohttp.ServerTimeoutError):
-    pass
-
-
-# An exception counts as the nearest of its ancestors that is listed.
-EXCEPTIONS: dict[type[BaseException], type[httpx.RequestError]] = {
-    _Stale: StaleConnectionError,
-    _Deadline: DeadlineError,
-    aiohttp.ConnectionTimeoutError: httpx.ConnectTimeout,
-    aiohttp.ServerTimeoutError: httpx.ReadTimeout,
-    aiohttp.ClientConnectorError: httpx.ConnectError,
-    aiohttp.ServerFingerprintMismatch: httpx.ConnectError,
-    aiohttp.ClientProxyConnectionError: httpx.ProxyError,
-    aiohttp.ClientHttpProxyError: httpx.ProxyError,
-    aiohttp.ServerDisconnectedError: httpx.RemoteProtocolError,
-    aiohttp.ClientConnectionError: httpx.ReadError,
-    aiohttp.ClientPayloadError: httpx.RemoteProtocolError,
-    aiohttp.ClientResponseError: httpx.RemoteProtocolError,
-    aiohttp.TooManyRedirects: httpx.TooManyRedirects,
-    aiohttp.InvalidURL: httpx.UnsupportedProtocol,
-    aiohttp.NonHttpUrlClientError: httpx.UnsupportedProtocol,
-    aiohttp.ClientError: httpx.TransportError,
-    # Outside aiohttp's tree: a header with a line break in it; a socket before aiohttp wraps it.
-    ValueError: httpx.LocalProtocolError,
-    OSError: httpx.ReadError,
-}
-_FOREIGN = (aiohttp.ClientError, ValueError, OSError)
-
-
-def to_httpx(exc: BaseException) -> httpx.RequestError:
-    """The httpx exception for one that aiohttp raised."""
-    kind = next(EXCEPTIONS[base] for base in type(exc).__mro__ if base in EXCEPTIONS)
-    said = exc.message if isinstance(exc, aiohttp.ClientResponseError) else str(exc)
-    mapped = kind(said or type(exc).__name__)
-    mapped.__cause__ = exc
-    return mapped
+    scheme: str
+    host: str
+    port: int
 
 
 class Body(httpx.AsyncByteStream):
@@ -105,233 +57,175 @@ class Body(httpx.AsyncByteStream):
     def __init__(self, data: bytes) -> None:
         self.data = data
 
-    async def __aiter__(self) -> Any:  # an async generator; httpx declares AsyncIterator[bytes]
+    async def __aiter__(self) -> AsyncIterator[bytes]:
         yield self.data
 
 
-class _Timing(aiohttp.ClientTimeout):
-    """What aiohttp hands on from a request to its connection, with our limits in it."""
-
-    __slots__ = ("first_byte", "silence", "until")
-
-    first_byte: float
-    silence: float
-    until: float
-
-    def __init__(self, extensions: Any, now: float) -> None:
-        limits = extensions.get("timeout") or {}
-        connect: float = limits.get("connect") or 0
-        silence: float = limits.get("read") or 0
-        deadline: float = extensions.get("deadline") or 0
-        if deadline:
-            connect = min(connect or deadline, deadline)
-        super().__init__(total=None, connect=connect or None, ceil_threshold=math.inf)
-        # The base class is frozen.
-        object.__setattr__(self, "silence", silence)
-        object.__setattr__(self, "first_byte", extensions.get("first_byte", silence) or 0)
-        object.__setattr__(self, "until", now + deadline if deadline else math.inf)
-
-
-class _Wire(ResponseHandler):
-    """A connection that knows whether it was used before, and how long it may be quiet.
-
-    One timer per request, pushed forward only when it rings: nothing is started per chunk.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop)
-        self._requests = 0
-        self._answered = False
-        self._idle = False
-        self._flowing = False
-        self._timing: _Timing | None = None
-        self._begun = self._heard = 0.0
-        self._alarm: asyncio.TimerHandle | None = None
-        self._verdict: BaseException | None = None
-
-    def begin(self, timing: _Timing) -> None:
-        """A request takes the connection."""
-        self._requests += 1
-        self._answered = self._idle = self._flowing = False
-        self._timing = timing
-        self._begun = self._heard = self._loop.time()
-        self._set_alarm(timing.first_byte)
-
-    def flow(self) -> None:
-        """The body has begun: from now on silence counts from the last byte."""
-        timing = self._timing
-        if not self._flowing and timing is not None:
-            self._flowing = True
-            self._heard = self._loop.time()
-            self._set_alarm(timing.silence)
-
-    def rest(self) -> None:
-        """The request is over: whatever comes now was not asked for."""
-        self._idle = True
-        self._drop_alarm()
-
-    def _set_alarm(self, patience: float) -> None:
-        self._drop_alarm()
-        timing = self._timing
-        if timing is None:
-            return
-        when = min(timing.until, self._heard + patience if patience else math.inf)
-        if when < math.inf:
-            self._alarm = self._loop.call_at(when, self._ring, patience)
-
-    def _drop_alarm(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
-
-    def _ring(self, patience: float) -> None:
-        now = self._loop.time() + _TICK
-        if self._timing is not None and now >= self._timing.until:
-            self._give_up(_Deadline("the deadline passed"))
-            return
-        if self._reading_paused:
-            self._heard = now
-        if patience and now >= self._heard + patience:
-            self._give_up(aiohttp.SocketTimeoutError(f"nothing came for {patience:g} s"))
-        else:
-            self._set_alarm(patience)
-
-    def _give_up(self, verdict: BaseException) -> None:
-        self._verdict = verdict
-        payload = self._payload
-        self.set_exception(verdict)
-        if payload is not None:
-            payload.set_exception(verdict)
-        if self.transport is not None:
-            self.transport.abort()
-
-    def data_received(self, data: bytes) -> None:
-        if data:
-            if self._idle:
-                # Such as "408 Request Timeout": the next request must not take it for its answer.
-                self.abort()
-                return
-            self._answered = True
-            if self._flowing:
-                self._heard = self._loop.time()
-        super().data_received(data)
-
-    def resume_reading(self, resume_parser: bool = True) -> None:
-        # Called for every chunk that is taken, and feeds the parser nothing if nothing was paused.
-        if self._reading_paused:
-            super().resume_reading(resume_parser)
-
-    def set_exception(self, exc: BaseException, *args: Any) -> None:
-        if self._looks_stale() and isinstance(exc, _LOST):
-            exc, args = _Stale("the kept connection was closed"), (exc,)
-        super().set_exception(exc, *args)
-
-    def _looks_stale(self) -> bool:
-        # Later than that, the peer may well have read the request and died of it.
-        recent = self._loop.time() < self._begun + _STALE_WITHIN
-        return self._requests > 1 and not self._answered and recent
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._drop_alarm()
-        payload = self._payload
-        if payload is None or payload.is_eof():
-            super().connection_lost(exc)
-            return
-        lost = self._verdict
-        if lost is None and exc is not None:
-            # A body that ends with its connection is whole only if that was closed in order.
-            lost = aiohttp.ClientPayloadError(f"the connection was lost: {exc}")
-        if lost is not None:
-            payload.set_exception(lost)
-        super().connection_lost(exc)
-        if self._verdict is not None:
-            payload.set_exception(self._verdict)
-        elif payload.exception() is None and not payload.is_eof():
-            # After bytes that are no HTTP, aiohttp tells nobody who waits for the body.
-            payload.set_exception(aiohttp.ClientPayloadError("the body was no valid HTTP"))
-
-    def close(self) -> None:
-        payload = self._payload
-        if payload is not None and not payload.is_eof() and payload.exception() is None:
-            # Closing the pool would otherwise leave who reads a body waiting for ever.
-            payload.set_exception(aiohttp.ClientConnectionError("the connection was closed"))
-        # An orderly close waits for what is not yet written, and that for a peer that reads.
-        self.abort()
-
-
-_LOST = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
-
-
-class _Pool(aiohttp.TCPConnector):
-    """Connections per origin; the one used last is used first, so that the others can expire."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._factory: Any = functools.partial(_Wire, loop=self._loop)
-
-    async def connect(self, req: Any, traces: Any, timeout: aiohttp.ClientTimeout) -> Any:
-        connection = await super().connect(req, traces, timeout)
-        if isinstance(connection.protocol, _Wire) and isinstance(timeout, _Timing):
-            connection.protocol.begin(timeout)
-        return connection
-
-    def _release(self, key: Any, protocol: ResponseHandler, *, should_close: bool = False) -> None:
-        if isinstance(protocol, _Wire):
-            protocol.rest()
-        super()._release(key, protocol, should_close=should_close)
-        kept = self._conns.get(key)
-        if kept and kept[-1][0] is protocol:
-            kept.rotate(1)
-
-    def drop_idle(self) -> None:
-        """Close what is not in use."""
-        for kept in self._conns.values():
-            for protocol, _ in kept:
-                protocol.close()
-        self._conns.clear()
-
-
-class _Answer(httpx.AsyncByteStream):
+class Answer(httpx.AsyncByteStream):
     """The body of an answer: whatever has come is one chunk."""
 
-    __slots__ = ("_answer", "_begun", "_content", "_failure")
+    __slots__ = ("_connection", "_pool")
 
-    def __init__(self, answer: aiohttp.ClientResponse) -> None:
-        self._answer = answer
-        self._content = answer.content
-        self._begun = False
-        self._failure: httpx.RequestError | None = None
+    def __init__(self, connection: Connection, pool: _Pool) -> None:
+        self._connection: Connection | None = connection
+        self._pool = pool
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
-        if self._failure is not None:
-            raise self._failure
-        try:
-            data = await self._content.readany()
-        except _FOREIGN as exc:
-            self._failure = to_httpx(exc)
-            # What came before the failure may hold the end of the answer, or its reason.
-            data = self._content._read_nowait(-1)
-            if not data:
-                raise self._failure from exc
+        data = await self._open().take()
         if not data:
             raise StopAsyncIteration
-        if not self._begun:
-            self._begun = True
-            # None when the body is whole: then the connection may be another request's already.
-            connection = self._answer.connection
-            if connection is not None and isinstance(connection.protocol, _Wire):
-                connection.protocol.flow()
         return data
 
+    async def push(self, sink: Sink) -> bool:
+        """Call `sink` with what comes until it returns False, or the body ends: then True."""
+        return await self._open().push(sink)
+
+    @property
+    def ended(self) -> bool:
+        """The whole body has come."""
+        return self._connection is not None and self._connection.complete
+
     async def aclose(self) -> None:
-        self._answer.release()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._pool.release(connection)
+
+    def _open(self) -> Connection:
+        if self._connection is None:
+            raise httpx.ReadError("the answer was let go")
+        return self._connection
 
 
-class AiohttpTransport(httpx.AsyncBaseTransport):
-    """`verify` None is aiohttp's own trust; `proxy` is an http or https URL."""
+class _Pool:
+    """Connections by origin; the one used last is used first, so that the others can expire."""
+
+    def __init__(self, limit: int, keepalive_s: float) -> None:
+        self._limit = limit
+        self._keepalive_s = keepalive_s
+        self._idle: dict[Origin, list[Connection]] = {}
+        self._origins: dict[Connection, Origin] = {}
+        self._opening = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._sweep: asyncio.TimerHandle | None = None
+
+    def take(self, origin: Origin) -> Connection | None:
+        """A kept connection."""
+        idle = self._idle.get(origin)
+        while idle:
+            connection = idle.pop()
+            if connection.usable:
+                return connection
+        return None
+
+    async def room(self, origin: Origin) -> Connection | None:
+        """Wait until there is a kept connection, or room for a new one."""
+        while len(self._origins) + self._opening >= self._limit:
+            connection = self.take(origin)
+            if connection is not None:
+                return connection
+            if self._close_oldest():
+                break
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            try:
+                await waiter
+            except BaseException:
+                if not waiter.cancelled():
+                    self._let_in()  # it was this one's turn
+                raise
+            finally:
+                with contextlib.suppress(ValueError):
+                    self._waiting.remove(waiter)
+        self._opening += 1
+        return None
+
+    def opened(self, connection: Connection, origin: Origin) -> None:
+        """What `room` allowed is there."""
+        self._opening -= 1
+        self._origins[connection] = origin
+
+    def not_opened(self) -> None:
+        """What `room` allowed could not be made."""
+        self._opening -= 1
+        self._let_in()
+
+    def release(self, connection: Connection) -> None:
+        """The request is over."""
+        origin = self._origins.get(connection)
+        if connection.release() and origin is not None:
+            loop = asyncio.get_running_loop()
+            connection.idle_since = loop.time()
+            self._idle.setdefault(origin, []).append(connection)
+            if self._sweep is None:
+                self._sweep = loop.call_later(self._keepalive_s, self._expire, loop)
+            self._let_in()
+
+    def gone(self, connection: Connection) -> None:
+        """The connection is lost."""
+        origin = self._origins.pop(connection, None)
+        if origin is not None:
+            with contextlib.suppress(ValueError):
+                self._idle.get(origin, []).remove(connection)
+            self._let_in()
+
+    def drop_idle(self) -> None:
+        """Close what is not in use."""
+        idle, self._idle = self._idle, {}
+        for connections in idle.values():
+            for connection in connections:
+                connection.abort()
+
+    async def close(self) -> None:
+        """Close everything, and tell who waits for an answer."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        for connection in list(self._origins):
+            connection.cut()
+        # Aborted connections are closed by the loop's next rounds.
+        for _ in range(_CLOSING_ROUNDS):
+            if not self._origins:
+                break
+            await asyncio.sleep(0)
+
+    def _let_in(self) -> None:
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    def _close_oldest(self) -> bool:
+        """Make room at the cost of another origin."""
+        for idle in self._idle.values():
+            if idle:
+                connection = idle.pop(0)
+                del self._origins[connection]
+                connection.abort()
+                return True
+        return False
+
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._sweep = None
+        before = loop.time() + TICK - self._keepalive_s
+        oldest = math.inf
+        for origin, idle in self._idle.items():
+            for connection in idle:
+                if connection.idle_since <= before:
+                    connection.abort()
+            kept = [connection for connection in idle if connection.idle_since > before]
+            self._idle[origin] = kept
+            if kept:
+                oldest = min(oldest, kept[0].idle_since)
+        if oldest < math.inf:
+            self._sweep = loop.call_at(oldest + self._keepalive_s, self._expire, loop)
+
+
+class Transport(httpx.AsyncBaseTransport):
+    """`verify` None is httpx's own trust; `proxy` is an http or https URL."""
 
     def __init__(
         self,
@@ -341,61 +235,180 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         max_connections: int = 1000,
         keepalive_s: float = 30.0,
     ) -> None:
-        self._options = {
-            "ssl": True if verify is None else verify,
-            "limit": max_connections,
-            "keepalive_timeout": keepalive_s,
-        }
-        self._proxy = proxy
-        self._pool: _Pool | None = None
-        self._session: aiohttp.ClientSession | None = None
+        self._pool = _Pool(max_connections, keepalive_s)
+        self._verify = verify
+        self._proxy = None if proxy is None else httpx.URL(proxy)
+        self._proxy_auth = b""
+        if self._proxy is not None and self._proxy.userinfo:
+            login = base64.b64encode(unquote(self._proxy.userinfo.decode()).encode())
+            self._proxy_auth = b"proxy-authorization: Basic " + login + b"\r\n"
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        session = self._session or self._open()
+        url = request.url
         stream = request.stream
-        data: Any = stream.data if isinstance(stream, Body) else await request.aread()
-        if len(data) > _LARGE_BODY:
-            data = io.BytesIO(data)
-        clock = asyncio.get_running_loop().time
-        timing = _Timing(request.extensions, clock())
+        data: bytes = stream.data if isinstance(stream, Body) else await request.aread()
+        origin = Origin(url.scheme, url.host, url.port or _PORTS.get(url.scheme, 0))
+        if not (origin.host and origin.scheme in _PORTS):
+            raise httpx.UnsupportedProtocol("no http or https URL")
+        head = self._head(request)
+        limits = request.extensions
+        timeout = limits.get("timeout") or {}
+        silence: float = timeout.get("read") or 0.0
+        deadline: float = limits.get("deadline") or 0.0
+        until = asyncio.get_running_loop().time() + deadline if deadline else math.inf
+        timing = Timing(limits.get("first_byte", silence) or 0.0, silence, until)
+        connection = self._pool.take(origin)
+        if connection is None:
+            connection = await self._connect(origin, timeout.get("connect") or math.inf, until)
         try:
-            answer = await session.request(
-                request.method,
-                URL(str(request.url), encoded=True),
-                data=data or None,
-                headers=[
-                    (k.decode("latin-1"), v.decode("latin-1")) for k, v in request.headers.raw
-                ],
-                allow_redirects=False,
-                proxy=self._proxy,
-                timeout=timing,
-            )
-        except _FOREIGN as exc:
-            if isinstance(exc, _Stale) and self._pool is not None:
+            await connection.request(head, data, timing)
+        except BaseException as exc:
+            self._pool.release(connection)
+            if isinstance(exc, StaleConnectionError):
                 # The others were closed with it, most likely, and the next try needs a new one.
                 self._pool.drop_idle()
-            if isinstance(exc, TimeoutError) and clock() + _TICK >= timing.until:
-                raise DeadlineError("the deadline passed") from exc
-            raise to_httpx(exc) from exc
-        headers = answer.raw_headers
-        if answer.headers.get("content-encoding", "").lower() in _DECODED:
-            gone = (b"content-encoding", b"content-length")
-            headers = tuple(pair for pair in headers if pair[0].lower() not in gone)
-        return httpx.Response(answer.status, headers=headers, stream=_Answer(answer))
-
-    def _open(self) -> aiohttp.ClientSession:
-        self._pool = _Pool(**self._options)
-        self._session = aiohttp.ClientSession(
-            connector=self._pool,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None),
-            read_bufsize=_READ_BUFFER,
-            max_line_size=_MAX_HEADER_LINE,
-            max_field_size=_MAX_HEADER_LINE,
-            max_headers=_MAX_HEADERS,
+            raise
+        return httpx.Response(
+            connection.status, headers=connection.headers, stream=Answer(connection, self._pool)
         )
-        return self._session
 
     async def aclose(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        await self._pool.close()
+
+    def _head(self, request: httpx.Request) -> bytes:
+        url = request.url
+        target = url.raw_path
+        tail = b"\r\n"
+        if self._proxy is not None and url.scheme == "http":
+            target = b"http://" + url.netloc + target
+            tail = self._proxy_auth + tail
+        lines = [b"%s %s HTTP/1.1" % (request.method.encode(), target)]
+        lines += [b"%s: %s" % pair for pair in request.headers.raw]
+        head = b"\r\n".join(lines)
+        if head.count(b"\n") != len(lines) - 1 or head.count(b"\r") != len(lines) - 1:
+            raise httpx.LocalProtocolError("a header has a line break in it")
+        return head + b"\r\n" + tail
+
+    async def _connect(self, origin: Origin, patience: float, until: float) -> Connection:
+        now = asyncio.get_running_loop().time()
+        limit = min(now + patience, until)
+        try:
+            async with asyncio.timeout_at(limit if limit < math.inf else None):
+                connection = await self._pool.room(origin)
+                if connection is not None:
+                    return connection
+                try:
+                    connection = await self._new(origin)
+                except BaseException:
+                    self._pool.not_opened()
+                    raise
+        except TimeoutError as exc:
+            if until <= now + patience:
+                raise DeadlineError("the deadline passed") from exc
+            raise httpx.ConnectTimeout("no connection in time") from exc
+        self._pool.opened(connection, origin)
+        return connection
+
+    async def _new(self, origin: Origin) -> Connection:
+        loop = asyncio.get_running_loop()
+        with _mapped(httpx.ConnectError):
+            if self._proxy is not None:
+                return await self._through(self._proxy, origin)
+            tls = self._trust() if origin.scheme == "https" else None
+            connection = Connection(loop, self._pool.gone)
+            await _dial(origin, connection, tls)
+            return connection
+
+    async def _through(self, proxy: httpx.URL, origin: Origin) -> Connection:
+        """A connection to a proxy; where it is to be encrypted, through its tunnel."""
+        loop = asyncio.get_running_loop()
+        hop = Origin(proxy.scheme, proxy.host, proxy.port or _PORTS[proxy.scheme])
+        tls = self._trust() if hop.scheme == "https" else None
+        connection = Connection(loop, self._pool.gone)
+        if origin.scheme == "http":
+            with _mapped(httpx.ProxyError, "the proxy cannot be reached"):
+                await _dial(hop, connection, tls)
+            return connection
+        tunnel = _Tunnel(loop)
+        with _mapped(httpx.ProxyError, "the proxy cannot be reached"):
+            await _dial(hop, tunnel, tls)
+        try:
+            await tunnel.open(origin, self._proxy_auth)
+            transport: Any = await loop.start_tls(
+                tunnel.transport, connection, self._trust(), server_hostname=origin.host
+            )
+        except BaseException:
+            tunnel.transport.abort()
+            raise
+        connection.connection_made(transport)
+        return connection
+
+    def _trust(self) -> ssl.SSLContext:
+        if self._verify is None:
+            self._verify = httpx.create_ssl_context()
+        return self._verify
+
+
+class _Tunnel(asyncio.Protocol):
+    """Asks a proxy for a tunnel."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._head = b""
+        self._answered: asyncio.Future[bytes] = loop.create_future()
+
+    async def open(self, origin: Origin, auth: bytes) -> None:
+        """Raises `httpx.ProxyError` when it refuses."""
+        host = f"[{origin.host}]" if ":" in origin.host else origin.host
+        place = b"%s:%d" % (host.encode(), origin.port)
+        line = b"CONNECT %s HTTP/1.1\r\nhost: %s\r\n%s\r\n" % (place, place, auth)
+        self.transport.write(line)
+        status = await self._answered
+        if not status.startswith((b"HTTP/1.1 2", b"HTTP/1.0 2")):
+            raise httpx.ProxyError(status.partition(b" ")[2].decode("latin-1") or "no tunnel")
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._head += data
+        if b"\r\n\r\n" in self._head or len(self._head) > _MAX_PROXY_HEAD:
+            self._answer(self._head.partition(b"\r\n")[0])
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._answer(b"")
+
+    def _answer(self, status: bytes) -> None:
+        if not self._answered.done():
+            self._answered.set_result(status)
+
+
+async def _dial(origin: Origin, protocol: asyncio.Protocol, tls: ssl.SSLContext | None) -> None:
+    """Connect a protocol, to whichever of the host's addresses answers first."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+    sock = await aiohappyeyeballs.start_connection(
+        found, happy_eyeballs_delay=_NEXT_ADDRESS_S, interleave=1, loop=loop
+    )
+    try:
+        await loop.create_connection(
+            lambda: protocol,
+            sock=sock,
+            ssl=tls,
+            server_hostname=origin.host if tls is not None else None,
+        )
+    except BaseException:
+        sock.close()
+        raise
+
+
+@contextlib.contextmanager
+def _mapped(kind: type[httpx.RequestError], said: str = "") -> Iterator[None]:
+    """Failures to connect as httpx's."""
+    try:
+        yield
+    except TimeoutError:
+        raise
+    except (OSError, ssl.CertificateError) as exc:
+        raise kind(said or str(exc)) from exc

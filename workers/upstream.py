@@ -18,6 +18,7 @@ import time
 import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import NamedTuple, Self
 from urllib.parse import urlsplit
@@ -25,24 +26,19 @@ from urllib.parse import urlsplit
 import httpx
 
 from broker.errors import InferenceError
-from workers.headers import request_id
+from workers.connection import Sink
+from workers.headers import goes_on, request_id
 from workers.provider import Call, Credentials, Provider
-from workers.transport import AiohttpTransport, Body, StaleConnectionError
+from workers.transport import Answer, Body, StaleConnectionError, Transport
 
 _MAX_BODY = 64 << 20
 _USER_AGENT = f"millrace/{version('millrace')}"
 _LOOPBACK = ("localhost", "127.", "::1")
-_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+# What one byte can say: Latin-1 without control characters.
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _MAX_URLS = 1000
 _MAX_DETAIL = 200
-# Not for a caller to set: framing and routing of the call are ours.
-_RESERVED = frozenset(
-    [
-        *("accept-encoding", "connection", "content-length", "cookie", "expect", "host"),
-        *("keep-alive", "proxy-authorization", "proxy-connection", "te", "trailer"),
-        *("transfer-encoding", "upgrade", "user-agent"),
-    ]
-)
 
 
 class Reasons(NamedTuple):
@@ -167,6 +163,30 @@ class Reply:
         self._phase = "content"
         return chunk
 
+    @property
+    def ended(self) -> bool:
+        """The whole body has come; what was not taken yet is still to be had."""
+        return isinstance(self._stream, Answer) and self._stream.ended
+
+    async def push(self, sink: Sink) -> bool:
+        """Call `sink` with each chunk until it returns False, or the body ends: then True.
+
+        It is called from within the read of the socket. What it raises is raised here.
+        """
+        try:
+            if isinstance(self._stream, Answer):
+                return await self._stream.push(partial(self._passed, sink))
+            async for chunk in self._chunks:
+                if not self._passed(sink, chunk):
+                    return False
+        except _FOREIGN as exc:
+            raise self._error(exc) from exc
+        return True
+
+    def _passed(self, sink: Sink, chunk: bytes) -> bool:
+        self._phase = "content"
+        return sink(chunk)
+
     async def read(self, limit: int = _MAX_BODY, *, cut: bool = False) -> bytes:
         """The body; above `limit` bytes it is an error, or with `cut` left at that length."""
         parts: list[bytes] = []
@@ -257,11 +277,12 @@ class Upstream:
         self._headers = {
             "host": parts.netloc.rpartition("@")[2],
             "user-agent": _USER_AGENT,
+            "accept": "*/*",
             "accept-encoding": "identity",
             **{name.lower(): value for name, value in provider.headers.items()},
         }
         self._urls: dict[str, httpx.URL] = {}
-        self._transport = transport or AiohttpTransport(
+        self._transport = transport or Transport(
             verify=httpx.create_ssl_context() if parts.scheme == "https" else None,
             proxy=environment_proxy(self._base),
             max_connections=max_connections,
@@ -317,7 +338,7 @@ class Upstream:
         request = httpx.Request(
             call.method,
             self._url((call.base_url or self._base) + call.path),
-            headers=headers,
+            headers=[(k.encode("ascii"), v.encode("latin-1")) for k, v in headers.items()],
             stream=Body(call.body),
             extensions={
                 "timeout": {"connect": limits.connect_s or None, "read": limits.stall_s or None},
@@ -348,21 +369,22 @@ class Upstream:
         self, call: Call, key: str | None, extra: Mapping[str, str] | None
     ) -> dict[str, str]:
         headers = dict(self._headers)
+        for name, value in (extra or {}).items():
+            lower = name.lower()
+            if lower == self._auth_header or not goes_on(lower):
+                continue
+            if not (_HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value)):
+                raise InferenceError(
+                    "invalid_request",
+                    "a header has a name of letters, digits and dashes, and a text of Latin-1 "
+                    "characters on one line",
+                    param=f"extra_headers.{name}",
+                )
+            headers[lower] = value
         if call.base_url:
             headers["host"] = urlsplit(call.base_url).netloc
         for name, value in call.headers.items():
             headers[name.lower()] = value
-        for name, value in (extra or {}).items():
-            lower = name.lower()
-            if lower in _RESERVED or lower == self._auth_header:
-                continue
-            if not (_TOKEN.fullmatch(name) and _one_line(value)):
-                raise InferenceError(
-                    "invalid_request",
-                    "a header has a name of letters, digits and dashes, and ASCII text on one line",
-                    param=f"extra_headers.{name}",
-                )
-            headers[lower] = value
         if key is not None and self._credentials is None:
             if not _one_line(key):
                 raise InferenceError(

@@ -69,9 +69,18 @@ async def test_without_a_key_no_credential_is_sent(
         "Connection",
         "Accept-Encoding",
         "Authorization",
+        "Cookie",
+        "Forwarded",
+        "Proxy-Authorization",
+        "TE",
+        "X-Forwarded-For",
+        "X-Millrace-Route",
+        "X-Provider-Key",
+        "X-Request-Id",
+        "X-Stainless-Lang",
     ],
 )
-async def test_a_caller_cannot_set_framing_or_credentials_by_a_header(
+async def test_framing_credentials_and_what_concerns_us_alone_are_not_for_a_caller_to_set(
     serve: Serve, connect: Connect, fetch: Fetch, name: str
 ) -> None:
     peer = await serve(ok)
@@ -82,7 +91,7 @@ async def test_a_caller_cannot_set_framing_or_credentials_by_a_header(
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("x-a", "1\r\nx-b: 2"), ("x-a", "ä"), ("x a", "1"), ("x-a:", "1"), ("", "1")],
+    [("x-a", "1\r\nx-b: 2"), ("x-a", "Ω"), ("x-a", "\x7f"), ("x a", "1"), ("x-a:", "1"), ("", "1")],
 )
 async def test_a_header_that_could_end_its_line_is_refused(
     serve: Serve, connect: Connect, post: Post, name: str, value: str
@@ -93,6 +102,20 @@ async def test_a_header_that_could_end_its_line_is_refused(
         await post(upstream, extra={name: value})
     assert (caught.value.reason, caught.value.param) == ("invalid_request", f"extra_headers.{name}")
     assert upstream.calls == 0
+
+
+async def test_a_header_is_sent_in_latin_1(serve: Serve, connect: Connect, fetch: Fetch) -> None:
+    peer = await serve(ok)
+    await fetch(connect(peer.url), extra={"X-A": "käse\t1"})
+    assert peer.requests[0].headers["x-a"] == "käse\t1"
+
+
+async def test_headers_of_the_dialect_win_over_a_callers(
+    serve: Serve, connect: Connect, fetch: Fetch
+) -> None:
+    peer = await serve(ok)
+    await fetch(connect(peer.url), extra={"content-TYPE": "text/plain"})
+    assert peer.requests[0].headers["content-type"] == "application/json"
 
 
 @pytest.mark.parametrize(
@@ -333,3 +356,102 @@ async def test_httpx_own_transport_can_take_the_place_of_the_real_one(
     upstream = connect(peer.url, transport=httpx.AsyncHTTPTransport())
     assert await fetch(upstream, b"body") == b"ok"
     assert peer.requests[0].body == b"body"
+
+
+async def test_a_body_is_pushed_until_its_taker_has_enough_and_goes_on_from_there(
+    serve: Serve, connect: Connect, post: Post
+) -> None:
+    async def script(conn: Connection) -> None:
+        await conn.request()
+        await conn.start()
+        for word in (b"one", b"two", b"three"):
+            await conn.chunk(word)
+            await taken.wait()
+            taken.clear()
+        await conn.send(b"0\r\n\r\n")
+        await conn.request()
+
+    taken = asyncio.Event()
+    reply = await post(connect((await serve(script)).url))
+    got: list[bytes] = []
+
+    def take(chunk: bytes) -> bool:
+        got.append(chunk)
+        taken.set()
+        return chunk != b"two"
+
+    before = (await reply.push(take), reply.ended)
+    await asyncio.sleep(0.05)  # what comes meanwhile waits
+    assert (got, before) == ([b"one", b"two"], (False, False))
+    after = (await reply.push(take), reply.ended)
+    assert (got, after) == ([b"one", b"two", b"three"], (True, True))
+    await reply.aclose()
+
+
+async def test_a_taker_that_fails_fails_who_pushes(
+    serve: Serve, connect: Connect, post: Post
+) -> None:
+    async def script(conn: Connection) -> None:
+        await conn.request()
+        await conn.start()
+        await go.wait()
+        await conn.chunk(b"one")
+        await conn.gone()
+
+    def take(chunk: bytes) -> bool:
+        raise InferenceError("upstream_error", "not what it should be")
+
+    go = asyncio.Event()
+    peer = await serve(script)
+    reply = await post(connect(peer.url))
+    pushing = asyncio.create_task(reply.push(take))
+    await asyncio.sleep(0.02)
+    go.set()
+    with pytest.raises(InferenceError, match="not what it should be"):
+        await pushing
+    await reply.aclose()
+    await peer.until(lambda: peer.connections[0].gone_at)
+
+
+async def test_a_pushed_body_that_is_cut_gives_what_came_and_then_an_error(
+    serve: Serve, connect: Connect, post: Post
+) -> None:
+    async def script(conn: Connection) -> None:
+        await conn.request()
+        await conn.start()
+        await conn.chunk(b"one")
+
+    reply = await post(connect((await serve(script)).url))
+    got: list[bytes] = []
+
+    def take(chunk: bytes) -> bool:
+        got.append(chunk)
+        return True
+
+    with pytest.raises(InferenceError) as caught:
+        await reply.push(take)
+    assert (got, caught.value.reason, caught.value.phase) == (
+        [b"one"],
+        "upstream_incomplete",
+        "content",
+    )
+    await reply.aclose()
+
+
+@pytest.mark.parametrize("cls", [httpx.MockTransport, None])
+async def test_any_transports_body_can_be_pushed(
+    serve: Serve, connect: Connect, post: Post, cls: type[httpx.MockTransport] | None
+) -> None:
+    own = (
+        httpx.AsyncHTTPTransport() if cls is None else cls(lambda _: httpx.Response(200, text="ok"))
+    )
+    reply = await post(connect((await serve(ok)).url, transport=own))
+    got: list[bytes] = []
+
+    def take(chunk: bytes) -> bool:
+        got.append(chunk)
+        return True
+
+    assert await reply.push(take)
+    assert got == [b"ok"]
+    await reply.aclose()

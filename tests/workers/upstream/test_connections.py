@@ -10,7 +10,7 @@ import pytest
 
 from broker.errors import InferenceError
 from tests.workers.upstream.peer import Connect, Connection, Fetch, Post, Serve
-from workers.transport import AiohttpTransport
+from workers.transport import Transport
 from workers.upstream import environment_proxy
 
 
@@ -34,7 +34,7 @@ async def test_the_connection_used_last_is_used_first_and_the_others_expire(
     serve: Serve, connect: Connect, fetch: Fetch
 ) -> None:
     peer = await serve(ok)
-    upstream = connect(peer.url, transport=AiohttpTransport(keepalive_s=0.4))
+    upstream = connect(peer.url, transport=Transport(keepalive_s=0.4))
     await asyncio.gather(*(fetch(upstream) for _ in range(3)))
     first = [len(conn.requests) for conn in peer.connections]
     assert first == [1, 1, 1]

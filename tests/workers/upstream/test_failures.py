@@ -6,19 +6,13 @@ import asyncio
 import inspect
 import socket
 
-import aiohttp
 import httpx
 import pytest
 
 from broker.errors import TABLE, InferenceError
 from tests.workers.upstream.peer import Connect, Connection, Fetch, Post, Serve
-from workers import transport, upstream
+from workers import upstream
 from workers.upstream import Reply
-
-
-def subclasses(cls: type[Exception]) -> set[type[Exception]]:
-    below = [subclasses(direct) for direct in cls.__subclasses__()]
-    return {cls}.union(*below)
 
 
 def name_of(cls: object) -> str:
@@ -254,32 +248,3 @@ def test_only_the_roots_of_httpx_may_fall_to_the_last_row() -> None:
         if next(base for base in cls.__mro__ if base in upstream.REASONS) is httpx.RequestError
     }
     assert last == {httpx.RequestError, httpx.TransportError}
-
-
-# What aiohttp raises only for what is not done here: websockets, redirects, JSON, uploads.
-UNUSED: set[type[Exception]] = {
-    aiohttp.ClientError,
-    aiohttp.client_exceptions.RedirectClientError,
-    aiohttp.client_exceptions.UploadAbortedError,
-}
-
-
-@pytest.mark.parametrize(
-    "cls",
-    sorted(subclasses(aiohttp.ClientError), key=name_of),
-    ids=name_of,
-)
-def test_every_exception_of_aiohttp_has_its_row(cls: type[Exception]) -> None:
-    row = next(base for base in cls.__mro__ if base in transport.EXCEPTIONS)
-    assert row is not aiohttp.ClientError or cls in UNUSED
-    assert issubclass(transport.EXCEPTIONS[row], httpx.RequestError)
-
-
-def test_timeouts_and_sockets_outside_aiohttps_tree_have_their_rows() -> None:
-    for exc in (
-        TimeoutError(),
-        ConnectionResetError(),
-        BrokenPipeError(),
-        ValueError("line break"),
-    ):
-        assert isinstance(transport.to_httpx(exc), httpx.RequestError)

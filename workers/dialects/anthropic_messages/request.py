@@ -16,6 +16,7 @@ from workers.dialects.anthropic_messages.models import family as family_of
 from workers.dialects.anthropic_messages.sampling import Circumstances, Judge
 from workers.dialects.anthropic_messages.table import TABLE
 from workers.dialects.anthropic_messages.tools import Toolbox, toolbox
+from workers.headers import goes_on
 from workers.parameters import Losses, base_name, settle
 from workers.parameters import asked as wanted_of
 
@@ -53,11 +54,7 @@ _TOGETHER = (
 _TOGETHER_KINDS = ("tool_choice", "response_format")
 # An id that shows who somebody is: Anthropic's terms want opaque ones.
 _PERSONAL = re.compile(r"@|^\+?[\d\s().-]{7,}$")
-_NOT_FORWARDED = re.compile(
-    r"^(authorization|x-api-key|api-key|anthropic-(version|beta)|host|cookie2?|accept.*|content-.*"
-    r"|connection|keep-alive|te|trailer|transfer-encoding|upgrade|proxy-.*|x-stainless-.*"
-    r"|x-forwarded-.*|forwarded|expect|user-agent)$"
-)
+_NOT_FORWARDED = re.compile(r"x-api-key|api-key|anthropic-(version|beta)|accept.*|content-.*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +191,7 @@ def _headers(
         lower = name.lower()
         if lower == "anthropic-beta":
             asked = [beta.strip() for beta in value.split(",") if beta.strip()]
-        elif not _NOT_FORWARDED.match(lower):
+        elif goes_on(lower) and not _NOT_FORWARDED.fullmatch(lower):
             headers[lower] = value
     # A version of a feature that the caller named stands in for ours.
     features = {_feature(beta) for beta in asked}

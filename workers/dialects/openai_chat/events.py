@@ -138,6 +138,23 @@ class AnswerEvents:
         # Usage beside or behind the last finish reason is the last thing that a provider says.
         self.complete = bool(usage) and self.finished and self.all_begun
 
+    def add_text(self, index: int, text: str, events: _Events) -> bool:
+        """Appends the event of a piece of text; False when it needs more than that."""
+        answer = self._answers.get(index)
+        if answer is None or answer.message < 0 or self._sources or not text:
+            return False
+        self._output_chars += len(text)
+        event = event_pb2.Event()
+        delta = event.text
+        delta.text = text
+        # Zero is what they are anyway.
+        if index:
+            delta.choice = index
+        if answer.message:
+            delta.item = answer.message
+        events.append(event)
+        return True
+
     def finish(self, events: _Events) -> None:
         """Appends the last events: calls completed, finish reasons, usage.
 

@@ -86,6 +86,37 @@ class Chunk(msgspec.Struct, gc=False):
     x_groq: Any = None
 
 
+class PlainDelta(msgspec.Struct, gc=False):
+    content: str
+    reasoning_content: None = None
+    reasoning: None = None
+    reasoning_details: None = None
+    refusal: None = None
+    tool_calls: None = None
+    function_call: None = None
+    audio: None = None
+    annotations: None = None
+
+
+class PlainChoice(msgspec.Struct, gc=False):
+    delta: PlainDelta
+    index: int = 0
+    finish_reason: None = None
+    logprobs: None = None
+
+
+class PlainChunk(msgspec.Struct, gc=False):
+    """A `Chunk` that is a piece of one choice's text and nothing else, as nearly all are."""
+
+    choices: tuple[PlainChoice]
+    usage: None = None
+    error: None = None
+    search_results: None = None
+    citations: None = None
+    x_groq: None = None
+
+
+decode_plain = msgspec.json.Decoder(PlainChunk).decode
 # Lax: a number in quotes is still that number.
 decode_chunk = msgspec.json.Decoder(Chunk, strict=False).decode
 decode_logprobs = msgspec.json.Decoder(Logprobs).decode
