@@ -80,6 +80,32 @@ def test_loading_one_provider_imports_no_other() -> None:
     assert out.stdout.split() == ["workers.providers.sim"]
 
 
+# Libraries that take long to load or much memory, and who alone needs them.
+HEAVY = {"google.auth": ("vertex_ai",), "botocore": ("bedrock",), "boto3": ()}
+
+
+@pytest.mark.parametrize("owner", ["vertex_ai", "bedrock", ""])
+def test_a_worker_loads_no_heavy_library_of_another_provider(owner: str) -> None:
+    """With its credentials made ready, as `python -m workers PROVIDER` does."""
+    others = {name for owners in HEAVY.values() for name in owners}
+    names = [owner] if owner else [name for name in REGISTRY if name not in others]
+    code = (
+        "import importlib, sys, workers.__main__; from workers import registry\n"
+        "for name in sys.argv[1:]:\n"
+        "    found = registry.provider(name)\n"
+        "    if found.credentials:\n"
+        "        importlib.import_module(f'workers.credentials.{found.credentials}').make(found)\n"
+        "print(*sys.modules)"
+    )
+    command = [sys.executable, "-c", code, *names]
+    out = subprocess.run(command, capture_output=True, text=True, check=True)
+    loaded = set(out.stdout.split())
+    assert {f"workers.providers.{name}" for name in names} <= loaded
+    for library, owners in HEAVY.items():
+        if owner not in owners:
+            assert library not in loaded
+
+
 def test_a_provider_concludes_from_the_options_it_is_given() -> None:
     def configure(declared: Provider) -> Provider:
         if "region" not in declared.quirks:
