@@ -32,7 +32,7 @@ class Controller:
 
     async def start(self) -> None:
         """Lay out the bus; return when edges and workers can use it."""
-        await ensure_layout(self._bus, self._settings.replicas)
+        await self._lay_out()
         self._token = await create_fleet_token(self._bus)
         await self._leases.start()
         # A server that lost a stream (a fresh disk) gets its layout again.
@@ -48,6 +48,10 @@ class Controller:
                 await self._task
         await self._leases.close()
 
+    async def _lay_out(self) -> None:
+        kept_s = self._settings.limits.response_retention_s
+        await ensure_layout(self._bus, self._settings.replicas, kept_s)
+
     def _start_over(self) -> None:
         self._pools.clear()
         self._changed.set()
@@ -56,7 +60,7 @@ class Controller:
         while True:
             try:
                 if not self._pools:
-                    await ensure_layout(self._bus, self._settings.replicas)
+                    await self._lay_out()
                     self._token = await create_fleet_token(self._bus, self._token)
                 await self._ensure_pools()
             except BusError as exc:

@@ -99,6 +99,10 @@ class Limits:
     connect_timeout_s: _Seconds = 5.0
     first_token_timeout_s: _Seconds = 120.0
     stall_timeout_s: _Seconds = 60.0
+    # One run of a background response.
+    background_timeout_s: _Seconds = 3600.0
+    # How long responses and conversations are kept.
+    response_retention_s: _Seconds = 30 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ import re
 # Lane -> work-queue stream.
 LANES: dict[str, str] = {"int": "INT", "bg": "BG", "bat": "BAT"}
 INTERACTIVE = "int"
+BACKGROUND = "bg"
+BATCH = "bat"
 DEFAULT_POOL = "main"
 # The model token of models that the catalogue does not list.
 UNLISTED = "_"
@@ -21,7 +23,8 @@ BATCHES = "batches"
 RESPONSES = "responses"
 IDEMPOTENCY = "idempotency"
 # Stores of objects.
-OBJECT_STORES = ("batch_in", "batch_out", "blobs")
+BLOBS = "blobs"
+OBJECT_STORES = ("batch_in", "batch_out", BLOBS)
 
 _NOT_TOKEN = re.compile(r"[^A-Za-z0-9_-]")
 
@@ -44,6 +47,31 @@ def job_filter(lane: str, provider: str, pool: str) -> str:
 def consumer(lane: str, provider: str, pool: str) -> str:
     """Durable name of a lane's pool."""
     return f"{lane}-{token(provider)}-{token(pool)}"
+
+
+def due(lane: str, provider: str, pool: str, model: str) -> str:
+    """Where a delayed job of this lane comes due."""
+    return f"due.{lane}.{token(provider)}.{token(pool)}.{token(model)}"
+
+
+def schedule(lane: str, name: str) -> str:
+    """Where a delayed job waits; one at a time under a name."""
+    return f"sched.{lane}.{token(name)}"
+
+
+def cancel(provider: str, pool: str) -> str:
+    """Core subject that tells a pool's workers of cancelled background responses."""
+    return f"cancel.{token(provider)}.{token(pool)}"
+
+
+def events(response_id: str) -> str:
+    """Subject of a background response's log."""
+    return f"events.{token(response_id)}"
+
+
+def stored_key(tenant: str, name: str) -> str:
+    """Key of a tenant's response or conversation in `responses`."""
+    return f"{token(tenant)}.{token(name)}"
 
 
 def direct(provider: str, pool: str) -> str:

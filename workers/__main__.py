@@ -38,7 +38,7 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
             provider = load(chosen)
         except ProviderError as exc:
             raise BusError(str(exc)) from exc
-        runners.append(Runner(bus, provider, chosen, token))
+        runners.append(Runner(bus, provider, chosen, token, settings.limits))
     for runner in runners:
         await runner.start()
     for name in ("busy", "held", "calls", "records"):

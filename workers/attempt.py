@@ -7,11 +7,11 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterable
+from typing import Protocol
 
 from broker import operations
 from broker.errors import InferenceError
 from broker.v1 import delivery_service_pb2, event_pb2, generation_pb2, job_pb2, record_pb2
-from workers.delivery import Session
 from workers.keys import Key, Keys
 from workers.provider import Decoder, Provider
 from workers.upstream import Limits, Reply, Upstream
@@ -27,6 +27,19 @@ _CALLERS_FAULT = {
     "upstream_credentials": "invalid_provider_key",
     "upstream_quota": "insufficient_quota",
 }
+
+
+class Session(Protocol):
+    """Where an attempt's events go; `credit` is how many bytes of them are wanted."""
+
+    @property
+    def credit(self) -> int: ...
+
+    def send(self, events: list[event_pb2.Event], *, last: bool = False) -> None:
+        """Pass events on; the last one is terminal."""
+
+    async def wait_credit(self) -> None:
+        """Wait until more is wanted; raises what ended the session."""
 
 
 class Attempt:

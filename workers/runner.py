@@ -7,10 +7,11 @@ attempt record is stored; until then its lease is extended (R16).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from functools import partial
 
 from broker import presence, subjects
@@ -20,11 +21,12 @@ from broker.bus.layout import ACK_WAIT_S
 from broker.bus.lease import Lease
 from broker.bus.queue import ACK, IN_PROGRESS, Delivery, Publisher, Puller, nak
 from broker.bus.recorder import Recorder
-from broker.config import ProviderSettings
+from broker.config import Limits, ProviderSettings
 from broker.dispatch import LOSSES_BEFORE_ALONE
 from broker.v1 import delivery_service_pb2, job_pb2
 from workers import credentials
 from workers.attempt import Attempt
+from workers.background import Background, Tools
 from workers.delivery import EdgeLink, EdgeLost, Killed, Session
 from workers.keys import Keys
 from workers.provider import Provider
@@ -49,6 +51,7 @@ class Runner:
         provider: Provider,
         settings: ProviderSettings,
         fleet_token: str,
+        limits: Limits | None = None,
     ) -> None:
         self.name = f"{settings.name}-{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         self._bus = bus
@@ -88,6 +91,20 @@ class Runner:
             self._delivered,
             self._pull_soon,
         )
+        self._lane = Background(
+            bus,
+            settings,
+            self.name,
+            self,
+            Tools(
+                provider,
+                self._upstream,
+                self._keys,
+                self._publisher,
+                self._recorder,
+                _time_limits(limits or Limits()),
+            ),
+        )
         lease = presence.encode(
             presence.WorkerLease(
                 worker=self.name,
@@ -106,6 +123,7 @@ class Runner:
         """Announce this worker and ask for jobs."""
         await self._publisher.start()
         await self._puller.start()
+        await self._lane.start()
         self._stop_direct = await serve_direct(
             self._bus, self._settings.name, self._settings.pool, self._offered
         )
@@ -121,6 +139,7 @@ class Runner:
         self._draining = True
         # With its pulls gone nothing more is sent here; what was on its way is handed back.
         await self._puller.close()
+        await self._lane.close()
         await self._lease.release()
         if self._stop_direct is not None:
             await self._stop_direct()
@@ -172,11 +191,13 @@ class Runner:
             if self._draining or self._alone.locked():
                 return
             self._puller.pull(free)
+        self._lane.pull()
 
     def _delivered(self, delivery: Delivery) -> None:
         self._held.add(delivery.reply)
-        if self._draining or self._alone.locked():
-            self._answer(delivery.reply, nak(0.0 if self._draining else 0.05))
+        # Pulls of both lanes stand at a time: what has no room goes back, and its credit with it.
+        if self._draining or self._alone.locked() or self._busy >= self._settings.slots:
+            self.answer(delivery.reply, nak(0.0 if self._draining else 0.05))
             return
         self._begin(job_pb2.Job.FromString(delivery.data), delivery)
 
@@ -188,10 +209,50 @@ class Runner:
         return True
 
     def _begin(self, job: job_pb2.Job, delivery: Delivery | None) -> None:
+        self.occupy(self._run(job, delivery), f"job {job.request_id}")
+
+    # What the background lane shares.
+
+    @property
+    def slots(self) -> int:
+        """Calls made at a time."""
+        return self._settings.slots
+
+    @property
+    def busy(self) -> int:
+        """Slots in use."""
+        return self._busy
+
+    @property
+    def draining(self) -> bool:
+        """Whether this worker is leaving."""
+        return self._draining
+
+    @property
+    def reserved(self) -> bool:
+        """Whether somebody runs alone, or waits for it."""
+        return self._alone.locked()
+
+    def hold(self, reply: str) -> None:
+        """Extend the lease of a delivery until it is answered."""
+        self._held.add(reply)
+
+    def occupy(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        """Run `work` in a slot."""
         self._busy += 1
-        task = asyncio.create_task(self._run(job, delivery), name=f"job {job.request_id}")
+        task = asyncio.create_task(work, name=name)
         self._jobs[task] = None
         task.add_done_callback(self._ended)
+        return task
+
+    @contextlib.asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """From inside a slot: nothing else may die with what runs in here (R6)."""
+        async with self._alone:
+            while self._busy > 1:
+                self._idle.clear()
+                await self._idle.wait()
+            yield
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._jobs.pop(task, None)
@@ -208,10 +269,7 @@ class Runner:
         if job.losses < LOSSES_BEFORE_ALONE:
             await self._claim_and_run(job, delivery, alone=False)
             return
-        async with self._alone:  # a suspect: nothing else may die with it (R6)
-            while self._busy > 1:
-                self._idle.clear()
-                await self._idle.wait()
+        async with self.alone():
             await self._claim_and_run(job, delivery, alone=True)
 
     async def _claim_and_run(
@@ -225,18 +283,18 @@ class Runner:
             grant = await session.grant()
         except Killed:
             # Not term: that would send an advisory for every cancelled request.
-            self._answer(reply, ACK)
+            self.answer(reply, ACK)
             return
         except EdgeLost:
             if session is not None:
                 session.close()
             last = delivery is None or delivery.deliveries >= EDGE_TRIES
-            self._answer(reply, ACK if last else nak(EDGE_RETRY_S))
+            self.answer(reply, ACK if last else nak(EDGE_RETRY_S))
             return
         except asyncio.CancelledError:
             if session is not None:
                 session.close()
-            self._answer(reply, nak(0.0))
+            self.answer(reply, nak(0.0))
             raise
         await self._granted(job, session, grant, reply)
 
@@ -269,9 +327,9 @@ class Runner:
             session.when_over(None)
             session.close()
             if attempt.called:
-                self._recorder.attempt(attempt.record, partial(self._answer, reply, ACK))
+                self._recorder.attempt(attempt.record, partial(self.answer, reply, ACK))
             else:
-                self._answer(reply, ACK)
+                self.answer(reply, ACK)
 
     def _link(self, address: str) -> EdgeLink:
         link = self._links.get(address)
@@ -279,7 +337,7 @@ class Runner:
             link = self._links[address] = EdgeLink(address, self._token, self._hello)
         return link
 
-    def _answer(self, reply: str, answer: bytes) -> None:
+    def answer(self, reply: str, answer: bytes) -> None:
         """Settle a delivery; a job of the direct path has none."""
         if reply not in self._held:
             return
@@ -311,3 +369,12 @@ class Runner:
             if beats * HEARTBEAT_S % (ACK_WAIT_S // 3) < HEARTBEAT_S:
                 for reply in list(self._held):
                     await settle(self._bus, reply, IN_PROGRESS)
+
+
+def _time_limits(limits: Limits) -> delivery_service_pb2.TimeLimits:
+    """The limits of calls that no edge grants."""
+    return delivery_service_pb2.TimeLimits(
+        connect_ms=int(limits.connect_timeout_s * 1000),
+        first_token_ms=int(limits.first_token_timeout_s * 1000),
+        stall_ms=int(limits.stall_timeout_s * 1000),
+    )

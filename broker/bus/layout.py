@@ -41,10 +41,14 @@ ACK_WAIT_S = 20.0
 # Per subject, so that one model's backlog never fills the lane for the others.
 MAX_QUEUED_PER_SUBJECT = 10_000
 MAX_QUEUED = 50_000
+# A large part is written before the record that names it, which may be written again.
+_SPARE_S = 2.0 * _DAY
+# How long responses are kept unless the settings say otherwise.
+RETENTION_S = 30.0 * _DAY
 _STREAM_EXISTS = 10058
 
 
-def _streams(replicas: int) -> list[StreamConfig]:
+def _streams(replicas: int, retention_s: float = RETENTION_S) -> list[StreamConfig]:
     file: dict[str, Any] = {"storage": StorageType.FILE, "num_replicas": replicas}
     queue: dict[str, Any] = {
         **file,
@@ -110,7 +114,8 @@ def _streams(replicas: int) -> list[StreamConfig]:
         StreamConfig(
             name="EVENTS",
             subjects=["events.*"],
-            max_age=30 * _DAY,
+            max_age=retention_s,
+            duplicate_window=min(120, retention_s),
             allow_direct=True,
             **file,
         ),
@@ -156,20 +161,24 @@ def _due(lane: str) -> StreamSource:
     return StreamSource(name="SCHED", subject_transforms=[transform])
 
 
-def _buckets(replicas: int) -> list[KeyValueConfig]:
-    plain = {subjects.CFG: 16, subjects.KEYS: 4, subjects.BATCHES: 1, subjects.RESPONSES: 1}
+def _buckets(replicas: int, retention_s: float = RETENTION_S) -> list[KeyValueConfig]:
+    plain = {subjects.CFG: 16, subjects.KEYS: 4, subjects.BATCHES: 1}
     # A lease's shortest TTL is the marker's, and history above 1 would lengthen it.
     leases = (subjects.WORKERS, subjects.BREAKER, subjects.CAPACITY, subjects.IDEMPOTENCY)
     common: dict[str, Any] = {"storage": StorageType.FILE, "replicas": replicas, "direct": True}
     return [
         *(KeyValueConfig(bucket=name, history=n, **common) for name, n in plain.items()),
         *(KeyValueConfig(bucket=b, history=1, limit_marker_ttl=1, **common) for b in leases),
+        KeyValueConfig(bucket=subjects.RESPONSES, history=1, ttl=retention_s, **common),
     ]
 
 
-async def ensure_layout(bus: Bus, replicas: int) -> None:
-    """Create what is missing and update what differs. Raises `BusError` naming what failed."""
-    for config in _streams(replicas):
+async def ensure_layout(bus: Bus, replicas: int, retention_s: float = RETENTION_S) -> None:
+    """Create what is missing and update what differs. Raises `BusError` naming what failed.
+
+    `retention_s` is how long responses, their logs and their large parts are kept.
+    """
+    for config in _streams(replicas, retention_s):
         with _naming(f"stream {config.name}"):
             try:
                 await bus.js.add_stream(config)
@@ -177,24 +186,38 @@ async def ensure_layout(bus: Bus, replicas: int) -> None:
                 if exc.err_code != _STREAM_EXISTS:
                     raise
                 await bus.js.update_stream(config)
-    for bucket in _buckets(replicas):
+    for bucket in _buckets(replicas, retention_s):
         with _naming(f"bucket {bucket.bucket}"):
             await _ensure_bucket(bus, bucket)
     for store in subjects.OBJECT_STORES:
+        # Nothing of a response goes before the response does.
+        ttl = retention_s + _SPARE_S if store == subjects.BLOBS else 30 * _DAY
         with _naming(f"object store {store}"):
             try:
-                await bus.js.stream_info(f"OBJ_{store}")
+                info = await bus.js.stream_info(f"OBJ_{store}")
             except NotFoundError:
                 await bus.js.create_object_store(
-                    store, config=ObjectStoreConfig(replicas=replicas, ttl=30 * _DAY)
+                    store, config=ObjectStoreConfig(replicas=replicas, ttl=ttl)
                 )
+            else:
+                await _keep_for(bus, info.config, ttl)
 
 
 async def _ensure_bucket(bus: Bus, config: KeyValueConfig) -> None:
     try:
-        await bus.js.stream_info(f"KV_{config.bucket}")
+        info = await bus.js.stream_info(f"KV_{config.bucket}")
     except NotFoundError:
         await bus.js.create_key_value(config)
+    else:
+        await _keep_for(bus, info.config, config.ttl or 0.0)
+
+
+async def _keep_for(bus: Bus, config: StreamConfig, ttl: float) -> None:
+    """Change how long an existing bucket keeps what it has; 0 is for ever."""
+    if (config.max_age or 0.0) == ttl:
+        return
+    window = min(120.0, ttl or 120.0)
+    await bus.js.update_stream(config.evolve(max_age=ttl, duplicate_window=window))
 
 
 async def ensure_pool(bus: Bus, provider: str, pool: str, slots: int) -> None:
@@ -208,7 +231,8 @@ async def ensure_pool(bus: Bus, provider: str, pool: str, slots: int) -> None:
             durable_name=subjects.consumer(lane, provider, pool),
             filter_subject=subjects.job_filter(lane, provider, pool),
             ack_policy=AckPolicy.EXPLICIT,
-            ack_wait=ACK_WAIT_S if lane == subjects.INTERACTIVE else 3 * ACK_WAIT_S,
+            # Batch lines wait for nobody; someone waits for everything else.
+            ack_wait=3 * ACK_WAIT_S if lane == subjects.BATCH else ACK_WAIT_S,
             # Poison is counted by losses, not by deliveries: those grow with every hand-back.
             max_deliver=-1,
             max_ack_pending=max(1000, 4 * slots),

@@ -50,11 +50,13 @@ class Recorder:
         group.records.attempts.append(record)
         group.callbacks.append(committed)
 
-    def charge(self, charge: record_pb2.Charge) -> None:
-        """Write a charge."""
+    def charge(
+        self, charge: record_pb2.Charge, committed: Callable[[], None] | None = None
+    ) -> None:
+        """Write a charge, then call `committed`."""
         group = self._group(charge.tenant, charge.ByteSize())
         group.records.charges.append(charge)
-        group.callbacks.append(_nothing)
+        group.callbacks.append(committed or _nothing)
 
     async def drain(self, timeout_s: float = 3.0) -> None:
         """Wait until everything is stored."""
@@ -133,4 +135,4 @@ def _strip(group: record_pb2.RecordGroup) -> bool:
 
 
 def _nothing() -> None:
-    """Nobody waits for a charge."""
+    """Nobody waits for an interactive charge."""

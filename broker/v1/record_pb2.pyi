@@ -138,7 +138,9 @@ Global___AttemptRecord: _TypeAlias = AttemptRecord  # noqa: Y015
 
 @_typing.final
 class Charge(_message.Message):
-    """Written by the edge for an answered interactive request. Its id is the request's."""
+    """Written by the edge for an answered interactive request, by the worker for a completed background
+    response. Its id is the request's.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -67,6 +67,11 @@ class StoredResponse(_message.Message):
     BACKGROUND_FIELD_NUMBER: _builtins.int
     ROUTE_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
+    ANCESTORS_FIELD_NUMBER: _builtins.int
+    CLAIM_FIELD_NUMBER: _builtins.int
+    WATCHED_FIELD_NUMBER: _builtins.int
+    LOG_FROM_FIELD_NUMBER: _builtins.int
+    OBJECT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """resp_ and 32 hex digits."""
     tenant: _builtins.str
@@ -78,6 +83,11 @@ class StoredResponse(_message.Message):
     """Why it is incomplete: max_output_tokens, content_filter."""
     background: _builtins.bool
     attempt: _builtins.int
+    """Counts the claims of workers: each makes one call, and fences off the ones before."""
+    watched: _builtins.bool
+    """Somebody reads the log as it grows: from then on a new attempt has to repeat what it says."""
+    log_from: _builtins.int
+    """The log begins with this attempt; what earlier ones left there was shown to nobody."""
     @_builtins.property
     def request(self) -> _generation_pb2.Request:
         """As asked: `messages` are this turn's own input, without what `previous_response_id` stands for."""
@@ -94,6 +104,16 @@ class StoredResponse(_message.Message):
     def route(self) -> _job_pb2.Route:
         """Where the last attempt went."""
 
+    @_builtins.property
+    def ancestors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The responses that this one goes on from, oldest first; `previous_response_id` is the last."""
+
+    @_builtins.property
+    def claim(self) -> Global___ResponseClaim: ...
+    @_builtins.property
+    def object(self) -> Global___StoredObject:
+        """Where `request` and `answer` are when they are too large to be here."""
+
     def __init__(
         self,
         *,
@@ -109,14 +129,72 @@ class StoredResponse(_message.Message):
         background: _builtins.bool = ...,
         route: _job_pb2.Route | None = ...,
         attempt: _builtins.int = ...,
+        ancestors: _abc.Iterable[_builtins.str] | None = ...,
+        claim: Global___ResponseClaim | None = ...,
+        watched: _builtins.bool = ...,
+        log_from: _builtins.int = ...,
+        object: Global___StoredObject | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "failure", b"failure", "request", b"request", "route", b"route"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "claim", b"claim", "failure", b"failure", "object", b"object", "request", b"request", "route", b"route"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "attempt", b"attempt", "background", b"background", "completed_at", b"completed_at", "created_at", b"created_at", "failure", b"failure", "id", b"id", "incomplete_reason", b"incomplete_reason", "request", b"request", "route", b"route", "status", b"status", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ancestors", b"ancestors", "answer", b"answer", "attempt", b"attempt", "background", b"background", "claim", b"claim", "completed_at", b"completed_at", "created_at", b"created_at", "failure", b"failure", "id", b"id", "incomplete_reason", b"incomplete_reason", "log_from", b"log_from", "object", b"object", "request", b"request", "route", b"route", "status", b"status", "tenant", b"tenant", "watched", b"watched"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StoredResponse: _TypeAlias = StoredResponse  # noqa: Y015
+
+@_typing.final
+class ResponseClaim(_message.Message):
+    """The worker that runs a background response."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_FIELD_NUMBER: _builtins.int
+    LOSSES_FIELD_NUMBER: _builtins.int
+    ALONE_FIELD_NUMBER: _builtins.int
+    worker: _builtins.str
+    losses: _builtins.int
+    """How many workers were lost with it (poison detection)."""
+    alone: _builtins.bool
+    """Nothing else runs on that worker."""
+    def __init__(
+        self,
+        *,
+        worker: _builtins.str = ...,
+        losses: _builtins.int = ...,
+        alone: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "losses", b"losses", "worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResponseClaim: _TypeAlias = ResponseClaim  # noqa: Y015
+
+@_typing.final
+class StoredObject(_message.Message):
+    """A place in the object store `blobs`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    size: _builtins.int
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredObject: _TypeAlias = StoredObject  # noqa: Y015
 
 @_typing.final
 class StoredConversation(_message.Message):
@@ -149,6 +227,8 @@ class StoredConversation(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
+    OBJECT_FIELD_NUMBER: _builtins.int
+    RESPONSES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """conv_ and 32 hex digits."""
     tenant: _builtins.str
@@ -157,6 +237,14 @@ class StoredConversation(_message.Message):
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_content_pb2.Message]: ...
+    @_builtins.property
+    def object(self) -> Global___StoredObject:
+        """Where `messages` are when they are too large to be here."""
+
+    @_builtins.property
+    def responses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The responses whose input and output are in `messages`."""
+
     def __init__(
         self,
         *,
@@ -165,10 +253,12 @@ class StoredConversation(_message.Message):
         created_at: _builtins.int = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         messages: _abc.Iterable[_content_pb2.Message] | None = ...,
+        object: Global___StoredObject | None = ...,
+        responses: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["object", b"object"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "id", b"id", "messages", b"messages", "metadata", b"metadata", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "id", b"id", "messages", b"messages", "metadata", b"metadata", "object", b"object", "responses", b"responses", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -182,18 +272,24 @@ class LoggedEvents(_message.Message):
 
     ATTEMPT_FIELD_NUMBER: _builtins.int
     EVENTS_FIELD_NUMBER: _builtins.int
+    OBJECT_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Event]: ...
+    @_builtins.property
+    def object(self) -> Global___StoredObject:
+        """Where the events are when they are too large to be here, as LoggedEvents."""
+
     def __init__(
         self,
         *,
         attempt: _builtins.int = ...,
         events: _abc.Iterable[_event_pb2.Event] | None = ...,
+        object: Global___StoredObject | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["object", b"object"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "events", b"events"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "events", b"events", "object", b"object"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -149,7 +149,7 @@ async def test_a_pool_has_one_consumer_per_lane(bus: Bus, lane: str, stream: str
     assert info.config.filter_subject == f"req.{lane}.sim.main.*"
     assert info.config.max_deliver == -1  # poison is counted by losses
     assert info.config.max_waiting == 2048
-    assert info.config.ack_wait == (ACK_WAIT_S if lane == "int" else 3 * ACK_WAIT_S)
+    assert info.config.ack_wait == (3 * ACK_WAIT_S if lane == "bat" else ACK_WAIT_S)
 
 
 async def test_a_pool_that_grows_may_have_more_in_flight(bus: Bus) -> None:
