@@ -23,9 +23,9 @@ _log = logging.getLogger(__name__)
 
 # A worker that says nothing for this long is lost, though its socket may be open (R3).
 SILENCE_S = 10.0
-# Above this many sessions on a link, controls wait this long for company.
+# Above this many sessions on a link, controls wait for company: so long for each, at most.
 BUSY_SESSIONS = 8
-TICK_S = 0.001
+TICK_S, MAX_TICK_S = 0.000_0625, 0.004
 # Bytes of events a session may send before its consumer took any (R9).
 CREDIT_BYTES = 1 << 20
 _PIECE = 256 << 10
@@ -96,10 +96,12 @@ class Link:
     def send(self, control: pb.Control) -> None:
         """Queue a control for the writer; with many sessions it waits a little for company."""
         self._outgoing.append(control)
-        if len(self.sessions) <= BUSY_SESSIONS:
+        count = len(self.sessions)
+        if count <= BUSY_SESSIONS:
             self._wake.set()
         elif self._tick is None:
-            self._tick = self._loop.call_later(TICK_S, self._wake.set)
+            delay = min(TICK_S * count, MAX_TICK_S)
+            self._tick = self._loop.call_later(delay, self._wake.set)
 
     def heartbeat(self) -> None:
         """Say something, even if there is nothing to say."""
