@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from broker.errors import InferenceError
-from broker.v1 import content_pb2, event_pb2, inference_service_pb2
+from broker.v1 import content_pb2, event_pb2, inference_service_pb2, operations_pb2
 
 
 @dataclass(slots=True)
@@ -128,6 +128,9 @@ class Fold:
     def __init__(self) -> None:
         self.started = event_pb2.Started()
         self.usage: event_pb2.Usage | None = None
+        self.vectors: list[operations_pb2.Vectors] = []
+        self.moderations: list[operations_pb2.Moderation] = []
+        self.ranked: list[operations_pb2.Ranked] = []
         self._choices: dict[int, ChoiceFold] = {}
 
     def feed(self, events: Sequence[event_pb2.Event]) -> None:
@@ -164,6 +167,9 @@ class Fold:
             service_tier=started.service_tier,
             upstream_id=started.upstream_id,
             dropped_params=started.dropped_params,
+            vectors=sorted(self.vectors, key=lambda vectors: vectors.first),
+            moderations=sorted(self.moderations, key=lambda judged: judged.index),
+            ranked=self.ranked,
         )
         if self.usage is not None:
             answer.usage.CopyFrom(self.usage)
@@ -259,6 +265,18 @@ def _choice_finished(fold: Fold, event: event_pb2.ChoiceFinished) -> None:
     choice.upstream_reason = event.upstream_reason
 
 
+def _vectors(fold: Fold, vectors: operations_pb2.Vectors) -> None:
+    fold.vectors.append(vectors)
+
+
+def _moderation(fold: Fold, judged: operations_pb2.Moderation) -> None:
+    fold.moderations.append(judged)
+
+
+def _ranked(fold: Fold, place: operations_pb2.Ranked) -> None:
+    fold.ranked.append(place)
+
+
 def _completed(fold: Fold, event: event_pb2.Completed) -> None:
     if event.HasField("usage"):
         fold.usage = event.usage
@@ -280,6 +298,9 @@ _TAKE: dict[str, Callable[[Fold, Any], None]] = {
     "opaque": _opaque,
     "annotation": _annotation,
     "choice_finished": _choice_finished,
+    "vectors": _vectors,
+    "moderation": _moderation,
+    "ranked": _ranked,
     "completed": _completed,
     "failed": _failed,
 }

@@ -22,6 +22,8 @@ from edge import ids
 
 # An answer that is collected whole may not grow beyond this.
 MAX_ANSWER_BYTES = 64 << 20
+# 2,048 vectors of 3,072 numbers are 140 MB of JSON.
+MAX_VECTORS_BYTES = 192 << 20
 # Consumed bytes are credited back in portions of this size.
 CREDIT_PORTION = 128 << 10
 # How long an attempt may wait in a queue when another candidate is left (R5).
@@ -129,6 +131,8 @@ class Exchange:
         self._loop = asyncio.get_running_loop()
         self.deadline = self._loop.time() + timeout_s
         self._streaming = operations.streams(request)
+        embeds = operations.name(request) == operations.EMBED
+        self._most = MAX_VECTORS_BYTES if embeds else MAX_ANSWER_BYTES
         self._platform = request.platform
         self._attempts = 0
         self._started: event_pb2.Started | None = None
@@ -306,10 +310,9 @@ class Exchange:
     def _collect(self, size: int) -> None:
         """A whole answer is credited as it comes, up to a limit."""
         self._collected += size
-        if self._collected > MAX_ANSWER_BYTES:
-            error = InferenceError(
-                "upstream_error", f"the answer is larger than {MAX_ANSWER_BYTES >> 20} MiB"
-            )
+        if self._collected > self._most:
+            message = f"the answer is larger than {self._most >> 20} MiB"
+            error = InferenceError("upstream_error", message)
             self._settle(dispatch.GiveUp(error))
         else:
             self._give_credit()
@@ -341,6 +344,8 @@ class Exchange:
             except InferenceError as exc:
                 self._settle(dispatch.GiveUp(exc))
                 return
+        if event.completed.model and self._started is not None:
+            self._started.model = event.completed.model
         self._ready.append(event)
         self._open = True
         attempt.session = None

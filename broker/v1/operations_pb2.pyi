@@ -146,7 +146,7 @@ Global___Tokens: _TypeAlias = Tokens  # noqa: Y015
 
 @_typing.final
 class Vectors(_message.Message):
-    """Some of the vectors of an answer, in the order of the inputs: `values[i]` belongs to input `first + i`."""
+    """Some of the vectors of an answer: `values[i]` belongs to input `first + i`. They come in any order."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -833,11 +833,32 @@ class Moderation(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class ExtraEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.bytes
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.bytes = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     INDEX_FIELD_NUMBER: _builtins.int
     FLAGGED_FIELD_NUMBER: _builtins.int
     CATEGORIES_FIELD_NUMBER: _builtins.int
     SCORES_FIELD_NUMBER: _builtins.int
     APPLIED_FIELD_NUMBER: _builtins.int
+    EXTRA_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     flagged: _builtins.bool
     @_builtins.property
@@ -848,6 +869,10 @@ class Moderation(_message.Message):
     def applied(self) -> _containers.MessageMap[_builtins.str, Global___AppliedTypes]:
         """category -> what it was found in: text, image."""
 
+    @_builtins.property
+    def extra(self) -> _containers.ScalarMap[_builtins.str, _builtins.bytes]:
+        """What else the provider says of this input, as JSON by name."""
+
     def __init__(
         self,
         *,
@@ -856,10 +881,11 @@ class Moderation(_message.Message):
         categories: _abc.Mapping[_builtins.str, _builtins.bool] | None = ...,
         scores: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         applied: _abc.Mapping[_builtins.str, Global___AppliedTypes] | None = ...,
+        extra: _abc.Mapping[_builtins.str, _builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "categories", b"categories", "flagged", b"flagged", "index", b"index", "scores", b"scores"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "categories", b"categories", "extra", b"extra", "flagged", b"flagged", "index", b"index", "scores", b"scores"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1001,18 +1027,22 @@ class Ranked(_message.Message):
 
     INDEX_FIELD_NUMBER: _builtins.int
     RELEVANCE_SCORE_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Of the document among those given."""
     relevance_score: _builtins.float
+    document: _builtins.bytes
+    """JSON of the document, where the provider gave it back and the caller asked for it."""
     def __init__(
         self,
         *,
         index: _builtins.int = ...,
         relevance_score: _builtins.float = ...,
+        document: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "relevance_score", b"relevance_score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "index", b"index", "relevance_score", b"relevance_score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,6 +25,7 @@ from edge.rpc.calls import Call, Calls, Context, status_of, unexpected
 from edge.rpc.report import Asked, Reporter
 from edge.translate.check import check
 from edge.translate.refusals import invalid, missing
+from edge.translate.vectors import read_vectors
 
 # A name of the caller's own for a request.
 _ALIAS = re.compile(r"[!-~]{0,128}")
@@ -133,6 +134,7 @@ class InferenceService(pb_grpc.InferenceServiceServicer):
         async with self._exchange(question, streamed=True) as (exchange, asked):
             while batch := await exchange.next():
                 asked.note(batch)
+                read_vectors(question.request, batch)
                 for event in batch:
                     sequence += 1
                     response = pb.InferStreamResponse(
@@ -182,6 +184,7 @@ class InferenceService(pb_grpc.InferenceServiceServicer):
         async with self._exchange(question, streamed=False) as (exchange, asked):
             while batch := await exchange.next():
                 asked.note(batch)
+                read_vectors(question.request, batch)
                 fold.feed(batch)
             return fold.answer(exchange.answer_id, exchange.created)
 

@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from broker.v1 import generation_pb2
+from edge.translate.json_bytes import read_json
 from edge.translate.platform import PLATFORM
-from edge.translate.refusals import json_text, not_json, refused, too_deep, too_large
+from edge.translate.refusals import invalid, json_text, not_json, refused, too_deep, too_large
 
 _Shape = TypeVar("_Shape", bound=msgspec.Struct)
 _parse = msgspec.json.Decoder().decode
@@ -71,6 +72,14 @@ def as_it_is(name: str) -> Callable[[Any, Any], None]:
         setattr(operation, name, value)
 
     return write
+
+
+def refuse_known(extra: Mapping[str, bytes], shape: type[msgspec.Struct]) -> None:
+    """Refuse typed fields in `extra`, where they would get round the checks, and broken JSON."""
+    for name, data in extra.items():
+        if name in shape.__struct_fields__:
+            raise invalid(name, f"'{name}' has a field of its own: it cannot stand in 'extra'.")
+        read_json(data, name)
 
 
 def _where_too_large(body: bytes) -> str | None:

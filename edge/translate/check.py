@@ -19,6 +19,7 @@ from edge.translate import wire
 from edge.translate.body import shaped
 from edge.translate.chat_request import _SCALARS, _check_together
 from edge.translate.check_messages import check_messages
+from edge.translate.embeddings import check_embed
 from edge.translate.json_bytes import read_json, read_object, read_text
 from edge.translate.platform import PLATFORM
 from edge.translate.refusals import invalid, missing
@@ -49,7 +50,10 @@ def check(request: generation_pb2.Request, *, streamed: bool) -> None:
     if headers := dict(request.platform.extra_headers):
         request.platform.extra_headers.clear()  # what is not for the provider stays out
         PLATFORM["extra_headers"](request.platform, headers)
-    _CHECKS[operation](request, _platform(request.platform), streamed)
+    body = _platform(request.platform)
+    if streamed:
+        body["stream"] = True
+    _CHECKS[operation](request, body)
 
 
 def _platform(platform: generation_pb2.Platform) -> _Body:
@@ -61,12 +65,9 @@ def _platform(platform: generation_pb2.Platform) -> _Body:
     }
 
 
-def _check_generate(request: generation_pb2.Request, body: _Body, streamed: bool) -> None:
+def _check_generate(request: generation_pb2.Request, body: _Body) -> None:
     generate = request.generate
-    body |= _body(generate)
-    if streamed:
-        body["stream"] = True
-    chat = shaped(body, wire.ChatRequest)
+    chat = shaped(_body(generate) | body, wire.ChatRequest)
     _check_together(chat)
     check_messages(generate.messages)
     _check_tools(generate)
@@ -75,9 +76,10 @@ def _check_generate(request: generation_pb2.Request, body: _Body, streamed: bool
     _check_extra(generate)
 
 
-# By operation: takes the request, the platform's arguments as a body, whether it is streamed.
-_CHECKS: dict[str, Callable[[generation_pb2.Request, _Body, bool], None]] = {
+# By operation; the body has what every operation's may have.
+_CHECKS: dict[str, Callable[[generation_pb2.Request, _Body], None]] = {
     operations.GENERATE: _check_generate,
+    operations.EMBED: check_embed,
 }
 
 

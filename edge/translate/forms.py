@@ -6,12 +6,15 @@ from edge.translate import wire
 from edge.translate.chat_answer import ChatAnswer
 from edge.translate.chat_request import parse_chat
 from edge.translate.chat_stream import ChatStream
+from edge.translate.embeddings import EmbeddingsAnswer, EmbeddingsRequest, parse_embeddings
 from edge.translate.form import Form
 
 CHAT = Form("chat completion", parse_chat, ChatAnswer, ChatStream.of, body=wire.ChatRequest)
+EMBEDDINGS = Form("list of embeddings", parse_embeddings, EmbeddingsAnswer, body=EmbeddingsRequest)
 
 # POST to such a path is one inference request.
 ROUTES: dict[str, Form] = {
     "/v1/chat/completions": CHAT,
     "/v0/chat/completions": CHAT,
+    "/v1/embeddings": EMBEDDINGS,
 }

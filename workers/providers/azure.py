@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from broker.operations import EMBED
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, MAX_TOKENS, OPENAI_FAMILIES
+from workers.dialects.openai_embeddings import OpenAiEmbeddings
 from workers.parameters import family
 from workers.provider import Provider
 
@@ -15,16 +17,18 @@ _V1 = ("", "v1", "preview", "latest")
 
 
 def _configured(provider: Provider) -> Provider:
-    """The path behind whichever part of Azure's addresses the base URL already has."""
+    """The paths behind whichever part of Azure's addresses the base URL already has."""
     version = provider.quirks.get("api_version", "")
-    base, path = re.sub(r"^https?://[^/]*", "", provider.base_url).rstrip("/"), _CALL
+    base, prefix = re.sub(r"^https?://[^/]*", "", provider.base_url).rstrip("/"), ""
     if base.endswith("/models"):
         version = version or "2024-05-01-preview"
     if not base or base.endswith("/openai"):
-        path = ("/v1" if version in _V1 else "/deployments/{model}") + _CALL
-        path = path if base else "/openai" + path
+        prefix = "/v1" if version in _V1 else "/deployments/{model}"
+        prefix = prefix if base else "/openai" + prefix
     query = f"?api-version={version}" if version else ""
-    return replace(provider, quirks={**provider.quirks, "path": path + query})
+    paths = f"{prefix}{{call}}{query}"
+    path = paths.replace("{call}", _CALL)
+    return replace(provider, quirks={**provider.quirks, "path": path, "paths": paths})
 
 
 PROVIDER = Provider(
@@ -34,5 +38,6 @@ PROVIDER = Provider(
     credentials="azure",
     configure=_configured,
     quirks={"allowed_tools": "send"},
+    operations={EMBED: OpenAiEmbeddings(DIALECT.error, user=True)},
     parameters=CHAT.but(families=(family("Mistral", "mistral", MAX_TOKENS), *OPENAI_FAMILIES)),
 )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from broker.operations import EMBED
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, NAME_IN_TEXT, PLAIN, USAGE_ALWAYS
+from workers.dialects.openai_embeddings import OpenAiEmbeddings
 from workers.parameters import clamp, drop, keep, rename, words
 from workers.provider import Provider
 
@@ -13,12 +15,21 @@ PROVIDER = Provider(
     name="mistral",
     dialect=DIALECT,
     base_url="https://api.mistral.ai/v1",
-    models=("mistral-large-latest", "mistral-medium-latest", "mistral-small-latest"),
+    models=(
+        "mistral-large-latest",
+        "mistral-medium-latest",
+        "mistral-small-latest",
+        "mistral-embed",
+        "codestral-embed",
+    ),
     quirks={
         "assistant_fields": "plain",
         "reasoning_field": "content",
         "call_ids": "nine characters",
         "tool_type": "as given",
+    },
+    operations={
+        EMBED: OpenAiEmbeddings(DIALECT.error, dimensions="output_dimension", tokens=False)
     },
     parameters=CHAT.but(
         (*PLAIN, *USAGE_ALWAYS, *NAME_IN_TEXT),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from broker.operations import EMBED
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, NAME_IN_TEXT, ONE_CHOICE, PLAIN
+from workers.dialects.openai_embeddings import OpenAiEmbeddings
 from workers.parameters import drop, keep
 from workers.provider import Provider
 
@@ -15,6 +17,7 @@ PROVIDER = Provider(
     base_url="",  # the operator's: http://localhost:11434/v1
     keyless=True,
     quirks={"assistant_fields": "plain", "reasoning_field": "reasoning"},
+    operations={EMBED: OpenAiEmbeddings(DIALECT.error, tokens=False)},
     parameters=CHAT.but(
         (*PLAIN, *ONE_CHOICE, *NAME_IN_TEXT),
         drop("user", "parallel_tool_calls"),

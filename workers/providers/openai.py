@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from broker.operations import EMBED
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, OPENAI_FAMILIES
+from workers.dialects.openai_embeddings import OpenAiEmbeddings
 from workers.provider import Provider
 
 PROVIDER = Provider(
@@ -35,7 +37,11 @@ PROVIDER = Provider(
         "gpt-4o-mini",
         "gpt-audio-mini",
         "o3",
+        "text-embedding-3-large",
+        "text-embedding-3-small",
+        "text-embedding-ada-002",
     ),
     quirks={"allowed_tools": "send"},
+    operations={EMBED: OpenAiEmbeddings(DIALECT.error, user=True)},
     parameters=CHAT.but(families=OPENAI_FAMILIES),
 )

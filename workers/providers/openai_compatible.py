@@ -6,6 +6,7 @@ role, and answer both with an error or, worse, with silence.
 
 from __future__ import annotations
 
+from broker.operations import EMBED
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import (
     CHAT,
@@ -13,6 +14,7 @@ from workers.dialects.openai_chat.parameters import (
     MAX_TOKENS,
     SYSTEM_ROLE,
 )
+from workers.dialects.openai_embeddings import OpenAiEmbeddings
 from workers.provider import Provider
 
 PROVIDER = Provider(
@@ -21,5 +23,6 @@ PROVIDER = Provider(
     base_url="",  # the operator's: there is no such host
     keyless=True,
     quirks={"cache_control": "send"},
+    operations={EMBED: OpenAiEmbeddings(DIALECT.error, user=True, input_type=True)},
     parameters=CHAT.but(MAX_TOKENS, SYSTEM_ROLE, FUNCTIONS_AS_TOOLS),
 )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from broker.operations import EMBED
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, FUNCTIONS_AS_TOOLS, ONE_CHOICE
+from workers.dialects.openai_embeddings import OpenAiEmbeddings
 from workers.parameters import drop
 from workers.provider import Provider
 
@@ -11,12 +13,18 @@ PROVIDER = Provider(
     name="openrouter",
     dialect=DIALECT,
     base_url="https://openrouter.ai/api/v1",
-    models=("openai/gpt-5.2", "anthropic/claude-sonnet-4.6", "google/gemini-2.5-flash"),
+    models=(
+        "openai/gpt-5.2",
+        "anthropic/claude-sonnet-4.6",
+        "google/gemini-2.5-flash",
+        "openai/text-embedding-3-small",
+    ),
     quirks={
         "assistant_fields": "plain",
         "cache_control": "send",
         "reasoning_field": "reasoning_details",
     },
+    operations={EMBED: OpenAiEmbeddings(DIALECT.error, user=True, input_type=True)},
     parameters=CHAT.but(
         (*FUNCTIONS_AS_TOOLS, *ONE_CHOICE),
         drop("prompt_cache_retention", "safety_identifier", "store"),

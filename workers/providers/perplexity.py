@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from broker.operations import EMBED
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import (
     CHAT,
@@ -10,6 +11,7 @@ from workers.dialects.openai_chat.parameters import (
     USAGE_ALWAYS,
     efforts,
 )
+from workers.dialects.openai_embeddings import OpenAiEmbeddings
 from workers.parameters import drop, emulate, keep, mapped
 from workers.provider import Provider
 
@@ -17,8 +19,13 @@ PROVIDER = Provider(
     name="perplexity",
     dialect=DIALECT,
     base_url="https://api.perplexity.ai",
-    models=("sonar", "sonar-pro", "sonar-reasoning-pro"),
+    models=("sonar", "sonar-pro", "sonar-reasoning-pro", "pplx-embed-v1-0.6b", "pplx-embed-v1-4b"),
     quirks={"assistant_fields": "plain", "system_messages": "one", "turns": "alternate"},
+    operations={
+        EMBED: OpenAiEmbeddings(
+            DIALECT.error, "/v1/embeddings", ("base64_int8", "base64_int8"), tokens=False, int8=True
+        )
+    },
     parameters=CHAT.but(
         (*PLAIN, *USAGE_ALWAYS, *NAME_IN_TEXT),
         drop("seed", "user"),

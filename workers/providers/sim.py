@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from broker.operations import EMBED
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT
+from workers.dialects.openai_embeddings import OpenAiEmbeddings
 from workers.provider import Provider
 
 PROVIDER = Provider(
@@ -12,5 +14,6 @@ PROVIDER = Provider(
     base_url="http://127.0.0.1:9000/v1",
     models=("sim", "echo"),
     keyless=True,
+    operations={EMBED: OpenAiEmbeddings(DIALECT.error, user=True)},
     parameters=CHAT,
 )

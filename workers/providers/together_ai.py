@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from broker.operations import EMBED
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import (
     CHAT,
@@ -10,6 +11,7 @@ from workers.dialects.openai_chat.parameters import (
     USAGE_ALWAYS,
     efforts,
 )
+from workers.dialects.openai_embeddings import OpenAiEmbeddings
 from workers.parameters import At, drop, keep, mapped
 from workers.provider import Provider
 
@@ -17,8 +19,13 @@ PROVIDER = Provider(
     name="together_ai",
     dialect=DIALECT,
     base_url="https://api.together.ai/v1",
-    models=("meta-llama/Llama-3.3-70B-Instruct-Turbo", "deepseek-ai/DeepSeek-R1"),
+    models=(
+        "meta-llama/Llama-3.3-70B-Instruct-Turbo",
+        "deepseek-ai/DeepSeek-R1",
+        "intfloat/multilingual-e5-large-instruct",
+    ),
     quirks={"assistant_fields": "plain"},
+    operations={EMBED: OpenAiEmbeddings(DIALECT.error, words=None, dimensions="", tokens=False)},
     parameters=CHAT.but(
         (*PLAIN, *USAGE_ALWAYS, *NAME_IN_TEXT),
         drop("user", "parallel_tool_calls"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from broker.operations import EMBED
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, NOT_OPENAI, SYSTEM_ROLE
+from workers.dialects.openai_embeddings import OpenAiEmbeddings
 from workers.parameters import drop, keep
 from workers.provider import Provider
 
@@ -18,6 +20,7 @@ PROVIDER = Provider(
         "reasoning_field": "reasoning",
         "system_messages": "one",
     },
+    operations={EMBED: OpenAiEmbeddings(DIALECT.error, user=True)},
     parameters=CHAT.but(
         (*NOT_OPENAI, *SYSTEM_ROLE),
         drop("user", "parallel_tool_calls", note="it would be ignored"),

@@ -5,12 +5,15 @@ Pure, so that every fault can be read off a table; `playback` acts a script out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any
+
+import orjson
 
 from workers.sim.answer import Answer, answer_to
-from workers.sim.knobs import BadRequestError, Knobs
+from workers.sim.knobs import BadRequestError, Knobs, knobs_of
 from workers.sim.wire import Event, completion_body, error_body, stamped_length, stream_events
 
 SLICE_BYTES = 65536
@@ -98,6 +101,33 @@ def play_of(body: bytes, call_number: int) -> Play:
         max_open=knobs.max_open,
         keepable=not knobs.vary,
     )
+
+
+def script_of(answer: Callable[[dict[str, Any]], bytes], body: bytes) -> Script:
+    """The script for a request that has one plain answer; knobs of its model work as they can.
+
+    Raises:
+        BadRequestError: the body is not a request the simulator takes.
+    """
+    try:
+        request = orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        raise BadRequestError(f"the body is not JSON: {exc}") from exc
+    if not isinstance(request, dict) or not isinstance(request.get("model"), str):
+        raise BadRequestError("model must be a name", param="model")
+    model = request["model"]
+    knobs = knobs_of(model, request.get("sim"))
+    fault, start = knobs.fault, knobs.ttft_ms / 1000
+    if "hang" in fault:
+        return Script(model, 0, (), Ending.SILENCE)
+    if "status" in fault:
+        return _delayed(_status(knobs, model), start)
+    wire = answer(request)
+    whole = _head(200, b"application/json", len(wire), b"") + wire
+    ending = _ending(fault)
+    if ending is not Ending.KEEP:
+        whole = whole[: len(whole) - len(wire) // 2]
+    return Script(model, 200, (Frame(whole, start),), ending)
 
 
 def refusal(error: BadRequestError, model: str = "") -> Script:

@@ -12,8 +12,9 @@ import orjson
 
 from workers.sim.knobs import BadRequestError
 from workers.sim.playback import Playback
-from workers.sim.script import Play, Script, busy, plain, play_of, refusal
+from workers.sim.script import Play, Script, busy, plain, play_of, refusal, script_of
 from workers.sim.stats import Stats
+from workers.sim.vectors import ANSWERS
 from workers.sim.wire import stamped
 
 BODY_LIMIT = 64 << 20
@@ -186,9 +187,13 @@ class Connection(asyncio.Protocol):
             key = play.key if play.max_open is not None else None
         except BadRequestError as error:
             script = refusal(error)
-        self._body.clear()
         if key is not None:
             sim.open_by_key[key] += 1
+        self._play(script, key)
+
+    def _play(self, script: Script, key: str | None = None) -> None:
+        sim = self._sim
+        self._body.clear()
         self._call = (sim.stats, script, key)
         sim.open += 1
         sim.stats.begin(script, sim.open)
@@ -198,6 +203,15 @@ class Connection(asyncio.Protocol):
         if not self._writable:
             self._playback.pause()
         self._playback.advance()
+
+    def others(self) -> None:
+        """POST to what has one plain answer, such as embeddings."""
+        self._sim.call_number += 1
+        try:
+            script = script_of(ANSWERS[self._url.partition(b"?")[0]], b"".join(self._body))
+        except BadRequestError as error:
+            script = refusal(error)
+        self._play(script)
 
     def models(self) -> None:
         """GET /v1/models."""
@@ -242,6 +256,7 @@ class Connection(asyncio.Protocol):
 
 _ROUTES: Mapping[tuple[bytes, bytes], Callable[[Connection], None]] = {
     (b"POST", b"/v1/chat/completions"): Connection.completions,
+    **{(b"POST", path): Connection.others for path in ANSWERS},
     (b"GET", b"/v1/models"): Connection.models,
     (b"GET", b"/healthz"): Connection.healthz,
     (b"GET", b"/stats"): Connection.stats,
