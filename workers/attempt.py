@@ -170,6 +170,8 @@ class Attempt:
         last = events[-1]
         if last.HasField("completed"):
             self._completed = True
+            if last.completed.model:
+                self.record.answered_model = last.completed.model
             self.record.usage.CopyFrom(last.completed.usage)
             self.record.outcome = record_pb2.OUTCOME_COMPLETED
         self._session.send(events, last=self._completed)
@@ -178,7 +180,6 @@ class Attempt:
     def _begin(self, events: list[event_pb2.Event], dropped: tuple[str, ...]) -> None:
         """The first events: who answers, and when."""
         record = self.record
-<<<<<<< HEAD
         first = events[0]
         if first.HasField("started"):
             started = first.started
@@ -193,28 +194,6 @@ class Attempt:
                 return
         self._content = True
         record.first_content_ms = max(1, self._elapsed_ms())
-=======
-        if not record.first_content_ms:
-            if events[0].HasField("started"):
-                started = events[0].started
-                started.provider = self._provider.name
-                # Some formats do not say which model answered.
-                started.model = started.model or self._job.route.model
-                started.dropped_params.extend(dropped)
-                record.answered_model = started.model
-                record.upstream_id = started.upstream_id
-                record.upstream_request_id = started.upstream_request_id
-            if len(events) > 1 or not events[0].HasField("started"):
-                record.first_content_ms = max(1, self._elapsed_ms())
-        last = events[-1].HasField("completed")
-        if last:
-            completed = events[-1].completed
-            record.answered_model = completed.model or record.answered_model
-            record.usage.CopyFrom(completed.usage)
-            record.outcome = record_pb2.OUTCOME_COMPLETED
-        self._session.send(events, last=last)
-        return last
->>>>>>> c59d967 (Serve embeddings)
 
     def _failed(self, error: InferenceError, *, callers_key: bool) -> None:
         if callers_key:

@@ -54,7 +54,7 @@ def test_every_field_has_its_place() -> None:
 
 
 # Field, value, param and code.
-MISTAKES = [
+MISTAKES: list[tuple[str, Any, str, str]] = [
     ("model", "", "model", "empty_string"),
     ("dimensions", 0, "dimensions", "integer_below_min_value"),
     ("input", "", "input", "empty_string"),
@@ -66,7 +66,7 @@ MISTAKES = [
     ("input", [[1, -1]], "input[0][1]", "integer_below_min_value"),
     ("tags", ["x" * 300], "tags[0]", "string_above_max_length"),
 ]
-ONLY_JSON = [
+ONLY_JSON: list[tuple[str, Any, str, str]] = [
     ("input", None, "input", "missing_required_parameter"),
     ("input", 5, "input", "invalid_type"),
     ("input", ["a", 1], "input[1]", "invalid_type"),
@@ -95,7 +95,7 @@ def test_the_same_mistake_is_told_of_typed_messages(
     name: str, value: Any, param: str, code: str
 ) -> None:
     request = generation_pb2.Request()
-    fields = {"model": "m", "input": "hi", name: value}
+    fields: dict[str, Any] = {"model": "m", "input": "hi", name: value}
     embed = request.embed
     given = [fields["input"]] if isinstance(fields["input"], str) else fields["input"]
     if given and isinstance(given[0], list):
