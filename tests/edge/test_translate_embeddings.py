@@ -97,7 +97,7 @@ def test_the_same_mistake_is_told_of_typed_messages(
     request = generation_pb2.Request()
     fields: dict[str, Any] = {"model": "m", "input": "hi", name: value}
     embed = request.embed
-    given = [fields["input"]] if isinstance(fields["input"], str) else fields["input"]
+    given: Any = [fields["input"]] if isinstance(fields["input"], str) else fields["input"]
     if given and isinstance(given[0], list):
         for ids in given:
             embed.tokens.add().ids.extend(ids)
