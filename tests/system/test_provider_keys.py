@@ -100,9 +100,9 @@ async def test_keys_of_the_operator_rotate_by_what_went_wrong(
     # A refused key: the next one at once, and no request begins with it for a while.
     fake.script = by_key(k111=refusal(401), k222=refusal(402))
     begun = time.monotonic()
-    for _ in range(12):
+    for _ in range(30):
         assert (await outcome(stack, fake))[0] == 200
-    assert time.monotonic() - begun < 6.0  # a back-off each would be 6 s
+    assert time.monotonic() - begun < 6.0  # a back-off each would be 15 s
     fake.take()
     for _ in range(6):
         assert await outcome(stack, fake) == (200, None, [OURS[2]])
@@ -164,8 +164,7 @@ async def test_all_keys_refused_is_502_after_one_call_each_whatever_worker_takes
     assert (error["type"], error["message"]) == ("server_error", "refused [hidden]")
     assert sorted(call.key for call in fake.take()) == sorted(OURS)
 
-    # Known to be refused, they cost the next request one call, and one that works is back at once.
-    assert len((await outcome(stack, fake))[2]) < len(OURS)
+    # One that works again is back at once.
     fake.script = lambda _: chat_answer()
     assert (await outcome(stack, fake))[0] == 200
 
