@@ -43,8 +43,8 @@ _OWN = (
     "requestMetadata",
     "serviceTier",
 )
-# Those that fields are added to.
-_OBJECTS = (_MORE, "inferenceConfig", "outputConfig", "requestMetadata")
+# Those that are read or that fields are added to.
+_OBJECTS = (_MORE, "inferenceConfig", "outputConfig", "requestMetadata", "thinking")
 # Fields of the models behind it, by the names that callers know from their makers.
 _MODELS_OWN = (
     "anthropic_beta",
@@ -113,10 +113,10 @@ class _Writer:
         """The fields beyond OpenAI's that Converse or its model knows; others are errors there."""
         for name, data in self.request.extra.items():
             if name in _OWN:
-                self.body[name] = _object(data, name) if name in _OBJECTS else read_json(data, name)
+                self.body[name] = _value(data, name)
         for name, data in self.request.extra.items():
             if name in _MODELS_OWN:
-                put(self.body, f"{_MORE}.{name}", read_json(data, name))
+                put(self.body, f"{_MORE}.{name}", _value(data, name))
             elif name == "top_k" and self.facts.top_k:
                 put(self.body, f"{_MORE}.{self.facts.top_k}", read_json(data, name))
             elif name not in _OWN:
@@ -146,7 +146,8 @@ class _Writer:
             fields["output_config"] = config | fields["output_config"]
         if fields:
             self.body.setdefault(_MORE, {}).update(fields)
-        kind = (fields.get("thinking") or {}).get("type")
+        thinking = fields.get("thinking")
+        kind = thinking.get("type") if isinstance(thinking, dict) else None
         thinks = kind in ("enabled", "adaptive")
         return self.sheet.rows_while_reasoning if thinks else self.sheet.rows
 
@@ -182,8 +183,8 @@ class _Writer:
             self.body["outputConfig"] = box.form | self.body.get("outputConfig", {})
 
 
-def _object(data: bytes, name: str) -> Block:
+def _value(data: bytes, name: str) -> Any:
     value = read_json(data, name)
-    if not isinstance(value, dict):
+    if name in _OBJECTS and not isinstance(value, dict):
         raise InferenceError("invalid_request", "Must be an object.", param=name)
     return value

@@ -40,8 +40,8 @@ def fit_sampling(body: Block, facts: Facts, losses: Losses) -> None:
     if config is None:
         return
     stops = config.get("stopSequences")
-    if facts.claude is not None and stops is not None:
-        kept = [stop for stop in stops if stop.strip()]
+    if facts.claude is not None and isinstance(stops, list):
+        kept = [stop for stop in stops if not isinstance(stop, str) or stop.strip()]
         if len(kept) < len(stops):
             losses.drop("stop")  # blank ones are refused
         config["stopSequences"] = kept
@@ -68,7 +68,8 @@ def apply_defaults(body: Block, sheet: Sheet) -> None:
     thinking = body.get("additionalModelRequestFields", {}).get("thinking")
     budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
     config = body.get("inferenceConfig", {})
-    if isinstance(budget, int) and config.get("maxTokens", budget + 1) <= budget:
+    limit = config.get("maxTokens")
+    if isinstance(budget, int) and isinstance(limit, int) and limit <= budget:
         # Only a default can be that small: the caller's limit has shaped the budget.
         most = sheet.rows["max_tokens"].high
         config["maxTokens"] = int(min(budget + _ROOM, most or budget + _ROOM))
