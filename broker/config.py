@@ -26,6 +26,7 @@ from broker.settings import (
     DEFAULT_GRPC,
     DEFAULT_HTTP,
     Address,
+    FetchSettings,
     Limits,
     LogSettings,
     NatsSettings,
@@ -36,6 +37,7 @@ from broker.settings import (
 __all__ = [
     "Address",
     "ConfigError",
+    "FetchSettings",
     "Limits",
     "LogSettings",
     "NatsSettings",
@@ -105,6 +107,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     master_key: str | list[str] | None = None
     providers: dict[str, Any] | None = None
     limits: dict[str, Any] | None = None
+    fetch: dict[str, Any] | None = None
     log: dict[str, Any] | None = None
     cors_origins: list[str] | None = None
     replicas: Annotated[int, msgspec.Meta(ge=1, le=5)] | None = None
@@ -137,6 +140,7 @@ def load_settings(
         providers=MappingProxyType(providers),
         providers_off=MappingProxyType(off),
         limits=_section(Limits, file.limits or {}, env, "limits", ENV_PREFIX),
+        fetch=_section(FetchSettings, file.fetch or {}, env, "fetch", ENV_PREFIX + "FETCH_"),
         log=_section(LogSettings, file.log or {}, env, "log", ENV_PREFIX + "LOG_"),
         cors_origins=tuple(_words(pick("cors_origins", str | list[str], ()))),
         replicas=pick("replicas", Annotated[int, msgspec.Meta(ge=1, le=5)], 1),

@@ -112,6 +112,8 @@ TABLE: dict[str, Row] = {
     ),
     "upstream_error": Row(502, "INTERNAL", _SERVER, "upstream_error", _P, Retry.SAME),
     "upstream_incomplete": Row(502, "INTERNAL", _SERVER, "upstream_incomplete", _P, Retry.SAME),
+    # The model's, where its provider does not hold it to the form that was asked for.
+    "invalid_answer": Row(502, "INTERNAL", _SERVER, "invalid_answer", _P, Retry.SAME),
     "upstream_unreachable": Row(502, "UNAVAILABLE", _SERVER, "upstream_error", _P, Retry.SAME),
     "worker_lost": Row(502, "ABORTED", _SERVER, "worker_lost", _U, Retry.SAME),
     "poison": Row(502, "ABORTED", _SERVER, "worker_lost", _U, Retry.NEVER),

@@ -106,6 +106,19 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class FetchSettings:
+    """How workers fetch images and files by their addresses, for providers that want bytes.
+
+    `max_bytes` bounds all that one request names. Without `allow_private` only hosts on the public
+    internet are asked.
+    """
+
+    max_bytes: _Count = 20 * 1024 * 1024
+    timeout_s: _Seconds = 10.0
+    allow_private: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """How much is logged and in which form; auto is pretty on a terminal and JSON elsewhere."""
 
@@ -137,6 +150,7 @@ class Settings:
     providers: Mapping[str, ProviderSettings] = field(default_factory=dict)
     providers_off: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = Limits()
+    fetch: FetchSettings = FetchSettings()
     log: LogSettings = LogSettings()
     cors_origins: tuple[str, ...] = ()
     replicas: int = 1

@@ -98,9 +98,7 @@ def cells(provider: Provider) -> int:
 
 def _is_supported(row: Row) -> bool:
     # What the caller's stream looks like is arranged by the edge; usage always comes.
-    return row.parameter == "stream_options" or (
-        row.unless is None and row.action not in (Action.DROP, Action.REJECT)
-    )
+    return row.parameter == "stream_options" or (row.action not in (Action.DROP, Action.REJECT))
 
 
 def _overview(providers: Mapping[str, Provider]) -> str:

@@ -11,6 +11,7 @@ from broker.bus import Bus, BusError
 from broker.bus.fleet import fleet_token
 from broker.config import Settings
 from broker.telemetry import Telemetry
+from workers.fetch import Fetcher
 from workers.registry import ProviderError, load
 from workers.runner import Runner
 
@@ -29,6 +30,7 @@ def _read(runners: list[Runner], name: str) -> dict[tuple[str, ...], float]:
 async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asyncio.Event) -> None:
     runners = []
     token = await fleet_token(bus, settings)
+    fetcher = Fetcher(settings.fetch)
     for name in sys.argv[1:]:
         chosen = settings.providers.get(name)
         if chosen is None:
@@ -38,7 +40,7 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
             provider = load(chosen)
         except ProviderError as exc:
             raise BusError(str(exc)) from exc
-        runners.append(Runner(bus, provider, chosen, token, settings.limits))
+        runners.append(Runner(bus, provider, chosen, token, fetcher, settings.limits))
     for runner in runners:
         await runner.start()
     for name in ("busy", "held", "calls", "records"):
@@ -52,6 +54,7 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
     grace = settings.limits.drain_grace_s
     await asyncio.gather(*(runner.drain(grace) for runner in runners))
     await asyncio.gather(*(runner.close() for runner in runners))
+    await fetcher.close()
 
 
 def main() -> int:

@@ -1,4 +1,8 @@
-"""One attempt is one upstream call: the granted job in, hub events out, an attempt record left."""
+"""One attempt is one upstream call: the granted job in, hub events out, an attempt record left.
+
+Where a provider gives one answer a call and several are asked for, it is that many calls; the
+record says how many, and counts what they used together.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,17 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from broker import operations
 from broker.errors import InferenceError
 from broker.v1 import delivery_service_pb2, event_pb2, generation_pb2, job_pb2, record_pb2
+from workers.emulation import Choices, Plan, Stepped, plan_of, total
+from workers.fetch import Fetcher
 from workers.keys import Key, Keys
-from workers.provider import Decoder, Provider
+from workers.provider import Call, Decoder, Dialect, Provider, Unreadable
 from workers.upstream import Limits, Reply, Upstream
 
 _log = logging.getLogger(__name__)
@@ -22,11 +29,25 @@ _log = logging.getLogger(__name__)
 _MAX_ERROR_BODY = 256 << 10
 # After the terminal event the rest of the body is read this long, to keep the connection.
 _TAIL_S = 0.2
+# Of one attempt.
+CALLS_AT_ONCE = 8
 # What is our fault where the key is ours, and the caller's where it is the caller's.
 _CALLERS_FAULT = {
     "upstream_credentials": "invalid_provider_key",
     "upstream_quota": "insufficient_quota",
 }
+
+_Send = Callable[[list[event_pb2.Event]], bool]
+
+
+@dataclass(slots=True)
+class _Line:
+    """What the calls of an attempt have in common."""
+
+    dialect: Dialect
+    upstream: Upstream
+    limits: Limits
+    fetcher: Fetcher
 
 
 class Session(Protocol):
@@ -52,6 +73,7 @@ class Attempt:
         self._begun = time.monotonic()
         self._secret = ""
         self._content = self._completed = False
+        self._dropped: tuple[str, ...] = ()
         self.called = False
         self.record = record_pb2.AttemptRecord(
             request_id=job.request_id,
@@ -69,6 +91,7 @@ class Attempt:
         grant: delivery_service_pb2.Grant,
         upstream: Upstream,
         keys: Keys,
+        fetcher: Fetcher,
     ) -> None:
         """Make the call. Never raises for what a provider does: that is the `failed` event.
 
@@ -80,7 +103,7 @@ class Attempt:
             key = keys.choose(job.request_id, model, job.avoid_keys, time.monotonic())
         self._secret = grant.credential or (key.secret if key is not None else "")
         try:
-            await self._call(request, grant, upstream)
+            await self._answer(request, grant, upstream, fetcher)
             if key is not None:
                 keys.worked(key, model)
         except InferenceError as exc:
@@ -97,76 +120,138 @@ class Attempt:
         finally:
             self.record.duration_ms = self._elapsed_ms()
 
-    async def _call(
+    async def _answer(
         self,
         request: generation_pb2.Request,
         grant: delivery_service_pb2.Grant,
         upstream: Upstream,
+        fetcher: Fetcher,
     ) -> None:
-        dialect = self._provider.dialect_for(self._job.route.model, operations.name(request))
-        call = dialect.call(request, self._job.route.model, self._provider)
+        model = self._job.route.model
+        line = _Line(
+            self._provider.dialect_for(model, operations.name(request)),
+            upstream,
+            _limits(grant, streaming=operations.streams(request)),
+            fetcher,
+        )
+        plan = plan_of(request, model, self._provider)
+        if plan is None:
+            await self._call(line, request, self._send)
+        else:
+            await self._emulate(line, plan)
+
+    async def _emulate(self, line: _Line, plan: Plan) -> None:
+        """Do around the dialect what the provider lacks."""
+        decoders: list[Stepped] = []
+        try:
+            if plan.calls == 1:
+                await self._call(line, plan.request, self._send, plan, decoders)
+            else:
+                await self._call_often(line, plan, decoders)
+        finally:
+            used = [decoder.usage for decoder in decoders if decoder.usage is not None]
+            if used and self.record.outcome != record_pb2.OUTCOME_COMPLETED:
+                # What came of these calls is no answer, and is billed all the same.
+                self.record.usage.CopyFrom(total(used))
+
+    async def _call_often(self, line: _Line, plan: Plan, decoders: list[Stepped]) -> None:
+        """One answer of several calls; when one fails all do."""
+        choices = Choices(plan.calls)
+        gate = asyncio.Semaphore(CALLS_AT_ONCE)
+        _, readable = await self._written(line, plan.request)
+        plan = replace(plan, request=readable)
+
+        async def one(number: int) -> None:
+            def send(events: list[event_pb2.Event]) -> bool:
+                if merged := choices.add(number, events):
+                    self._send(merged)
+                return events[-1].HasField("completed")
+
+            async with gate:
+                await self._call(line, plan.request_of(number), send, plan, decoders)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for number in range(plan.calls):
+                    group.create_task(one(number))
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+
+    async def _written(
+        self, line: _Line, request: generation_pb2.Request
+    ) -> tuple[Call, generation_pb2.Request]:
+        """The call for a request, and the request with what had to be fetched for it."""
+        model = self._job.route.model
+        try:
+            return line.dialect.call(request, model, self._provider), request
+        except Unreadable as exc:
+            request = await line.fetcher.inline(request, exc)
+            return line.dialect.call(request, model, self._provider), request
+
+    async def _call(
+        self,
+        line: _Line,
+        request: generation_pb2.Request,
+        send: _Send,
+        plan: Plan | None = None,
+        decoders: list[Stepped] | None = None,
+    ) -> None:
+        steps = plan.steps() if plan is not None else ()
+        call, request = await self._written(line, request)
+        self._dropped = call.dropped
         self.called = True
-        reply = await upstream.open(
+        self.record.upstream_calls += 1
+        reply = await line.upstream.open(
             call,
             key=self._secret or None,
-            limits=_limits(grant, streaming=operations.streams(request)),
+            limits=line.limits,
             extra_headers=request.platform.extra_headers,
         )
         try:
             self.record.upstream_status = reply.status
             if not 200 <= reply.status < 300:
                 body = await reply.read(_MAX_ERROR_BODY, cut=True)
-                raise dialect.error(reply.status, reply.headers, body)
-            await self._stream(reply, dialect.decoder(request, reply.headers), call.dropped)
+                raise line.dialect.error(reply.status, reply.headers, body)
+            decoder = line.dialect.decoder(request, reply.headers)
+            if decoders is None:
+                await self._stream(reply, decoder, send)
+                await _read_tail(reply)
+                return
+            stepped = Stepped(decoder, steps)
+            decoders.append(stepped)
+            await self._stream(reply, stepped, send)
+            if stepped.usage is not None:
+                # Otherwise it was cut short, and the provider would go on.
+                await _read_tail(reply)
         finally:
             await reply.aclose()
 
-    async def _stream(self, reply: Reply, decoder: Decoder, dropped: tuple[str, ...]) -> None:
+    async def _stream(self, reply: Reply, decoder: Decoder, send: _Send) -> None:
         """Pass events on as they come; the terminal one ends it."""
         session = self._session
+        done = False
 
         def take(chunk: bytes) -> bool:
-            return not self._pass_on(decoder.feed(chunk), dropped) and session.credit > 0
+            nonlocal done
+            done = _pass_on(decoder.feed(chunk), send)
+            return not done and session.credit > 0
 
         try:
             while not await reply.push(take):
-                if self._completed:
-                    await _read_tail(reply)
+                if done:
                     return
                 await session.wait_credit()
         except InferenceError as exc:
             # A provider that said why it finished and then fell silent has finished.
-            if exc.reason != "stalled" or not self._close(decoder, dropped):
+            if exc.reason != "stalled" or not _close(decoder, send):
                 raise
             return
-        if not self._pass_on(decoder.close(), dropped):
+        if not _pass_on(decoder.close(), send):
             raise InferenceError("upstream_incomplete", "the provider's answer ended early")
 
-    def _close(self, decoder: Decoder, dropped: tuple[str, ...]) -> bool:
-        try:
-            return self._pass_on(decoder.close(), dropped)
-        except InferenceError:
-            return False
-
-    def _pass_on(self, decoded: Iterable[event_pb2.Event], dropped: tuple[str, ...]) -> bool:
-        """Send events; True when the last of them completes the answer.
-
-        What was decoded before an error is sent before it is raised.
-        """
-        if type(decoded) is list:
-            return bool(decoded) and self._send(decoded, dropped)
-        events: list[event_pb2.Event] = []
-        try:
-            events.extend(decoded)
-        except InferenceError:
-            if events:
-                self._send(events, dropped)
-            raise
-        return bool(events) and self._send(events, dropped)
-
-    def _send(self, events: list[event_pb2.Event], dropped: tuple[str, ...]) -> bool:
+    def _send(self, events: list[event_pb2.Event]) -> bool:
         if not self._content:
-            self._begin(events, dropped)
+            self._begin(events)
         last = events[-1]
         if last.HasField("completed"):
             self._completed = True
@@ -177,7 +262,7 @@ class Attempt:
         self._session.send(events, last=self._completed)
         return self._completed
 
-    def _begin(self, events: list[event_pb2.Event], dropped: tuple[str, ...]) -> None:
+    def _begin(self, events: list[event_pb2.Event]) -> None:
         """The first events: who answers, and when."""
         record = self.record
         first = events[0]
@@ -186,7 +271,7 @@ class Attempt:
             started.provider = self._provider.name
             # Some formats do not say which model answered.
             started.model = started.model or self._job.route.model
-            started.dropped_params.extend(dropped)
+            started.dropped_params.extend(self._dropped)
             record.answered_model = started.model
             record.upstream_id = started.upstream_id
             record.upstream_request_id = started.upstream_request_id
@@ -214,6 +299,30 @@ class Attempt:
 
     def _elapsed_ms(self) -> int:
         return int((time.monotonic() - self._begun) * 1000)
+
+
+def _close(decoder: Decoder, send: _Send) -> bool:
+    try:
+        return _pass_on(decoder.close(), send)
+    except InferenceError:
+        return False
+
+
+def _pass_on(decoded: Iterable[event_pb2.Event], send: _Send) -> bool:
+    """Send events; True when the last of them completes the answer.
+
+    What was decoded before an error is sent before it is raised.
+    """
+    if type(decoded) is list:
+        return bool(decoded) and send(decoded)
+    events: list[event_pb2.Event] = []
+    try:
+        events.extend(decoded)
+    except InferenceError:
+        if events:
+            send(events)
+        raise
+    return bool(events) and send(events)
 
 
 async def _read_tail(reply: Reply) -> None:

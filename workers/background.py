@@ -38,6 +38,7 @@ from broker.v1 import (
     stored_pb2,
 )
 from workers.attempt import Attempt
+from workers.fetch import Fetcher
 from workers.keys import Keys
 from workers.logsession import CREDIT, LogSession
 from workers.provider import Provider
@@ -95,6 +96,7 @@ class Tools:
     provider: Provider
     upstream: Upstream
     keys: Keys
+    fetcher: Fetcher
     publisher: Publisher
     recorder: Recorder
     limits: delivery_service_pb2.TimeLimits
@@ -382,7 +384,8 @@ class _Run:
         session = self.session
         session.when_over(task.cancel)
         try:
-            await attempt.run(request, grant, self._tools.upstream, self._tools.keys)
+            tools = self._tools
+            await attempt.run(request, grant, tools.upstream, tools.keys, tools.fetcher)
             session.when_over(None)
             await asyncio.sleep(0)  # the session may have cancelled this task in its last word
         except asyncio.CancelledError:

@@ -107,7 +107,8 @@ class Session:
         while self.credit <= 0:
             if self.over is not None:
                 raise self.over
-            self._more_credit = asyncio.get_running_loop().create_future()
+            if self._more_credit is None or self._more_credit.done():
+                self._more_credit = asyncio.get_running_loop().create_future()
             await self._more_credit
 
     def hand_back(self, reason: str) -> None:

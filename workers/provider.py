@@ -24,6 +24,7 @@ from broker.operations import (
     TRANSCRIBE,
 )
 from broker.v1 import event_pb2, generation_pb2
+from broker.v1.content_pb2 import Part
 from workers.parameters import Table
 
 # Operations as callers know them.
@@ -52,6 +53,20 @@ class Call:
     base_url: str = ""
 
 
+class Unreadable(InferenceError):  # noqa: N818
+    """An image or file is given by an address that the provider does not read by itself.
+
+    Raised by `Dialect.call`; whoever sends the call may put bytes into the parts that `reads` is
+    false for, and ask for the call again.
+    """
+
+    def __init__(
+        self, message: str, *, param: str, reads: Callable[[Part], bool] = lambda _: False
+    ) -> None:
+        super().__init__("invalid_request", message, param=param)
+        self.reads = reads
+
+
 class Decoder(Protocol):
     """Turns the body of a 2xx answer into hub events, fed in pieces of any size.
 
@@ -72,7 +87,10 @@ class Dialect(Protocol):
     """A wire format."""
 
     def call(self, request: generation_pb2.Request, model: str, provider: Provider) -> Call:
-        """The HTTP call for a hub request; `model` is the name at the provider."""
+        """The HTTP call for a hub request; `model` is the name at the provider.
+
+        Raises `Unreadable` where the worker has to fetch something first, else `InferenceError`.
+        """
         ...
 
     def decoder(self, request: generation_pb2.Request, headers: Mapping[str, str]) -> Decoder:

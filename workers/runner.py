@@ -25,9 +25,10 @@ from broker.config import Limits, ProviderSettings
 from broker.dispatch import LOSSES_BEFORE_ALONE
 from broker.v1 import delivery_service_pb2, job_pb2
 from workers import credentials
-from workers.attempt import Attempt
+from workers.attempt import CALLS_AT_ONCE, Attempt
 from workers.background import Background, Tools
 from workers.delivery import EdgeLink, EdgeLost, Killed, Session
+from workers.fetch import Fetcher
 from workers.keys import Keys
 from workers.provider import Provider
 from workers.upstream import Upstream
@@ -51,10 +52,12 @@ class Runner:
         provider: Provider,
         settings: ProviderSettings,
         fleet_token: str,
+        fetcher: Fetcher,
         limits: Limits | None = None,
     ) -> None:
         self.name = f"{settings.name}-{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         self._bus = bus
+        self._fetcher = fetcher
         self._provider = provider
         self._settings = settings
         self._token = fleet_token
@@ -63,7 +66,7 @@ class Runner:
         )
         self._upstream = Upstream(
             provider,
-            max_connections=settings.slots + 16,
+            max_connections=settings.slots * CALLS_AT_ONCE + 16,
             credentials=credentials.load(provider),
         )
         self._keys = Keys(settings.api_keys)
@@ -100,6 +103,7 @@ class Runner:
                 provider,
                 self._upstream,
                 self._keys,
+                fetcher,
                 self._publisher,
                 self._recorder,
                 _time_limits(limits or Limits()),
@@ -316,7 +320,7 @@ class Runner:
             request = job.request
             if job.HasField("body_reference"):
                 request = await session.link.fetch_body(job)
-            await attempt.run(request, grant, self._upstream, self._keys)
+            await attempt.run(request, grant, self._upstream, self._keys, self._fetcher)
         except EdgeLost:
             pass
         except asyncio.CancelledError:

@@ -70,7 +70,7 @@ Global___RecordGroup: _TypeAlias = RecordGroup  # noqa: Y015
 
 @_typing.final
 class AttemptRecord(_message.Message):
-    """Written by the worker before it acks, once per upstream call; never a charge. Its id is `<request>.<attempt>`."""
+    """Written by the worker before it acks, once per attempt; never a charge. Its id is `<request>.<attempt>`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -89,6 +89,7 @@ class AttemptRecord(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    UPSTREAM_CALLS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     attempt: _builtins.int
     tenant: _builtins.str
@@ -105,6 +106,10 @@ class AttemptRecord(_message.Message):
     outcome: Global___Outcome.ValueType
     reason: _builtins.str
     """Reason of the failure, a row of the error table."""
+    upstream_calls: _builtins.int
+    """More than one where a provider gives one answer a call and several were asked for; `usage` is
+    what they used together.
+    """
     @_builtins.property
     def route(self) -> _job_pb2.Route: ...
     @_builtins.property
@@ -127,10 +132,11 @@ class AttemptRecord(_message.Message):
         usage: _event_pb2.Usage | None = ...,
         outcome: Global___Outcome.ValueType = ...,
         reason: _builtins.str = ...,
+        upstream_calls: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["route", b"route", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_model", b"answered_model", "attempt", b"attempt", "duration_ms", b"duration_ms", "first_content_ms", b"first_content_ms", "outcome", b"outcome", "reason", b"reason", "request_id", b"request_id", "route", b"route", "started_at_ms", b"started_at_ms", "tenant", b"tenant", "upstream_id", b"upstream_id", "upstream_request_id", b"upstream_request_id", "upstream_status", b"upstream_status", "usage", b"usage", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_model", b"answered_model", "attempt", b"attempt", "duration_ms", b"duration_ms", "first_content_ms", b"first_content_ms", "outcome", b"outcome", "reason", b"reason", "request_id", b"request_id", "route", b"route", "started_at_ms", b"started_at_ms", "tenant", b"tenant", "upstream_calls", b"upstream_calls", "upstream_id", b"upstream_id", "upstream_request_id", b"upstream_request_id", "upstream_status", b"upstream_status", "usage", b"usage", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

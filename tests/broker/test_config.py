@@ -15,6 +15,7 @@ import yaml
 from broker.config import (
     Address,
     ConfigError,
+    FetchSettings,
     ProviderSettings,
     Settings,
     child_environment,
@@ -425,9 +426,10 @@ def test_the_example_file_is_valid() -> None:
 def test_the_example_file_documents_every_field_and_shows_the_defaults() -> None:
     document = yaml.safe_load(EXAMPLE.read_text())
     shown = set(leaves(document))
-    own = {"config", "providers", "providers_off", "nats", "limits", "log"}
+    own = {"config", "providers", "providers_off", "nats", "limits", "fetch", "log"}
     expected = {f.name for f in fields(Settings)} - own
-    for section, cls in (("nats", NatsSettings), ("limits", Limits), ("log", LogSettings)):
+    sections = {"nats": NatsSettings, "limits": Limits, "fetch": FetchSettings, "log": LogSettings}
+    for section, cls in sections.items():
         expected |= {f"{section}.{f.name}" for f in fields(cls)}
     provider = {f.name for f in fields(ProviderSettings)} - {"name", "api_keys"}
     provider |= {"api_key", "api_key_env", "api_key_file", "enabled"}
@@ -435,7 +437,7 @@ def test_the_example_file_documents_every_field_and_shows_the_defaults() -> None
     assert shown == expected
     read = load_settings({"MILLRACE_CONFIG": str(EXAMPLE)})
     defaults = Settings()
-    for name in ("data", "http", "grpc", "limits", "log", "replicas", "sync_always"):
+    for name in ("data", "http", "grpc", "limits", "fetch", "log", "replicas", "sync_always"):
         assert getattr(read, name) == getattr(defaults, name), name
 
 

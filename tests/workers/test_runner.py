@@ -13,7 +13,7 @@ import pytest
 from broker import subjects
 from broker.bus import Bus
 from broker.bus.layout import ensure_layout, ensure_pool
-from broker.settings import ProviderSettings
+from broker.settings import FetchSettings, ProviderSettings
 from broker.v1 import content_pb2, generation_pb2, job_pb2, record_pb2
 from broker.v1 import delivery_service_pb2 as pb
 from tests.broker.bus.server import NatsServer, free_port, until
@@ -22,6 +22,7 @@ from tests.workers.sim.raw import Sim
 from tests.workers.sim.raw import start as start_sim
 from workers import runner as runner_module
 from workers.delivery import EdgeLink
+from workers.fetch import Fetcher
 from workers.registry import load
 from workers.runner import Runner
 
@@ -83,7 +84,7 @@ async def start(bus: Bus, sim: Sim) -> AsyncIterator[Start]:
 
     async def start(slots: int = 4) -> Runner:
         settings = ProviderSettings(name="sim", kind="sim", base_url=sim.base_url, slots=slots)
-        runner = Runner(bus, load(settings), settings, TOKEN)
+        runner = Runner(bus, load(settings), settings, TOKEN, Fetcher(FetchSettings()))
         await runner.start()
         started.append(runner)
         return runner

@@ -16,7 +16,11 @@ PROVIDER = Provider(
     dialect=DIALECT,
     base_url="",  # the operator's: http://localhost:11434/v1
     keyless=True,
-    quirks={"assistant_fields": "plain", "reasoning_field": "reasoning"},
+    quirks={
+        "assistant_fields": "plain",
+        "reasoning_field": "reasoning",
+        "image_addresses": "fetch",
+    },
     operations={EMBED: OpenAiEmbeddings(DIALECT.error, tokens=False)},
     parameters=CHAT.but(
         (*PLAIN, *ONE_CHOICE, *NAME_IN_TEXT),

@@ -22,6 +22,7 @@ PROVIDER = Provider(
     quirks={
         "assistant_fields": "plain",
         "cache_control": "send",
+        "file_addresses": "send",
         "reasoning_field": "reasoning_details",
     },
     operations={EMBED: OpenAiEmbeddings(DIALECT.error, user=True, input_type=True)},

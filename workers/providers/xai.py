@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from workers.dialects.openai_chat import DIALECT
-from workers.dialects.openai_chat.parameters import CHAT, NO_EFFORT, NOT_OPENAI, efforts
+from workers.dialects.openai_chat.parameters import CHAT, CUT_STOP, NO_EFFORT, NOT_OPENAI, efforts
 from workers.parameters import Family, Reasoning, Rows, clamp, drop, family, words
 from workers.provider import Provider
 
-_REFUSED = drop("presence_penalty", "frequency_penalty", "stop")
+_REFUSED = (*drop("presence_penalty", "frequency_penalty"), *CUT_STOP)
 _TIERS = {"auto": None, "default": "default", "priority": "priority"}
 _ALL = ("low", "medium", "high", "xhigh")
 

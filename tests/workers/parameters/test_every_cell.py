@@ -13,6 +13,7 @@ from tests.workers.parameters.cells import PROVIDERS, Cell, at, body, cells
 from tests.workers.parameters.expected import EXPECTED, Absent, Among
 from tests.workers.parameters.models import MODELS
 from tests.workers.parameters.samples import SAMPLES, openai_value, request
+from workers.emulation import plan_of
 from workers.parameters import COLUMNS, Action, At, base_name
 from workers.parameters.settle import is_moot
 from workers.provider import Call
@@ -135,6 +136,31 @@ def test_a_parameter_that_would_change_the_answer_is_refused(cell: Cell) -> None
         _asked(cell)
     assert caught.value.reason == "unsupported_parameter"
     assert caught.value.param == base_name(cell.column)
+
+
+AROUND = [cell for cell in CELLS if cell.row.unless is not None]
+
+
+@pytest.mark.parametrize("cell", [pytest.param(cell, id=cell.id) for cell in AROUND])
+def test_what_the_worker_does_around_the_dialect_does_not_reach_it(cell: Cell) -> None:
+    """The cells above say what a dialect does with it that is asked all the same."""
+    asked = request(cell.column, effort=cell.effort)
+    plan = plan_of(asked, cell.model, PROVIDERS[cell.provider])
+    assert plan is not None
+    assert {"n": plan.calls, "stop": plan.stops}[cell.column] == openai_value(cell.column)
+    call = cell.call(plan.request)
+    assert body(call) == body(_unasked(cell))
+    assert not _reported(cell, call)
+
+
+@pytest.mark.parametrize(
+    "cell", [pytest.param(cell, id=cell.id) for cell in CELLS if "response_format=" in cell.column]
+)
+def test_answers_are_checked_where_the_form_is_emulated(cell: Cell) -> None:
+    asked = request(cell.column, effort=cell.effort)
+    plan = plan_of(asked, cell.model, PROVIDERS[cell.provider])
+    checked = plan is not None and plan.form is not None
+    assert checked == (cell.row.action is Action.EMULATE)
 
 
 @_cells(Action.MAP, code=True, headers=True)

@@ -12,6 +12,7 @@ import orjson
 
 from broker.errors import InferenceError
 from broker.v1 import content_pb2
+from workers.provider import Unreadable
 
 ISSUER = "anthropic_messages"
 FILES_BETA = "files-api-2025-04-14"
@@ -74,6 +75,7 @@ class Writer:
     betas: set[str] = field(default_factory=set)
     # Claude before 3.7 refuses thinking blocks.
     keeps_thinking: bool = True
+    reads_addresses: bool = True
 
     def blocks(self, part: content_pb2.Part, path: str) -> list[Block]:
         """The blocks of one part, at `path` of the request. Parts without content give none."""
@@ -94,7 +96,7 @@ class Writer:
         image = part.image
         match image.WhichOneof("source"):
             case "url":
-                source = {"type": "url", "url": image.url}
+                source = self._address(image.url, path)
             case "file_id":
                 source = self._file(image.file_id)
             case "inline":
@@ -107,7 +109,7 @@ class Writer:
         file = part.file
         match file.WhichOneof("source"):
             case "url":
-                source: Block = {"type": "url", "url": file.url}
+                source = self._address(file.url, path)
             case "file_id":
                 source = self._file(file.file_id)
             case "inline":
@@ -121,6 +123,11 @@ class Writer:
         if file.filename:
             block["title"] = file.filename
         return [block | known_fields(part.extra, "file", _DOCUMENT_FIELDS, path)]
+
+    def _address(self, url: str, path: str) -> Block:
+        if not self.reads_addresses:
+            raise Unreadable("Claude takes media inline here, as a data URL.", param=path)
+        return {"type": "url", "url": url}
 
     def _file(self, file_id: str) -> Block:
         self.betas.add(FILES_BETA)

@@ -59,9 +59,13 @@ class Conversation:
         return False
 
 
-def conversation(request: generation_pb2.GenerateRequest, family: Family) -> Conversation:
+def conversation(
+    request: generation_pb2.GenerateRequest, family: Family, *, reads_addresses: bool
+) -> Conversation:
     """The whole conversation; `InferenceError` with the message's path for what Claude lacks."""
-    writer = Writer(keeps_thinking=family.thinking is not Thinking.NONE)
+    writer = Writer(
+        keeps_thinking=family.thinking is not Thinking.NONE, reads_addresses=reads_addresses
+    )
     result = Conversation(system=text_blocks(request.responses.instructions), betas=writer.betas)
     waiting: list[Block] = []  # a late system message waits for the turn that it governs
     for number, message in enumerate(request.messages):

@@ -23,6 +23,8 @@ class Envelope:
     body_version: str = ""
     # Beta features that the platform has not, without their dates: naming one is an error there.
     lacks: frozenset[str] = frozenset()
+    # Whether images and documents may be given by their addresses.
+    reads_addresses: bool = True
 
     def begin(self, model: str) -> dict[str, str]:
         """The fields that a body begins with."""
@@ -42,4 +44,8 @@ class Envelope:
 
 # The later version refuses temperature, top_p and top_k on every model.
 DIRECT = Envelope(headers={"anthropic-version": "2023-06-01"})
-VERTEX_AI = Envelope(body_version="vertex-2023-10-16", lacks=frozenset({"files-api", "mcp-client"}))
+VERTEX_AI = Envelope(
+    body_version="vertex-2023-10-16",
+    lacks=frozenset({"files-api", "mcp-client"}),
+    reads_addresses=False,
+)

@@ -82,7 +82,7 @@ def _write(request: generation_pb2.Request, model: str, envelope: Envelope) -> W
     body: Block = envelope.begin(model)
     _settle(asked, model, body, losses)
     family = family_of(model)
-    said = conversation(asked, family)
+    said = conversation(asked, family, reads_addresses=envelope.reads_addresses)
     box = toolbox(asked, family, losses, said.called_tools)
     said.system += (block for told in box.instructions for block in text_blocks(told))
     own = _own_parameters(asked, losses)

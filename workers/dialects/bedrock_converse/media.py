@@ -9,6 +9,7 @@ from typing import Any
 
 from broker.errors import InferenceError
 from broker.v1 import content_pb2
+from workers.provider import Unreadable
 
 Block = dict[str, Any]
 
@@ -91,10 +92,8 @@ def image(part: content_pb2.Image, path: str) -> Block:
                 }
             }
         case _:
-            raise InferenceError(
-                "unsupported_parameter",
-                "Bedrock takes images inline, as a data URL, or from S3.",
-                param=path,
+            raise Unreadable(
+                "Bedrock takes images inline, as a data URL, or from S3.", param=path, reads=_on_s3
             )
 
 
@@ -110,10 +109,8 @@ def document(part: content_pb2.File, names: DocumentNames, path: str) -> Block:
         source = {"bytes": base64.b64encode(part.inline.data).decode()}
         kind = _format(media_type, part.filename, part.inline.data)
     else:
-        raise InferenceError(
-            "unsupported_parameter",
-            "Bedrock takes files inline, as a data URL, or from S3.",
-            param=path,
+        raise Unreadable(
+            "Bedrock takes files inline, as a data URL, or from S3.", param=path, reads=_on_s3
         )
     if kind is None:
         known = ", ".join(sorted(_FORMATS))
@@ -131,6 +128,10 @@ def audio(part: content_pb2.Audio, path: str) -> Block:
         )
     data = base64.b64encode(part.inline.data).decode()
     return {"audio": {"format": part.format, "source": {"bytes": data}}}
+
+
+def _on_s3(part: content_pb2.Part) -> bool:
+    return (part.image.url or part.file.url).startswith(_S3)
 
 
 def _plain(media_type: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from broker.errors import InferenceError
 from broker.v1 import content_pb2
 from workers.dialects.gemini.surroundings import Surroundings
+from workers.provider import Unreadable
 
 Part = dict[str, Any]
 
@@ -106,10 +107,10 @@ def inline(data: content_pb2.InlineData, otherwise: str) -> Part:
 
 def _address(url: str, path: str, home: Surroundings, otherwise: str = "") -> Part:
     if not takes_address(url, home):
-        raise InferenceError(
-            "invalid_request",
+        raise Unreadable(
             f"This provider reads only {home.readable} by itself: send other media as data.",
             param=path,
+            reads=lambda part: takes_address(part.image.url or part.file.url, home),
         )
     found: Part = {"fileUri": _FILES_API + url if url.startswith("files/") else url}
     ending = url.partition("?")[0].rpartition(".")[2].lower()

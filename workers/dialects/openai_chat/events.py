@@ -16,8 +16,9 @@ from workers.counts import count
 from workers.dialects.openai_chat.errors import error_in_answer
 from workers.dialects.openai_chat.extras import Details, citations, token_logprobs
 from workers.dialects.openai_chat.toolcalls import ToolCalls
-from workers.dialects.openai_chat.usage import estimate, usage_of
+from workers.dialects.openai_chat.usage import usage_of
 from workers.dialects.openai_chat.wire import Audio, Choice, Chunk, Message, decode_logprobs
+from workers.estimate import estimate
 from workers.headers import rate_limits, request_id
 
 # The provider's word for why it stopped. A word that is not listed means the model stopped by

@@ -61,7 +61,6 @@ class _Writer:
         self._legacy_results = _word(rows, "role=function", "function") == "function"
         row = rows.get("message_name")
         self._name_in_text = row is not None and row.action is Action.EMULATE
-        self._send_cache_control = quirks.get("cache_control") == "send"
         # Fields that only OpenAI's assistant messages have are an error with others.
         self._plain = quirks.get("assistant_fields") == "plain"
         self._reasoning_field = quirks.get("reasoning_field", "")
@@ -178,7 +177,7 @@ class _Writer:
             written[self._reasoning_field] = text
 
     def _parts(self, parts: Iterable[content_pb2.Part], where: str) -> list[_Chat]:
-        return written_parts(parts, where, cache_control=self._send_cache_control)
+        return written_parts(parts, where, self._quirks)
 
     def _tool_call(self, call: content_pb2.ToolCall) -> _Chat:
         call_id = self._ids.for_call(call)

@@ -57,6 +57,8 @@ NAME_IN_TEXT = emulate(
 )
 # One answer to a call.
 ONE_CHOICE = emulate("n", unless=Action.REJECT, note="one call for each answer")
+# Text is cut where it comes in.
+CUT_STOP = emulate("stop", unless=Action.DROP, note="the answer is cut here")
 # Usage comes unasked.
 USAGE_ALWAYS = drop("stream_options", note="usage always comes")
 TEXT_ALONE = (*reject("modalities", note="it answers with text alone"), *drop("audio"))
@@ -106,7 +108,7 @@ _SAMPLING = (
     *words("top_p", {1: 1}),
     *drop("presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs"),
 )
-_NO_STOP = drop("stop")
+_NO_STOP = CUT_STOP
 _NEW_LIMIT = rename("max_tokens", "max_completion_tokens")
 
 

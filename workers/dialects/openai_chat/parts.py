@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -11,18 +11,20 @@ import orjson
 from broker.errors import InferenceError
 from broker.v1 import content_pb2
 from workers.dialects.openai_chat.fragments import fragment, merge
+from workers.provider import Unreadable
 
 # What this dialect calls itself on content that only it may get back.
 ISSUER = "openai_chat"
 
 
 def written_parts(
-    parts: Iterable[content_pb2.Part], where: str, *, cache_control: bool
+    parts: Iterable[content_pb2.Part], where: str, quirks: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """The parts; those of other dialects are left out."""
+    cache_control = quirks.get("cache_control") == "send"
     written: list[dict[str, Any]] = []
     for index, part in enumerate(parts):
-        one = _part(part, f"{where}.content[{index}]")
+        one = _part(part, f"{where}.content[{index}]", quirks)
         if one is None:
             continue
         if part.extra:
@@ -48,18 +50,18 @@ def as_parts(content: Any) -> list[dict[str, Any]]:
     return [{"type": "text", "text": content}] if content else []
 
 
-def _part(part: content_pb2.Part, where: str) -> dict[str, Any] | None:
+def _part(part: content_pb2.Part, where: str, quirks: Mapping[str, str]) -> dict[str, Any] | None:
     """One content part; None for what belongs to another dialect."""
     kind = part.WhichOneof("kind")
     if kind == "text":
         return {"type": "text", "text": part.text.text}
     if kind == "image":
-        return _image(part.image)
+        return _image(part.image, where, quirks)
     if kind == "audio":
         data = base64.b64encode(part.audio.inline.data).decode()
         return {"type": "input_audio", "input_audio": {"data": data, "format": part.audio.format}}
     if kind == "file":
-        return _file(part.file)
+        return _file(part.file, where, quirks)
     if kind == "refusal":
         return {"type": "refusal", "refusal": part.refusal.text}
     if kind == "opaque" and part.opaque.issuer == ISSUER:
@@ -75,8 +77,10 @@ def _opaque(opaque: content_pb2.Opaque, where: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {"type": opaque.type}
 
 
-def _image(image: content_pb2.Image) -> dict[str, Any]:
+def _image(image: content_pb2.Image, where: str, quirks: Mapping[str, str]) -> dict[str, Any]:
     source = image.WhichOneof("source")
+    if source == "url" and quirks.get("image_addresses") == "fetch":
+        raise Unreadable("Images have to be sent inline here, as a data URL.", param=where)
     if source == "file_id":
         return {"type": "file", "file": {"file_id": image.file_id}}
     url = image.url if source == "url" else _data_url(image.inline, "image/png")
@@ -86,12 +90,18 @@ def _image(image: content_pb2.Image) -> dict[str, Any]:
     return {"type": "image_url", "image_url": written}
 
 
-def _file(file: content_pb2.File) -> dict[str, Any]:
+def _file(file: content_pb2.File, where: str, quirks: Mapping[str, str]) -> dict[str, Any]:
     source = file.WhichOneof("source")
+    fetches_images = quirks.get("image_addresses") == "fetch"
+    if source == "url" and quirks.get("file_addresses") != "send":
+        raise Unreadable(
+            "Files have to be sent inline here, as a data URL.",
+            param=where,
+            reads=lambda other: other.HasField("image") and not fetches_images,
+        )
     if source == "file_id":
         written = {"file_id": file.file_id}
     else:
-        # Few servers fetch an address; the others say so better than we could.
         written = {"file_data": file.url if source == "url" else _data_url(file.inline, "")}
     if file.HasField("filename"):
         written["filename"] = file.filename

@@ -1,14 +1,11 @@
-"""Token counts: the totals of an OpenAI-format answer as disjoint classes, or an estimate."""
+"""Token counts: the totals of an OpenAI-format answer as disjoint classes."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from broker.v1 import content_pb2, event_pb2, generation_pb2
+from broker.v1 import event_pb2
 from workers.counts import count
-
-# Good for English prose, and never off by more than a small factor for anything else.
-CHARS_PER_TOKEN = 4
 
 
 def usage_of(reported: Any) -> event_pb2.Usage | None:
@@ -53,27 +50,6 @@ def usage_of(reported: Any) -> event_pb2.Usage | None:
     return usage
 
 
-def estimate(
-    request: generation_pb2.Request, output_chars: int, reasoning_chars: int
-) -> event_pb2.Usage:
-    """Usage for a provider that reported none: a token per four characters, marked as estimated.
-
-    Counts texts, tool calls, tool results and tool definitions; images, audio and files count
-    nothing, because what they cost depends on the model.
-    """
-    generate = request.generate
-    read = sum(_part_chars(part) for message in generate.messages for part in message.parts)
-    for tool in generate.tools:
-        function = tool.function
-        read += len(function.name) + len(function.description) + len(function.parameters)
-    return event_pb2.Usage(
-        input_tokens=_tokens(read),
-        output_tokens=_tokens(output_chars),
-        reasoning_tokens=_tokens(reasoning_chars),
-        estimated=True,
-    )
-
-
 class _Rest:
     """What is left of a total while parts are taken out of it."""
 
@@ -84,17 +60,6 @@ class _Rest:
         taken = min(part, self.amount)
         self.amount -= taken
         return taken
-
-
-def _part_chars(part: content_pb2.Part) -> int:
-    if part.HasField("tool_result"):
-        return sum(_part_chars(inner) for inner in part.tool_result.parts)
-    call = part.tool_call
-    return len(part.text.text) + len(call.name) + len(call.arguments)
-
-
-def _tokens(chars: int) -> int:
-    return -(-chars // CHARS_PER_TOKEN)
 
 
 def _details(reported: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -1,0 +1,15 @@
+"""What the worker does around a dialect where a provider lacks something; pure.
+
+`plan_of` says what a request needs at a provider: nothing for nearly all of them, and that costs
+one look at three fields. Otherwise the plan has the request as the dialect gets it, how many calls
+it takes, and the steps that the events of each call go through: text is cut at stop sequences, a
+JSON answer is freed of code fences and checked, and the events of several calls become one answer.
+"""
+
+from __future__ import annotations
+
+from workers.emulation.choices import Choices, total
+from workers.emulation.plan import Plan, plan_of
+from workers.emulation.steps import Stepped
+
+__all__ = ["Choices", "Plan", "Stepped", "plan_of", "total"]

@@ -1,0 +1,51 @@
+"""Makes one answer with several choices of the answers of as many calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from broker.v1 import event_pb2
+
+
+class Choices:
+    """The answer of `calls` calls: each one's first choice gets that call's number."""
+
+    def __init__(self, calls: int) -> None:
+        self._open = set(range(calls))
+        self._started = False
+        self._usages: list[event_pb2.Usage] = []
+
+    def add(self, call: int, events: Iterable[event_pb2.Event]) -> list[event_pb2.Event]:
+        """The events of the whole answer that these events of one call make."""
+        made: list[event_pb2.Event] = []
+        for event in events:
+            kind = event.WhichOneof("kind")
+            if kind == "started":
+                if not self._started:
+                    self._started = True
+                    made.append(event)
+            elif kind == "completed":
+                self._open.discard(call)
+                self._usages.append(event.completed.usage)
+                if not self._open:
+                    usage = total(self._usages)
+                    made.append(event_pb2.Event(completed=event_pb2.Completed(usage=usage)))
+            elif kind is not None:
+                getattr(event, kind).choice = call
+                made.append(event)
+        return made
+
+
+def total(usages: Iterable[event_pb2.Usage]) -> event_pb2.Usage:
+    """The sum of what several calls used: the provider bills the prompt of each."""
+    summed = event_pb2.Usage()
+    for usage in usages:
+        for field, value in usage.ListFields():
+            if field.name == "estimated":
+                summed.estimated = True
+            elif field.name == "tool_calls":
+                for tool, count in value.items():
+                    summed.tool_calls[tool] += count
+            else:
+                setattr(summed, field.name, getattr(summed, field.name) + value)
+    return summed
