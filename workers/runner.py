@@ -86,11 +86,10 @@ class Runner:
         self._idle = asyncio.Event()
         self._background: list[asyncio.Task[None]] = []
         self._stop_direct: Callable[[], Awaitable[None]] | None = None
-        lane = subjects.INTERACTIVE
         self._puller = Puller(
             bus,
-            subjects.LANES[lane],
-            subjects.consumer(lane, settings.name, settings.pool),
+            subjects.LANES[subjects.INTERACTIVE],
+            subjects.consumer(subjects.INTERACTIVE, settings.name, settings.pool),
             self._delivered,
             self._pull_soon,
         )

@@ -168,7 +168,7 @@ async def attempt(
     job = job_pb2.Job(request_id="r", attempt=1)
     job.route.model = model
     grant = delivery_service_pb2.Grant(remaining_ms=20_000)
-    one = Attempt(job, events, provider, "w")  # type: ignore[arg-type]
+    one = Attempt(job, events, provider, "w")
     try:
         await one.run(request, grant, upstream, Keys(("k",)), fetcher)
         assert upstream.in_flight == 0
