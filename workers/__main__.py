@@ -40,7 +40,9 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
             provider = load(chosen)
         except ProviderError as exc:
             raise BusError(str(exc)) from exc
-        runners.append(Runner(bus, provider, chosen, token, fetcher, settings.limits))
+        runners.append(
+            Runner(bus, provider, chosen, token, fetcher=fetcher, limits=settings.limits)
+        )
     for runner in runners:
         await runner.start()
     for name in ("busy", "held", "calls", "records"):

@@ -52,6 +52,7 @@ class Runner:
         provider: Provider,
         settings: ProviderSettings,
         fleet_token: str,
+        *,
         fetcher: Fetcher,
         limits: Limits | None = None,
     ) -> None:

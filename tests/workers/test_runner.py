@@ -84,7 +84,7 @@ async def start(bus: Bus, sim: Sim) -> AsyncIterator[Start]:
 
     async def start(slots: int = 4) -> Runner:
         settings = ProviderSettings(name="sim", kind="sim", base_url=sim.base_url, slots=slots)
-        runner = Runner(bus, load(settings), settings, TOKEN, Fetcher(FetchSettings()))
+        runner = Runner(bus, load(settings), settings, TOKEN, fetcher=Fetcher(FetchSettings()))
         await runner.start()
         started.append(runner)
         return runner
