@@ -19,9 +19,11 @@ CLASSES = (
     "cache_read_tokens",
     "cache_write_tokens",
     "input_audio_tokens",
+    "input_image_tokens",
     "output_tokens",
     "reasoning_tokens",
     "output_audio_tokens",
+    "output_image_tokens",
 )
 
 
