@@ -6,6 +6,8 @@ so that of two workers with the same job one is turned away (R1, R19).
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from enum import Enum
 
 from broker import subjects
@@ -31,6 +33,10 @@ FINAL = frozenset(
         stored_pb2.RESPONSE_STATUS_CANCELLED,
     }
 )
+# Messages of these roles are one item; of the others each part is.
+_WHOLE = frozenset({content_pb2.ROLE_USER, content_pb2.ROLE_SYSTEM, content_pb2.ROLE_DEVELOPER})
+# What the id of an item begins with. Reasoning has none but its provider's.
+_PREFIXES = {"text": "msg_", "refusal": "msg_", "tool_call": "fc_", "tool_result": "fco_"}
 # Of a choice's end: why the response is incomplete.
 _INCOMPLETE = {
     event_pb2.FINISH_REASON_LENGTH: "max_output_tokens",
@@ -133,9 +139,36 @@ def converse(
     if record.id in conversation.responses:
         return False
     conversation.responses.append(record.id)
-    conversation.messages.extend(record.request.generate.messages)
-    conversation.messages.extend(said(record))
+    add_messages(conversation, [*record.request.generate.messages, *said(record)], record.id)
     return True
+
+
+def add_messages(
+    conversation: stored_pb2.StoredConversation,
+    messages: Iterable[content_pb2.Message],
+    owner: str,
+) -> list[content_pb2.Message]:
+    """Add messages whose items have ids of their own from now on; the same `owner`, the same ids.
+
+    Returns them as they were added.
+    """
+    added = []
+    for place, message in enumerate(messages):
+        new = conversation.messages.add()
+        new.CopyFrom(message)
+        if new.role in _WHOLE and not new.item_id:
+            new.item_id = _item_id("msg_", owner, place, 0)
+        for number, part in enumerate(new.parts):
+            prefix = _PREFIXES.get(part.WhichOneof("kind") or "")
+            if prefix and not part.item_id and new.role not in _WHOLE:
+                part.item_id = _item_id(prefix, owner, place, number)
+        added.append(new)
+    return added
+
+
+def _item_id(prefix: str, owner: str, place: int, number: int) -> str:
+    digest = hashlib.blake2b(f"{owner}:{place}.{number}".encode(), digest_size=24)
+    return prefix + digest.hexdigest()
 
 
 def said(record: stored_pb2.StoredResponse) -> list[content_pb2.Message]:

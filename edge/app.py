@@ -21,8 +21,11 @@ from edge.http.framed import Framed
 from edge.http.framework import framework
 from edge.http.inference import InferenceRoute, Ingress
 from edge.http.protocol import protocol
+from edge.http.responses import CreateResponse, ReadResponse
 from edge.http.seams import EngineLike
 from edge.http.slots import OpenStreams
+from edge.http.stored import conversation_routes, response_routes
+from edge.responses.service import ResponseService
 from edge.translate.forms import ROUTES
 
 # Longer than load balancers keep idle connections (60 s as a rule), so that they close first and
@@ -38,6 +41,7 @@ def create_app(
     engine: EngineLike,
     auth: Authenticator,
     telemetry: Telemetry | None = None,
+    responses: ResponseService | None = None,
 ) -> ASGIApp:
     """The ASGI application; it has to be served as `serve` says."""
     telemetry = telemetry or Telemetry.silent("edge")
@@ -48,6 +52,14 @@ def create_app(
         ("POST", path): InferenceRoute(form, ingress) for path, form in ROUTES.items()
     }
     rest = framework(engine, auth, telemetry.metrics)
+    if responses is not None:
+        hot["POST", "/v1/responses"] = CreateResponse(ingress, responses)
+        rest.include_router(response_routes(responses, auth))
+        rest.include_router(conversation_routes(responses, auth))
+        path = "/v1/responses/{response_id}"
+        rest.router.routes.append(
+            Route(path, ReadResponse(ingress, responses), methods=["GET"], include_in_schema=False)
+        )
     for (method, path), handler in hot.items():
         # So that other methods get 405 and not 404.
         rest.router.routes.append(Route(path, handler, methods=[method], include_in_schema=False))
@@ -56,7 +68,7 @@ def create_app(
     cors = CORSMiddleware(
         _Dispatcher(hot, rest),
         allow_origins=settings.cors_origins,
-        allow_methods=("GET", "POST"),
+        allow_methods=("GET", "POST", "DELETE"),
         allow_headers=("*",),
         expose_headers=("*",),
         max_age=3600,

@@ -163,7 +163,7 @@ class Engine:
                 "broker_unavailable", "the queue is unreachable; retry shortly", retry_after=1
             )
         targets, provider_keys = self._provider_keys.of(
-            request.platform, key, provider_key, await self._targets(operations.model(request))
+            request.platform, key, provider_key, await self.targets(operations.model(request))
         )
         plan = dispatch.Plan(targets)
         if alias and (key.tenant, alias) in self._aliases:
@@ -321,7 +321,8 @@ class Engine:
 
     # Inside.
 
-    async def _targets(self, model: str) -> list[routing.Target]:
+    async def targets(self, model: str) -> list[routing.Target]:
+        """The candidates for a model, in order. Raises `InferenceError`."""
         try:
             return routing.targets(model, self._fleet.fleet)
         except InferenceError as exc:

@@ -18,6 +18,7 @@ from broker.telemetry import Telemetry
 from edge.app import create_app, serve
 from edge.auth import Authenticator
 from edge.engine import Engine
+from edge.responses.service import ResponseService
 from edge.rpc.server import RpcServer
 
 _log = logging.getLogger(__name__)
@@ -53,13 +54,15 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
     engine = Engine(bus, settings, await fleet_token(bus, settings))
     keyring = Keyring(bus)
     auth = Authenticator(keyring)
+    responses = ResponseService(bus, engine, settings.limits)
     await engine.start()
+    await responses.start()
     if settings.api_key:
         await keyring.add(settings.api_key, "MILLRACE_API_KEY")
     follow = asyncio.create_task(auth.follow(), name="keys")
     rpc = RpcServer(engine, auth, settings, metadata.version("millrace"), telemetry)
     await rpc.start()
-    server = _Server(serve(create_app(settings, engine, auth, telemetry), settings))
+    server = _Server(serve(create_app(settings, engine, auth, telemetry, responses), settings))
     serving = asyncio.create_task(server.serve(), name="http")
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:
@@ -77,6 +80,7 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
         stopping.cancel()
         follow.cancel()
         await rpc.close()
+        await responses.close()
         await engine.close()
 
 

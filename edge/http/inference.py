@@ -21,7 +21,7 @@ from edge.http.reply import error_reply
 from edge.http.seams import EngineLike, ExchangeLike
 from edge.http.slots import OpenStreams
 from edge.http.stream import EventStream
-from edge.translate.form import Form, MakeStream, Stream
+from edge.translate.form import Answer, Form, MakeStream, Stream
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class InferenceRoute:
             try:
                 await self._serve(call, receive, send)
             except (Exception, asyncio.CancelledError) as exc:  # noqa: BLE001  all becomes a reply
-                error = _as_error(exc, call)
+                error = as_error(exc, call)
                 call.reason = error.reason
                 await self._refuse(call, error, send)
         finally:
@@ -79,14 +79,17 @@ class InferenceRoute:
         call.watch()
         asked = Asked(self._form.parse(body), key, timeout_s)
         call.pass_on_headers(asked.request.platform)
+        await self._answer(call, asked, send)
+
+    async def _answer(self, call: Call, asked: Asked, send: Send) -> None:
         make = self._form.stream
         if make is not None and operations.streams(asked.request):
             call.streamed = True
-            self._streams.take(key.id)
+            self._streams.take(asked.key.id)
             try:
                 await self._stream(call, asked, send, make)
             finally:
-                self._streams.free(key.id)
+                self._streams.free(asked.key.id)
         else:
             await self._whole(call, asked, send)
 
@@ -101,7 +104,7 @@ class InferenceRoute:
                 answer.feed(batch)
         finally:
             exchange.close()
-        body = answer.render()
+        body = await self._body(asked, answer)
         headers = call.answer_headers(started)
         headers += (
             (b"content-type", answer.content_type),
@@ -112,16 +115,24 @@ class InferenceRoute:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
+    async def _body(self, _asked: Asked, answer: Answer) -> bytes:
+        """The body of a whole answer that is complete."""
+        return answer.render()
+
+    async def _last(self, _call: Call, _asked: Asked, events: Stream) -> bytes:
+        """The end of a streamed answer that is complete."""
+        return events.finish()
+
     async def _stream(self, call: Call, asked: Asked, send: Send, make: MakeStream) -> None:
         exchange = await self._submit(call, asked)
         events = make(exchange.answer_id, exchange.created, asked.request)
         out = EventStream(call, send, self._limits, events)
         try:
-            await self._pass_on(call, exchange, events, out)
+            await self._pass_on(call, asked, exchange, events, out)
         except (Exception, asyncio.CancelledError) as exc:
             if not out.open:
                 raise
-            error = _as_error(exc, call)
+            error = as_error(exc, call)
             call.reason = error.reason
             last = events.error(error)
             if last is None:
@@ -132,7 +143,7 @@ class InferenceRoute:
             out.close()
 
     async def _pass_on(
-        self, call: Call, exchange: ExchangeLike, events: Stream, out: EventStream
+        self, call: Call, asked: Asked, exchange: ExchangeLike, events: Stream, out: EventStream
     ) -> None:
         """Write what comes until the answer is complete."""
         started = None
@@ -149,7 +160,7 @@ class InferenceRoute:
             started = call.note(batch) or started
             data = events.feed(batch)
             if call.ended():
-                data += events.finish()
+                data += await self._last(call, asked, events)
             if not data:
                 continue
             if not call.first_s:
@@ -182,7 +193,7 @@ class InferenceRoute:
             await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-def _as_error(exc: BaseException, call: Call) -> InferenceError:
+def as_error(exc: BaseException, call: Call) -> InferenceError:
     """The error that the caller is told."""
     if isinstance(exc, InferenceError):
         return exc

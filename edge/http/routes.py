@@ -9,7 +9,6 @@ from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 
 from broker.errors import InferenceError
-from broker.keys import KeyRecord
 from broker.telemetry import Metrics
 from edge.auth import Authenticator
 from edge.http.seams import EngineLike, ModelLike
@@ -18,14 +17,18 @@ from edge.http.seams import EngineLike, ModelLike
 _bearer = HTTPBearer(auto_error=False, description="A key made by `millrace key create`.")
 
 
+def signed_in(auth: Authenticator) -> list[Any]:
+    """The dependencies of routes that ask for a key; they find it as `request.state.key`."""
+
+    async def caller(request: Request) -> None:
+        request.state.key = await auth.authenticate(request.headers.get("authorization"))
+
+    return [Depends(_bearer), Depends(caller)]
+
+
 def model_routes(engine: EngineLike, auth: Authenticator) -> APIRouter:
     """GET /v1/models and /v1/models/{id}; ids contain slashes."""
-
-    async def caller(request: Request) -> KeyRecord:
-        return await auth.authenticate(request.headers.get("authorization"))
-
-    signed_in = [Depends(_bearer), Depends(caller)]
-    router = APIRouter(prefix="/v1/models", tags=["Models"], dependencies=signed_in)
+    router = APIRouter(prefix="/v1/models", tags=["Models"], dependencies=signed_in(auth))
 
     @router.get("", summary="List models")
     async def list_models() -> dict[str, Any]:

@@ -8,9 +8,14 @@ from edge.translate.chat_request import parse_chat
 from edge.translate.chat_stream import ChatStream
 from edge.translate.embeddings import EmbeddingsAnswer, EmbeddingsRequest, parse_embeddings
 from edge.translate.form import Form
+from edge.translate.responses_answer import ResponsesAnswer
+from edge.translate.responses_request import parse_responses
+from edge.translate.responses_stream import ResponsesStream
 
 CHAT = Form("chat completion", parse_chat, ChatAnswer, ChatStream.of, body=wire.ChatRequest)
 EMBEDDINGS = Form("list of embeddings", parse_embeddings, EmbeddingsAnswer, body=EmbeddingsRequest)
+
+RESPONSE = Form("response", parse_responses, ResponsesAnswer, ResponsesStream.of)
 
 # POST to such a path is one inference request.
 ROUTES: dict[str, Form] = {

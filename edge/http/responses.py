@@ -1,0 +1,176 @@
+"""POST /v1/responses and GET /v1/responses/{id}: answered, streamed, kept, run in the background.
+
+A response that is to be kept is stored before its caller is told that it is complete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from starlette.datastructures import QueryParams
+from starlette.types import Receive, Scope, Send
+
+from broker.errors import InferenceError
+from broker.v1 import stored_pb2
+from edge.http.call import Call
+from edge.http.follow import follow
+from edge.http.inference import Asked, InferenceRoute, Ingress, as_error
+from edge.http.reply import JSON_TYPE
+from edge.http.seams import ExchangeLike
+from edge.responses.service import ResponseService, now
+from edge.responses.turn import Turn
+from edge.translate.form import Answer, Stream
+from edge.translate.forms import RESPONSE
+from edge.translate.refusals import invalid
+from edge.translate.responses_answer import ResponsesAnswer
+from edge.translate.responses_object import render
+from edge.translate.responses_request import as_responses
+from edge.translate.responses_stream import ResponsesStream
+
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked(Asked):
+    """A request with what it goes on from."""
+
+    turn: Turn
+
+
+class CreateResponse(InferenceRoute):
+    """POST /v1/responses."""
+
+    def __init__(self, ingress: Ingress, service: ResponseService) -> None:
+        super().__init__(RESPONSE, ingress)
+        self._service = service
+
+    async def _answer(self, call: Call, asked: Asked, send: Send) -> None:
+        try:
+            turn = await self._service.turn(asked.request, asked.key)
+            whole = _Asked(asked.request, asked.key, asked.timeout_s, turn)
+            if turn.background:
+                await self._background(call, whole, send)
+            else:
+                await super()._answer(call, whole, send)
+        except InferenceError as exc:
+            raise as_responses(exc) from exc
+
+    async def _submit(self, call: Call, asked: Asked) -> ExchangeLike:
+        assert isinstance(asked, _Asked)  # noqa: S101  # `_answer` made it
+        whole = Asked(asked.turn.whole, asked.key, asked.timeout_s)
+        return await super()._submit(call, whole)
+
+    async def _body(self, asked: Asked, answer: Answer) -> bytes:
+        assert isinstance(answer, ResponsesAnswer)  # noqa: S101  # the form's
+        await self._keep(asked, answer.stored(tenant=asked.key.tenant, completed_at=now()))
+        return answer.render()
+
+    async def _last(self, call: Call, asked: Asked, events: Stream) -> bytes:
+        assert isinstance(events, ResponsesStream)  # noqa: S101  # the form's
+        try:
+            await self._keep(asked, events.stored(tenant=asked.key.tenant, completed_at=now()))
+        except InferenceError as exc:
+            call.reason = exc.reason
+            return events.error(exc)
+        return events.finish()
+
+    async def _keep(self, asked: Asked, record: stored_pb2.StoredResponse) -> None:
+        assert isinstance(asked, _Asked)  # noqa: S101  # `_answer` made it
+        if asked.turn.kept:
+            asked.turn.fill(record)
+            await self._service.keep(record)
+
+    async def _background(self, call: Call, asked: _Asked, send: Send) -> None:
+        stream = asked.request.generate.stream
+        if stream:
+            call.streamed = True
+            self._streams.take(asked.key.id)
+        try:
+            record = await self._service.start_background(
+                asked.turn,
+                asked.key,
+                own_provider_key=call.provider_key() is not None,
+                watched=stream,
+            )
+            if stream:
+                await follow(call, send, self._limits, self._service, record)
+            else:
+                await _reply(call, render(record), send)
+        finally:
+            if stream:
+                self._streams.free(asked.key.id)
+
+
+class ReadResponse(InferenceRoute):
+    """GET /v1/responses/{response_id}."""
+
+    def __init__(self, ingress: Ingress, service: ResponseService) -> None:
+        super().__init__(RESPONSE, ingress)
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        call = Call(scope)
+        try:
+            call.watch()
+            await self._read(call, scope, send)
+        except (Exception, asyncio.CancelledError) as exc:  # noqa: BLE001  all becomes a reply
+            error = as_error(exc, call)
+            call.reason = error.reason
+            await self._refuse(call, error, send)
+        finally:
+            call.connection.unwatch()
+            self._reporter.finished(call)
+
+    async def _read(self, call: Call, scope: Scope, send: Send) -> None:
+        key = call.key = await self._auth.authenticate(call.headers.get(b"authorization"))
+        query = QueryParams(scope["query_string"])
+        name = scope["path_params"]["response_id"]
+        stream, after = _flag(query, "stream"), _number(query, "starting_after")
+        obfuscation = _flag(query, "include_obfuscation")
+        record = await self._service.get(key.tenant, name)
+        if not stream:
+            include = query.getlist("include") + query.getlist("include[]")
+            record.request.generate.responses.include.extend(include)
+            await _reply(call, render(record), send)
+            return
+        call.streamed = True
+        self._streams.take(key.id)
+        try:
+            await follow(
+                call,
+                send,
+                self._limits,
+                self._service,
+                record,
+                starting_after=-1 if after is None else after,
+                obfuscation=obfuscation,
+            )
+        finally:
+            self._streams.free(key.id)
+
+
+async def _reply(call: Call, body: bytes, send: Send) -> None:
+    headers = [*call.answer_headers(None), JSON_TYPE, (b"content-length", b"%d" % len(body))]
+    call.started = True
+    call.status = 200
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _flag(query: QueryParams, name: str) -> bool | None:
+    given = query.get(name)
+    if given is None:
+        return None
+    if given.lower() not in _FLAGS:
+        raise invalid(name, f"Invalid '{name}': expected true or false.")
+    return _FLAGS[given.lower()]
+
+
+def _number(query: QueryParams, name: str) -> int | None:
+    given = query.get(name)
+    if given is None:
+        return None
+    if not given.isascii() or not given.isdigit():
+        raise invalid(name, f"Invalid '{name}': expected a number of at least 0.")
+    return int(given)

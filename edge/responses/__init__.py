@@ -1,0 +1,1 @@
+"""What is kept of responses: chains, background work, conversations."""

@@ -1,0 +1,264 @@
+"""Stored responses for both front ends: kept, read, followed, cancelled, deleted.
+
+What is not there and what is another tenant's are the same: `not_found`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from typing import Protocol
+
+from broker import dispatch, durable
+from broker.bus import Bus, BusError
+from broker.bus.background import publish, tell_cancelled
+from broker.bus.eventlog import EventLog, FencedError
+from broker.bus.layout import MAX_INLINE_BODY
+from broker.bus.queue import Publisher
+from broker.bus.responses import Responses
+from broker.errors import InferenceError
+from broker.keys import KeyRecord
+from broker.routing import Target
+from broker.settings import Limits
+from broker.v1 import event_pb2, generation_pb2, job_pb2, stored_pb2
+from edge import ids
+from edge.responses import turn
+from edge.responses.turn import Turn
+
+# A follower that hears nothing looks at the record this often.
+_LOOK_S = 5.0
+_PATIENCE_S = 5.0
+
+
+class Router(Protocol):
+    """Knows where models are served."""
+
+    async def targets(self, model: str) -> list[Target]:
+        """The candidates, in order. Raises `InferenceError`."""
+
+
+class ResponseService:
+    """See the module. Raises `InferenceError`."""
+
+    def __init__(self, bus: Bus, router: Router, limits: Limits) -> None:
+        self.stored = Responses(bus)
+        self._bus = bus
+        self._router = router
+        self._limits = limits
+        self._log = EventLog(bus, self.stored.blobs)
+        self._publisher = Publisher(bus, timeout_s=2.0)
+
+    async def start(self) -> None:
+        """Listen for the answers of streams."""
+        await self._publisher.start()
+
+    async def close(self) -> None:
+        """Stop."""
+        await self._publisher.close()
+
+    async def turn(self, request: generation_pb2.Request, key: KeyRecord) -> Turn:
+        """The request with what it goes on from."""
+        with told():
+            limit = self._limits.max_body_bytes
+            return await turn.load(self.stored, request, key.tenant, limit=limit)
+
+    async def keep(self, record: stored_pb2.StoredResponse) -> None:
+        """Store a response that is complete, before anybody is told so."""
+        with told():
+            await self.stored.responses.create(record)
+            if name := record.request.generate.responses.conversation:
+
+                def add(conversation: stored_pb2.StoredConversation) -> bool:
+                    return durable.converse(conversation, record)
+
+                await self.stored.conversations.change(record.tenant, name, add, whole=True)
+
+    async def get(self, tenant: str, name: str) -> stored_pb2.StoredResponse:
+        """The response of this id."""
+        with told():
+            kept = await self.stored.responses.get(tenant, name)
+        if kept is None:
+            raise not_found(name)
+        return kept.record
+
+    async def start_background(
+        self, asked: Turn, key: KeyRecord, *, own_provider_key: bool, watched: bool
+    ) -> stored_pb2.StoredResponse:
+        """Accept a response that outlives its caller; `watched`: its stream is read at once."""
+        if own_provider_key or asked.own.platform.use_custom_keys:
+            message = "a background response cannot be run with a provider key of your own"
+            raise InferenceError("invalid_request", message, param="background")
+        plan = dispatch.Plan(await self._router.targets(asked.own.generate.model))
+        record = stored_pb2.StoredResponse(
+            id=ids.answer_id(asked.own),
+            created_at=now(),
+            status=stored_pb2.RESPONSE_STATUS_QUEUED,
+            request=asked.own,
+            watched=watched,
+        )
+        asked.fill(record)
+        with told():
+            job = await self._job(asked, record, plan)
+            await self.stored.responses.create(record)
+            try:
+                await publish(self._publisher, job, plan.target, patience_s=_PATIENCE_S)
+            except BusError:
+                with contextlib.suppress(BusError):
+                    await self.stored.responses.delete(key.tenant, record.id)
+                raise
+        return record
+
+    async def _job(
+        self, asked: Turn, record: stored_pb2.StoredResponse, plan: dispatch.Plan
+    ) -> job_pb2.Job:
+        job = job_pb2.Job(
+            request_id=record.id,
+            attempt=1,
+            tenant=record.tenant,
+            remaining_ms=int(self._limits.background_timeout_s * 1000),
+        )
+        durable.put_plan(job, plan)
+        body = generation_pb2.Request()
+        body.CopyFrom(asked.whole)
+        # Whoever asks, the log gets events as they come.
+        body.generate.stream = True
+        data = body.SerializeToString()
+        if len(data) <= MAX_INLINE_BODY:
+            job.request.CopyFrom(body)
+        else:
+            kept = await self.stored.blobs.put(record.id, data)
+            job.body_reference.size = len(data)
+            job.body_reference.digest = hashlib.sha256(data).digest()
+            job.body_reference.object = kept.name
+        return job
+
+    async def follow(
+        self, tenant: str, name: str
+    ) -> AsyncIterator[list[event_pb2.Event] | stored_pb2.StoredResponse]:
+        """Events of a background response from its first one on; last its record, complete."""
+
+        def watch(record: stored_pb2.StoredResponse) -> bool:
+            if not record.background:
+                raise InferenceError(
+                    "invalid_request",
+                    "only responses that were created with background=true can be streamed again",
+                    param="stream",
+                )
+            fresh = not (record.watched or record.status in durable.FINAL)
+            record.watched |= fresh
+            return fresh
+
+        with told():
+            record = await self.stored.responses.change(tenant, name, watch)
+            if record is None:
+                raise not_found(name)
+            log = self._log.follow(name, record.log_from)
+            async with contextlib.aclosing(self._live(tenant, name, log)) as live:
+                async for events in live:
+                    yield events
+        yield await self.get(tenant, name)
+
+    async def _live(
+        self, tenant: str, name: str, log: AsyncGenerator[list[event_pb2.Event], None]
+    ) -> AsyncGenerator[list[event_pb2.Event], None]:
+        """What the log has, without its terminal event, until the response is over."""
+        step: asyncio.Future[list[event_pb2.Event]] | None = None
+        over = False
+        try:
+            while True:
+                step = step or asyncio.ensure_future(anext(log))
+                await asyncio.wait((step,), timeout=0.2 if over else _LOOK_S)
+                if step.done():
+                    try:
+                        events = step.result()
+                    except StopAsyncIteration:
+                        return
+                    step = None
+                    if shown := [event for event in events if not _terminal(event)]:
+                        yield shown
+                    if len(shown) < len(events):
+                        return
+                elif over:
+                    return  # whoever ended it was lost before the log said so
+                else:
+                    kept = await self.stored.responses.get(tenant, name, whole=False)
+                    if kept is None:
+                        raise not_found(name)
+                    over = kept.record.status in durable.FINAL
+        finally:
+            if step is not None:
+                step.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await step
+            await log.aclose()
+
+    async def cancel(self, tenant: str, name: str) -> stored_pb2.StoredResponse:
+        """Cancel a background response; one that is over stays as it is."""
+        changed = False
+
+        def edit(record: stored_pb2.StoredResponse) -> bool:
+            nonlocal changed
+            if not record.background:
+                message = "Cannot cancel a synchronous response."
+                raise InferenceError("invalid_request", message, param="response_id")
+            changed = durable.cancel(record, now())
+            return changed
+
+        with told():
+            record = await self.stored.responses.change(tenant, name, edit)
+            if record is None:
+                raise not_found(name)
+            if changed:
+                await self._stop(record)
+        return await self.get(tenant, name)
+
+    async def _stop(self, record: stored_pb2.StoredResponse) -> None:
+        """Close the log of a cancelled response, and tell its worker."""
+        await tell_cancelled(self._bus, record.route, record.id)
+        ended = stored_pb2.LoggedEvents(attempt=record.attempt, events=[durable.terminal(record)])
+        while True:
+            last = await self._log.last(record.id)
+            try:
+                await self._log.append(
+                    self._publisher, record.id, ended, last=last, patience_s=_PATIENCE_S
+                )
+            except FencedError:
+                continue
+            return
+
+    async def delete(self, tenant: str, name: str) -> None:
+        """Forget a response, its log and its large parts; one that runs is stopped."""
+        with told():
+            kept = await self.stored.responses.get(tenant, name, whole=False)
+            if kept is None or not await self.stored.responses.delete(tenant, name):
+                raise not_found(name)
+            if kept.record.background:
+                await tell_cancelled(self._bus, kept.record.route, name)
+                await self._log.purge(name)
+
+
+def now() -> int:
+    """Unix seconds."""
+    return time.time_ns() // 1_000_000_000
+
+
+def not_found(name: str) -> InferenceError:
+    """No response of this caller has the id."""
+    return InferenceError("not_found", f"Response with id '{name}' not found.")
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Trouble with NATS as what callers are told of it."""
+    try:
+        yield
+    except BusError as exc:
+        message = f"the store cannot be reached; retry shortly ({exc})"
+        raise InferenceError("broker_unavailable", message, retry_after=1) from exc
+
+
+def _terminal(event: event_pb2.Event) -> bool:
+    return event.WhichOneof("kind") in {"completed", "failed"}

@@ -1,0 +1,126 @@
+"""One turn of the Responses API: what came before it, in front of what it brings itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from broker import durable
+from broker.bus.responses import Responses
+from broker.errors import InferenceError
+from broker.v1 import content_pb2, generation_pb2, stored_pb2
+from edge.translate.responses_messages import check_calls, reference_of
+from edge.translate.responses_object import context
+
+# The longest chain of responses; all of it is sent to the provider with each turn.
+MAX_CHAIN = 1000
+# Reads of a chain at a time.
+_PARALLEL = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """`own` is the request as it came, `whole` has what came before in front of its messages."""
+
+    own: generation_pb2.Request
+    whole: generation_pb2.Request
+    tenant: str
+    ancestors: Sequence[str] = ()
+
+    @property
+    def kept(self) -> bool:
+        """Whether the response is to be stored."""
+        generate = self.own.generate
+        return generate.store or not generate.HasField("store")
+
+    @property
+    def background(self) -> bool:
+        """Whether the response outlives the request for it."""
+        return self.own.generate.responses.background
+
+    def fill(self, record: stored_pb2.StoredResponse) -> None:
+        """Add what a record has beside its request and answer."""
+        record.tenant = self.tenant
+        record.background = self.background
+        record.ancestors.extend(self.ancestors)
+
+
+async def load(
+    store: Responses, request: generation_pb2.Request, tenant: str, *, limit: int
+) -> Turn:
+    """The turn of a request. Raises `InferenceError` when what it goes on from cannot be used.
+
+    `limit` is the most bytes that it may be in all.
+    """
+    options = request.generate.responses
+    turn = Turn(request, request, tenant)
+    for message in request.generate.messages:
+        if name := reference_of(message):
+            raise InferenceError("not_found", f"Item with id '{name}' not found.", param="input")
+    if turn.background and not turn.kept:
+        raise _invalid("background", "a response that is not stored cannot run in the background")
+    if options.previous_response_id:
+        chain = await _chain(store, tenant, options.previous_response_id)
+        ancestors = [record.id for record in chain]
+        return Turn(request, _behind(context(chain), request, limit), tenant, ancestors)
+    if options.conversation:
+        kept = await store.conversations.get(tenant, options.conversation)
+        if kept is None:
+            raise conversation_not_found(options.conversation)
+        return Turn(request, _behind(kept.record.messages, request, limit), tenant)
+    return turn
+
+
+async def _chain(store: Responses, tenant: str, name: str) -> list[stored_pb2.StoredResponse]:
+    """The response and those that it goes on from, oldest first."""
+    last = await store.responses.get(tenant, name)
+    if last is None:
+        raise _not_found(name)
+    if last.record.status not in durable.FINAL:
+        message = f"Previous response with id '{name}' is not complete yet."
+        raise _invalid("previous_response_id", message, "previous_response_not_complete")
+    names = list(last.record.ancestors)
+    if len(names) >= MAX_CHAIN:
+        message = f"a chain of responses is at most {MAX_CHAIN} long; start one with its input"
+        raise _invalid("previous_response_id", message)
+    slots = asyncio.Semaphore(_PARALLEL)
+
+    async def read(ancestor: str) -> stored_pb2.StoredResponse:
+        async with slots:
+            kept = await store.responses.get(tenant, ancestor)
+        if kept is None:
+            raise _not_found(ancestor)
+        return kept.record
+
+    return [*await asyncio.gather(*map(read, names)), last.record]
+
+
+def _behind(
+    before: Sequence[content_pb2.Message], request: generation_pb2.Request, limit: int
+) -> generation_pb2.Request:
+    """The request with messages in front of its own."""
+    whole = generation_pb2.Request()
+    whole.CopyFrom(request)
+    del whole.generate.messages[:]
+    whole.generate.messages.extend(before)
+    whole.generate.messages.extend(request.generate.messages)
+    if whole.ByteSize() > limit:
+        message = f"with what came before it the request is larger than {limit} bytes"
+        raise InferenceError("request_too_large", message)
+    check_calls(whole.generate.messages)
+    return whole
+
+
+def conversation_not_found(name: str) -> InferenceError:
+    """No conversation of this caller has the id."""
+    return InferenceError("not_found", f"Conversation with id '{name}' not found.")
+
+
+def _not_found(name: str) -> InferenceError:
+    message = f"Previous response with id '{name}' not found."
+    return _invalid("previous_response_id", message, "previous_response_not_found")
+
+
+def _invalid(param: str, message: str, code: str = "invalid_value") -> InferenceError:
+    return InferenceError("invalid_request", message, param=param, code=code)
