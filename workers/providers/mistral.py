@@ -10,17 +10,15 @@ from workers.parameters import clamp, drop, keep, rename, words
 from workers.provider import Provider
 
 _TIERS = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
+_EMBEDDINGS = OpenAiEmbeddings(DIALECT.error, dimensions="output_dimension", tokens=False)
 
 PROVIDER = Provider(
     name="mistral",
     dialect=DIALECT,
     base_url="https://api.mistral.ai/v1",
     models=(
-        "mistral-large-latest",
-        "mistral-medium-latest",
-        "mistral-small-latest",
-        "mistral-embed",
-        "codestral-embed",
+        *("mistral-large-latest", "mistral-medium-latest", "mistral-small-latest"),
+        *("mistral-embed", "codestral-embed"),
     ),
     quirks={
         "assistant_fields": "plain",
@@ -28,9 +26,7 @@ PROVIDER = Provider(
         "call_ids": "nine characters",
         "tool_type": "as given",
     },
-    operations={
-        EMBED: OpenAiEmbeddings(DIALECT.error, dimensions="output_dimension", tokens=False)
-    },
+    operations={EMBED: _EMBEDDINGS},
     parameters=CHAT.but(
         (*PLAIN, *USAGE_ALWAYS, *NAME_IN_TEXT),
         clamp("temperature", 0, 1.5),
