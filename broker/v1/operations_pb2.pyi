@@ -713,8 +713,11 @@ class ModerateRequest(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
+    TOGETHER_FIELD_NUMBER: _builtins.int
     EXTRA_FIELD_NUMBER: _builtins.int
     model: _builtins.str
+    together: _builtins.bool
+    """The inputs are parts of one thing, and get one judgement."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModerationInput]: ...
     @_builtins.property
@@ -724,11 +727,12 @@ class ModerateRequest(_message.Message):
         *,
         model: _builtins.str = ...,
         inputs: _abc.Iterable[Global___ModerationInput] | None = ...,
+        together: _builtins.bool = ...,
         extra: _abc.Mapping[_builtins.str, _builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra", b"extra", "inputs", b"inputs", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra", b"extra", "inputs", b"inputs", "model", b"model", "together", b"together"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1027,22 +1031,18 @@ class Ranked(_message.Message):
 
     INDEX_FIELD_NUMBER: _builtins.int
     RELEVANCE_SCORE_FIELD_NUMBER: _builtins.int
-    DOCUMENT_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Of the document among those given."""
     relevance_score: _builtins.float
-    document: _builtins.bytes
-    """JSON of the document, where the provider gave it back and the caller asked for it."""
     def __init__(
         self,
         *,
         index: _builtins.int = ...,
         relevance_score: _builtins.float = ...,
-        document: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "index", b"index", "relevance_score", b"relevance_score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "relevance_score", b"relevance_score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -21,8 +21,10 @@ from edge.translate.chat_request import _SCALARS, _check_together
 from edge.translate.check_messages import check_messages
 from edge.translate.embeddings import check_embed
 from edge.translate.json_bytes import read_json, read_object, read_text
+from edge.translate.moderations import check_moderate
 from edge.translate.platform import PLATFORM
 from edge.translate.refusals import invalid, missing
+from edge.translate.rerank import check_rerank
 
 _Generate = generation_pb2.GenerateRequest
 _Choice = generation_pb2.ToolChoice
@@ -80,6 +82,8 @@ def _check_generate(request: generation_pb2.Request, body: _Body) -> None:
 _CHECKS: dict[str, Callable[[generation_pb2.Request, _Body], None]] = {
     operations.GENERATE: _check_generate,
     operations.EMBED: check_embed,
+    operations.MODERATE: check_moderate,
+    operations.RERANK: check_rerank,
 }
 
 

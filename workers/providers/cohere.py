@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from broker.operations import RERANK
 from workers.dialects.cohere_chat import DIALECT
 from workers.dialects.cohere_chat.table import TABLE
+from workers.dialects.rerank import Rerank
 from workers.provider import Provider
 
 PROVIDER = Provider(
@@ -19,6 +21,10 @@ PROVIDER = Provider(
         "command-r7b-12-2024",
         "command-r-plus-08-2024",
         "command-r-08-2024",
+        "rerank-v4.0-pro",
+        "rerank-v4.0-fast",
+        "rerank-v3.5",
     ),
+    operations={RERANK: Rerank(DIALECT.error, "/v2/rerank", limits=("max_tokens_per_doc",))},
     parameters=TABLE,
 )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from broker.operations import EMBED
+from broker.operations import EMBED, MODERATE
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, NAME_IN_TEXT, PLAIN, USAGE_ALWAYS
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
+from workers.dialects.openai_moderations import OpenAiModerations
 from workers.parameters import clamp, drop, keep, rename, words
 from workers.provider import Provider
 
@@ -18,7 +19,7 @@ PROVIDER = Provider(
     base_url="https://api.mistral.ai/v1",
     models=(
         *("mistral-large-latest", "mistral-medium-latest", "mistral-small-latest"),
-        *("mistral-embed", "codestral-embed"),
+        *("mistral-embed", "codestral-embed", "mistral-moderation-latest"),
     ),
     quirks={
         "assistant_fields": "plain",
@@ -26,14 +27,13 @@ PROVIDER = Provider(
         "call_ids": "nine characters",
         "tool_type": "as given",
     },
-    operations={EMBED: _EMBEDDINGS},
+    operations={EMBED: _EMBEDDINGS, MODERATE: OpenAiModerations(DIALECT.error, parts=False)},
     parameters=CHAT.but(
         (*PLAIN, *USAGE_ALWAYS, *NAME_IN_TEXT),
         clamp("temperature", 0, 1.5),
         rename("seed", "random_seed"),
         keep("metadata", "prediction", "prompt_cache_key"),
         drop("user"),
-        words("service_tier", _TIERS),
-        words("tool_choice=required", {"required": "any"}),
+        (*words("service_tier", _TIERS), *words("tool_choice=required", {"required": "any"})),
     ),
 )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from broker.operations import EMBED
+from broker.operations import EMBED, MODERATE
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, OPENAI_FAMILIES
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
+from workers.dialects.openai_moderations import OpenAiModerations
 from workers.provider import Provider
 
 PROVIDER = Provider(
@@ -38,10 +39,14 @@ PROVIDER = Provider(
         "gpt-audio-mini",
         "o3",
         "text-embedding-3-large",
+        "omni-moderation-latest",
         "text-embedding-3-small",
         "text-embedding-ada-002",
     ),
     quirks={"allowed_tools": "send"},
-    operations={EMBED: OpenAiEmbeddings(DIALECT.error, user=True)},
+    operations={
+        MODERATE: OpenAiModerations(DIALECT.error),
+        EMBED: OpenAiEmbeddings(DIALECT.error, user=True),
+    },
     parameters=CHAT.but(families=OPENAI_FAMILIES),
 )

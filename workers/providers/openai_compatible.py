@@ -6,7 +6,7 @@ role, and answer both with an error or, worse, with silence.
 
 from __future__ import annotations
 
-from broker.operations import EMBED
+from broker.operations import EMBED, MODERATE, RERANK
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import (
     CHAT,
@@ -15,6 +15,8 @@ from workers.dialects.openai_chat.parameters import (
     SYSTEM_ROLE,
 )
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
+from workers.dialects.openai_moderations import OpenAiModerations
+from workers.dialects.rerank import Rerank
 from workers.provider import Provider
 
 PROVIDER = Provider(
@@ -23,6 +25,10 @@ PROVIDER = Provider(
     base_url="",  # the operator's: there is no such host
     keyless=True,
     quirks={"cache_control": "send"},
-    operations={EMBED: OpenAiEmbeddings(DIALECT.error, user=True, input_type=True)},
+    operations={
+        MODERATE: OpenAiModerations(DIALECT.error),
+        RERANK: Rerank(DIALECT.error),
+        EMBED: OpenAiEmbeddings(DIALECT.error, user=True, input_type=True),
+    },
     parameters=CHAT.but(MAX_TOKENS, SYSTEM_ROLE, FUNCTIONS_AS_TOOLS),
 )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from broker.operations import EMBED
+from broker.operations import EMBED, RERANK
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, FUNCTIONS_AS_TOOLS, ONE_CHOICE
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
+from workers.dialects.rerank import Rerank
 from workers.parameters import drop
 from workers.provider import Provider
 
@@ -25,7 +26,10 @@ PROVIDER = Provider(
         "file_addresses": "send",
         "reasoning_field": "reasoning_details",
     },
-    operations={EMBED: OpenAiEmbeddings(DIALECT.error, user=True, input_type=True)},
+    operations={
+        RERANK: Rerank(DIALECT.error),
+        EMBED: OpenAiEmbeddings(DIALECT.error, user=True, input_type=True),
+    },
     parameters=CHAT.but(
         (*FUNCTIONS_AS_TOOLS, *ONE_CHOICE),
         drop("prompt_cache_retention", "safety_identifier", "store"),

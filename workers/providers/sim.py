@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from broker.operations import EMBED
+from broker.operations import EMBED, MODERATE, RERANK
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
+from workers.dialects.openai_moderations import OpenAiModerations
+from workers.dialects.rerank import Rerank
 from workers.provider import Provider
 
 PROVIDER = Provider(
@@ -14,6 +16,10 @@ PROVIDER = Provider(
     base_url="http://127.0.0.1:9000/v1",
     models=("sim", "echo"),
     keyless=True,
-    operations={EMBED: OpenAiEmbeddings(DIALECT.error, user=True)},
+    operations={
+        MODERATE: OpenAiModerations(DIALECT.error),
+        RERANK: Rerank(DIALECT.error),
+        EMBED: OpenAiEmbeddings(DIALECT.error, user=True),
+    },
     parameters=CHAT,
 )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from broker.operations import EMBED
+from broker.operations import EMBED, RERANK
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, NOT_OPENAI, SYSTEM_ROLE
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
+from workers.dialects.rerank import Rerank
 from workers.parameters import drop, keep
 from workers.provider import Provider
 
@@ -20,7 +21,7 @@ PROVIDER = Provider(
         "reasoning_field": "reasoning",
         "system_messages": "one",
     },
-    operations={EMBED: OpenAiEmbeddings(DIALECT.error, user=True)},
+    operations={RERANK: Rerank(DIALECT.error), EMBED: OpenAiEmbeddings(DIALECT.error, user=True)},
     parameters=CHAT.but(
         (*NOT_OPENAI, *SYSTEM_ROLE),
         drop("user", "parallel_tool_calls", note="it would be ignored"),

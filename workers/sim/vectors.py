@@ -77,7 +77,46 @@ def _in_base64(seed: int, shared: tuple[bytes, bytes]) -> bytes:
     return b'"%b%b"' % (b64encode(_own(seed).tobytes()), shared[1])
 
 
+def moderations(request: dict[str, Any]) -> bytes:
+    """The body of the answer to POST /v1/moderations: a text is what it says it is."""
+    given = request.get("input")
+    if not given or not isinstance(given, str | list):
+        raise BadRequestError("input must be a text or a list", param="input")
+    parts: list[Any] = given if isinstance(given, list) else [given]
+    if isinstance(parts[0], dict):
+        parts = [" ".join(part.get("text") or "" for part in parts)]
+    results = [
+        {
+            "flagged": any(name in text for name in _CATEGORIES),
+            "categories": {name: name in text for name in _CATEGORIES},
+            "category_scores": {name: 0.9 if name in text else 0.01 for name in _CATEGORIES},
+            "category_applied_input_types": {name: ["text"] for name in _CATEGORIES},
+        }
+        for text in parts
+    ]
+    return orjson.dumps({"id": "modr-sim", "model": request["model"], "results": results})
+
+
+def rerank(request: dict[str, Any]) -> bytes:
+    """The body of the answer to POST /v1/rerank: best is who shares most words with the query."""
+    documents = request.get("documents")
+    if not isinstance(documents, list) or not documents:
+        raise BadRequestError("documents must be a list", param="documents")
+    words = set(str(request.get("query")).lower().split())
+    shared = [len(words & set(str(text).lower().split())) for text in documents]
+    best = sorted(range(len(documents)), key=lambda place: (-shared[place], place))
+    results = [
+        {"index": place, "relevance_score": shared[place] / max(1, len(words))}
+        for place in best[: request.get("top_n") or len(best)]
+    ]
+    meta = {"billed_units": {"search_units": -(-len(documents) // 100)}}
+    return orjson.dumps({"id": "sim", "results": results, "meta": meta})
+
+
+_CATEGORIES = ("harassment", "hate", "self-harm", "sexual", "violence")
 # What each path answers.
 ANSWERS: Mapping[bytes, Callable[[dict[str, Any]], bytes]] = {
     b"/v1/embeddings": embeddings,
+    b"/v1/moderations": moderations,
+    b"/v1/rerank": rerank,
 }
