@@ -183,19 +183,20 @@ class Runner:
     # Taking jobs.
 
     def _pull_soon(self) -> None:
-        if self._pull_timer is None and not self._draining:
+        if self._pull_timer is None and not self._draining and self._wanted():
             loop = asyncio.get_running_loop()
             self._pull_timer = loop.call_later(_PULL_DELAY_S, self._start_pull)
 
+    def _wanted(self) -> int:
+        """Slots to ask for: none while the pull that stands has plenty of credit left."""
+        standing = self._puller.credits
+        free = self._settings.slots - self._busy - standing
+        return free if free * 4 >= self._settings.slots or standing < free else 0
+
     def _start_pull(self) -> None:
         self._pull_timer = None
-        free = self._settings.slots - self._busy - self._puller.credits
-        # A standing request with plenty of credit left need not be topped up for every slot.
-        if free > 0 and (free * 4 >= self._settings.slots or self._puller.credits < free):
-            if self._draining or self._alone.locked():
-                return
-            self._puller.pull(free)
-        self._lane.pull()
+        if not (self._draining or self._alone.locked()) and (wanted := self._wanted()) > 0:
+            self._puller.pull(wanted)
 
     def _delivered(self, delivery: Delivery) -> None:
         self._held.add(delivery.reply)
@@ -247,6 +248,7 @@ class Runner:
         task = asyncio.create_task(work, name=name)
         self._jobs[task] = None
         task.add_done_callback(self._ended)
+        self._pull_soon()  # what free slots count on may be used up, and no slot become free soon
         return task
 
     @contextlib.asynccontextmanager

@@ -105,6 +105,8 @@ async def serve_direct(
 
 async def settle(bus: Bus, reply: str, answer: bytes) -> None:
     """Ack, nak or extend a delivery. Lost when NATS is away: the lease then runs out."""
+    if bus.post(reply, answer):
+        return
     try:
         await bus.nc.publish(reply, answer)
     except NatsError as exc:

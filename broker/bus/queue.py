@@ -89,7 +89,9 @@ class Publisher:
             why = "larger than NATS takes"
             self._settle(token, PubAck(error=ApiError(TOO_LARGE, TOO_LARGE, why)))
             return
-        if lines.count("\n") == len(headers) and self._bus.post(subject, reply, lines, payload):
+        if lines.count("\n") == len(headers) and self._bus.post(
+            subject, payload, reply=reply, headers=lines
+        ):
             return
         try:
             await self._bus.nc.publish(

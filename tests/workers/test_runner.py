@@ -233,6 +233,22 @@ async def test_a_killed_attempt_closes_its_call_and_leaves_a_record(
     assert record.outcome == record_pb2.OUTCOME_CANCELLED
 
 
+# Slots.
+
+
+async def test_no_slot_stays_free_while_jobs_wait_though_none_ends(
+    bus: Bus, edge: EdgeStandIn, start: Start, sim: Sim
+) -> None:
+    """A few freed slots are left to the pull that stands; its credit may then be used up."""
+    slow = "tokens=500,delay_ms=20"
+    runner = await start(slots=16)
+    await publish(bus, *[job(edge, n) for n in range(3)])
+    await publish(bus, *[job(edge, n, slow) for n in range(3, 13)])
+    await until(lambda: len(claims(edge)) == 13 and runner.busy == 10, "three have ended")
+    await publish(bus, *[job(edge, n, slow) for n in range(13, 19)])
+    await until(lambda: runner.busy == 16, "every slot is used", 3)
+
+
 # R7, R10.
 
 
