@@ -1,0 +1,71 @@
+"""What tests read of the Responses API: events of a stream, and a response until it is over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+
+from tests.system.stack import Stack, until
+
+OVER = ("completed", "incomplete", "failed", "cancelled")
+
+
+async def create(client: httpx.AsyncClient, model: str, text: str = "hi", **more: Any) -> Any:
+    """The response object, once it is answered (or queued)."""
+    body = {"model": model, "input": text, **more}
+    answer = await client.post("/v1/responses", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def over(client: httpx.AsyncClient, name: str, timeout_s: float = 40) -> Any:
+    """The response when nothing more becomes of it."""
+
+    async def ended() -> Any:
+        answer = await client.get(f"/v1/responses/{name}")
+        if answer.status_code != 200:
+            return None
+        found = answer.json()
+        return found if found["status"] in OVER else None
+
+    return await until(ended, f"{name} is over", timeout_s)
+
+
+def text_of(response: Any) -> str:
+    return "".join(
+        part["text"]
+        for item in response["output"]
+        if item["type"] == "message"
+        for part in item["content"]
+    )
+
+
+async def events(lines: AsyncIterator[str]) -> AsyncIterator[dict[str, Any]]:
+    """The events of a stream, whose names and numbers have to be right."""
+    name = ""
+    async for line in lines:
+        if line.startswith("event: "):
+            name = line[7:]
+        elif line.startswith("data: "):
+            event = json.loads(line[6:])
+            assert event["type"] == name
+            yield event
+
+
+async def replay(client: httpx.AsyncClient, name: str, after: int = -1) -> list[dict[str, Any]]:
+    """The whole stream of a response behind one of its events."""
+    query = {"stream": "true"} | ({"starting_after": str(after)} if after >= 0 else {})
+    async with client.stream("GET", f"/v1/responses/{name}", params=query) as answer:
+        assert answer.status_code == 200, await answer.aread()
+        found = [event async for event in events(answer.aiter_lines())]
+    assert [event["sequence_number"] for event in found] == list(
+        range(after + 1, after + 1 + len(found))
+    )
+    return found
+
+
+async def upstream_calls(stack: Stack) -> int:
+    return int((await stack.sim_stats())["calls"])
