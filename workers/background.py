@@ -228,6 +228,7 @@ class Background:
     async def _bury(self, job: job_pb2.Job, kept: _Response) -> bytes:
         """A job that killed the worker it ran on alone goes to the dead letters (R6)."""
         lost = durable.losses(kept.record, job)
+        job.attempt = kept.record.attempt
         route = job.route
         await self._jobs.bury(
             subjects.BACKGROUND,
