@@ -146,14 +146,18 @@ class Background:
             await self._stop_hearing()
             self._stop_hearing = None
 
+    def wanted(self) -> int:
+        """Jobs to ask for: none while the pull that stands has plenty of credit left."""
+        if self._host.draining or self._host.reserved:
+            return 0
+        standing = self._puller.credits
+        free = self._room() - standing
+        return free if free > 0 and (free * 4 >= self._host.slots or standing < free) else 0
+
     def pull(self) -> None:
         """Ask for as many jobs as may run here now."""
-        free = self._room() - self._puller.credits
-        if free <= 0 or self._host.draining or self._host.reserved:
-            return
-        # A standing request with plenty of credit left need not be topped up for every slot.
-        if free * 4 >= self._host.slots or self._puller.credits < free:
-            self._puller.pull(free)
+        if wanted := self.wanted():
+            self._puller.pull(wanted)
 
     def _room(self) -> int:
         return self._host.slots - self._host.slots // _RESERVE - self._host.busy

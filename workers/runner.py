@@ -183,7 +183,9 @@ class Runner:
     # Taking jobs.
 
     def _pull_soon(self) -> None:
-        if self._pull_timer is None and not self._draining and self._wanted():
+        if self._pull_timer is not None or self._draining:
+            return
+        if self._wanted() or self._lane.wanted():
             loop = asyncio.get_running_loop()
             self._pull_timer = loop.call_later(_PULL_DELAY_S, self._start_pull)
 
@@ -197,6 +199,7 @@ class Runner:
         self._pull_timer = None
         if not (self._draining or self._alone.locked()) and (wanted := self._wanted()) > 0:
             self._puller.pull(wanted)
+        self._lane.pull()
 
     def _delivered(self, delivery: Delivery) -> None:
         self._held.add(delivery.reply)
