@@ -131,6 +131,7 @@ class Fold:
         self.vectors: list[operations_pb2.Vectors] = []
         self.moderations: list[operations_pb2.Moderation] = []
         self.ranked: list[operations_pb2.Ranked] = []
+        self.image_facts: operations_pb2.ImageFacts | None = None
         self._choices: dict[int, ChoiceFold] = {}
 
     def feed(self, events: Sequence[event_pb2.Event]) -> None:
@@ -173,6 +174,8 @@ class Fold:
         )
         if self.usage is not None:
             answer.usage.CopyFrom(self.usage)
+        if self.image_facts is not None:
+            answer.image_facts.CopyFrom(self.image_facts)
         for choice in self.choices():
             hub = answer.choices.add()
             hub.index = choice.index
@@ -243,6 +246,10 @@ def _image(fold: Fold, delta: event_pb2.ImageDelta) -> None:
         choice.put(delta.item, "image", delta.partial_index, ImagePart(delta))
 
 
+def _image_facts(fold: Fold, facts: operations_pb2.ImageFacts) -> None:
+    fold.image_facts = facts
+
+
 def _blob(fold: Fold, event: event_pb2.BlobEvent) -> None:
     part = fold.choice(event.choice).get(event.item, "reasoning", ReasoningPart)
     part.blobs.append(event.blob)
@@ -294,6 +301,7 @@ _TAKE: dict[str, Callable[[Fold, Any], None]] = {
     "tool_call": _tool_call,
     "audio": _audio,
     "image": _image,
+    "image_facts": _image_facts,
     "blob": _blob,
     "opaque": _opaque,
     "annotation": _annotation,

@@ -128,6 +128,7 @@ class Attempt:
         fetcher: Fetcher,
     ) -> None:
         model = self._job.route.model
+        self._provider = self._provider.serving(request, model)
         line = _Line(
             self._provider.dialect_for(model, operations.name(request)),
             upstream,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from broker.errors import InferenceError
@@ -118,6 +118,17 @@ class Credentials(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Alternative:
+    """A second format for generation."""
+
+    dialect: Dialect
+    # Whether a request for a model is to be made in it.
+    wanted: Callable[[generation_pb2.Request, str], bool]
+    # What becomes of each parameter in it.
+    parameters: Table = field(default_factory=Table)
+
+
+@dataclass(frozen=True, slots=True)
 class Provider:
     """Declared facts of one provider."""
 
@@ -141,11 +152,28 @@ class Provider:
     parameters: Table = field(default_factory=Table)
     # Models that are spoken to in another format, by an expression that their names contain.
     dialects: Mapping[str, Dialect] = field(default_factory=dict)
+    # A second format, for requests that need it.
+    alternative: Alternative | None = None
     # What it offers beside generation: operation -> the format it is asked for in.
     operations: Mapping[str, Dialect] = field(default_factory=dict)
     # Draws conclusions from the operator's options, which are among the quirks, such as the host
     # of a region. Raises ValueError, saying which option to set.
     configure: Callable[[Provider], Provider] | None = None
+
+    def serving(self, request: generation_pb2.Request, model: str) -> Provider:
+        """The provider as this request is made: itself, or with its second format for the first."""
+        second = self.alternative
+        if second is None or not request.HasField("generate"):
+            return self
+        if not second.wanted(request, model):
+            return self
+        return replace(
+            self,
+            dialect=second.dialect,
+            parameters=second.parameters,
+            dialects={},
+            alternative=None,
+        )
 
     def dialect_for(self, model: str, operation: str = GENERATE) -> Dialect:
         """The dialect that a model is asked for an operation in.

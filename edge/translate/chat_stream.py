@@ -314,6 +314,7 @@ _RENDER: dict[str, Callable[[ChatStream, Any, list[bytes]], None]] = {
     "tool_call": ChatStream._tool_call,
     "audio": ChatStream._audio,
     "image": ChatStream._image,
+    "image_facts": lambda _stream, _facts, _out: None,
     "blob": ChatStream._blob,
     "opaque": ChatStream._opaque,
     "annotation": ChatStream._annotation,

@@ -115,11 +115,13 @@ def check_calls(messages: Iterable[content_pb2.Message]) -> None:
         InferenceError: invalid_request, `param` input.
     """
     open_calls: dict[str, None] = {}
-    made: set[str] = set()
+    made: set[str | None] = set()
     for message in messages:
         for part in message.parts:
-            if part.HasField("opaque") and part.opaque.type == REFERENCE:
-                return  # what it refers to may be either
+            if part.HasField("opaque"):
+                if part.opaque.type == REFERENCE:
+                    return  # what it refers to may be either
+                made.add(orjson.loads(part.opaque.json).get("call_id"))
             if part.HasField("tool_call"):
                 open_calls[part.tool_call.call_id] = None
                 made.add(part.tool_call.call_id)

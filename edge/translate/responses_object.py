@@ -10,8 +10,17 @@ import msgspec
 from broker.errors import InferenceError
 from broker.v1 import content_pb2, event_pb2, generation_pb2, inference_service_pb2, stored_pb2
 from edge.translate.responses_echo import echo
+from edge.translate.responses_ids import item_id
 from edge.translate.responses_input import input_items
-from edge.translate.responses_items import COMPLETED, INCOMPLETE, Item, output_items
+from edge.translate.responses_items import (
+    COMPLETED,
+    INCOMPLETE,
+    Group,
+    Item,
+    item,
+    output_items,
+)
+from edge.translate.responses_state import RESPONSES
 from edge.translate.usage import completion_tokens, prompt_tokens
 
 __all__ = [
@@ -175,5 +184,19 @@ def context(chain: Sequence[stored_pb2.StoredResponse]) -> list[content_pb2.Mess
     for stored in chain:
         messages.extend(stored.request.generate.messages)
         if stored.answer.choices and stored.answer.choices[0].message.parts:
-            messages.append(stored.answer.choices[0].message)
+            messages.append(_said(stored))
     return messages
+
+
+def _said(stored: stored_pb2.StoredResponse) -> content_pb2.Message:
+    """What the model said; images that it drew as the items that they are in this API."""
+    message = content_pb2.Message()
+    message.CopyFrom(stored.answer.choices[0].message)
+    for position, part in enumerate(message.parts):
+        if part.HasField("image"):
+            group = Group("image_generation_call", [part])
+            name = item_id(stored.id, position, group.type)
+            opaque = content_pb2.Opaque(type=group.type, issuer=RESPONSES)
+            opaque.json = _json(item(group, name, COMPLETED, with_state=False))
+            part.opaque.CopyFrom(opaque)
+    return message

@@ -91,7 +91,8 @@ class OpenItems:
 
     def close_all(self, *, incomplete: bool) -> None:
         """The answer has ended."""
-        left = [*self._calls.values(), *self._hosted.values()]
+        # What a hosted tool's server left open stays open.
+        left = list(self._calls.values())
         if self._current is not None and self._current not in left:
             left.append(self._current)
         left.sort(key=lambda opened: opened.position)
@@ -99,7 +100,6 @@ class OpenItems:
             last = opened.position == self._count - 1
             self._close(opened, INCOMPLETE if incomplete and last else COMPLETED)
         self._calls.clear()
-        self._hosted.clear()
         self._current = None
 
     # --- opening and closing ---

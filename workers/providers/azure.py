@@ -9,10 +9,18 @@ from broker.operations import EMBED
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, MAX_TOKENS, OPENAI_FAMILIES
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
+from workers.dialects.openai_responses import OpenAiResponses
+from workers.dialects.openai_responses.parameters import OPENAI_FAMILIES as RESPONSES_FAMILIES
+from workers.dialects.openai_responses.parameters import RESPONSES
+from workers.dialects.openai_responses.rule import whenever_asked
 from workers.parameters import family
-from workers.provider import Provider
+from workers.provider import Alternative, Provider
 
 _CALL = "/chat/completions"
+_RESPONSES = "/responses"
+# Deployments are named at will; these are the names of models of others.
+_OTHERS = "mistral|llama|phi-|cohere|command|jamba|deepseek|grok|kimi|qwen"
+_RESPONSES_ONLY = r"o\d+-pro|deep-research|gpt-\d+(\.\d+)?-(pro|codex)|codex|computer-use"
 _V1 = ("", "v1", "preview", "latest")
 
 
@@ -20,15 +28,23 @@ def _configured(provider: Provider) -> Provider:
     """The paths behind whichever part of Azure's addresses the base URL already has."""
     version = provider.quirks.get("api_version", "")
     base, prefix = re.sub(r"^https?://[^/]*", "", provider.base_url).rstrip("/"), ""
+    alternative, responses = provider.alternative, ""
+    if base.endswith("/models") or "/deployments/" in base:
+        alternative = None  # these addresses are chat's alone
     if base.endswith("/models"):
         version = version or "2024-05-01-preview"
     if not base or base.endswith("/openai"):
-        prefix = "/v1" if version in _V1 else "/deployments/{model}"
-        prefix = prefix if base else "/openai" + prefix
+        responses, prefix = ("/v1", "/v1") if version in _V1 else ("", "/deployments/{model}")
+        above = "" if base else "/openai"
+        responses, prefix = above + responses, above + prefix
     query = f"?api-version={version}" if version else ""
     paths = f"{prefix}{{call}}{query}"
-    path = paths.replace("{call}", _CALL)
-    return replace(provider, quirks={**provider.quirks, "path": path, "paths": paths})
+    quirks = {
+        "path": paths.replace("{call}", _CALL),
+        "paths": paths,
+        "responses_path": f"{responses}{_RESPONSES}{query}",
+    }
+    return replace(provider, quirks={**provider.quirks, **quirks}, alternative=alternative)
 
 
 PROVIDER = Provider(
@@ -40,4 +56,9 @@ PROVIDER = Provider(
     quirks={"allowed_tools": "send"},
     operations={EMBED: OpenAiEmbeddings(DIALECT.error, user=True)},
     parameters=CHAT.but(families=(family("Mistral", "mistral", MAX_TOKENS), *OPENAI_FAMILIES)),
+    alternative=Alternative(
+        OpenAiResponses(DIALECT.error),
+        whenever_asked(only=_RESPONSES_ONLY, never=_OTHERS),
+        RESPONSES.but(families=RESPONSES_FAMILIES),
+    ),
 )

@@ -12,8 +12,11 @@ from workers.dialects.openai_chat.parameters import (
     USAGE_ALWAYS,
     efforts,
 )
+from workers.dialects.openai_responses import OpenAiResponses
+from workers.dialects.openai_responses.parameters import RESPONSES, STATELESS, nested
+from workers.dialects.openai_responses.rule import where_needed
 from workers.parameters import drop, family, words
-from workers.provider import Provider
+from workers.provider import Alternative, Provider
 
 _ALL = ("low", "medium", "high")
 _ON = {"none": "none", **dict.fromkeys(("minimal", *_ALL, "xhigh", "max"), "default")}
@@ -35,5 +38,10 @@ PROVIDER = Provider(
             family("qwen3", "qwen3", words("reasoning_effort", _ON), defaults=_PARSED),
             family("DeepSeek R1", "deepseek-r1", defaults=_PARSED),
         ),
+    ),
+    alternative=Alternative(
+        OpenAiResponses(DIALECT.error, plain_reasoning=True),
+        where_needed(),
+        RESPONSES.but(STATELESS, drop("logprobs", "top_logprobs"), nested(efforts("none", *_ALL))),
     ),
 )

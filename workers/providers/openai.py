@@ -7,7 +7,16 @@ from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, OPENAI_FAMILIES
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
 from workers.dialects.openai_moderations import OpenAiModerations
-from workers.provider import Provider
+from workers.dialects.openai_responses import OpenAiResponses
+from workers.dialects.openai_responses.parameters import OPENAI_FAMILIES as RESPONSES_FAMILIES
+from workers.dialects.openai_responses.parameters import RESPONSES
+from workers.dialects.openai_responses.rule import whenever_asked
+from workers.provider import Alternative, Provider
+
+# Models that chat does not take.
+_RESPONSES_ONLY = (
+    r"^(o\d+-pro|o\d+(-mini)?-deep-research|gpt-\d+(\.\d+)?-(pro|codex)|codex|computer-use)"
+)
 
 PROVIDER = Provider(
     name="openai",
@@ -42,6 +51,10 @@ PROVIDER = Provider(
         "omni-moderation-latest",
         "text-embedding-3-small",
         "text-embedding-ada-002",
+        "o3-pro",
+        "o1-pro",
+        "gpt-5.5-pro",
+        "gpt-5-pro",
     ),
     quirks={"allowed_tools": "send"},
     operations={
@@ -49,4 +62,9 @@ PROVIDER = Provider(
         EMBED: OpenAiEmbeddings(DIALECT.error, user=True),
     },
     parameters=CHAT.but(families=OPENAI_FAMILIES),
+    alternative=Alternative(
+        OpenAiResponses(DIALECT.error),
+        whenever_asked(only=_RESPONSES_ONLY),
+        RESPONSES.but(families=RESPONSES_FAMILIES),
+    ),
 )

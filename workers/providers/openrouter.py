@@ -6,9 +6,12 @@ from broker.operations import EMBED, RERANK
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, FUNCTIONS_AS_TOOLS, ONE_CHOICE
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
+from workers.dialects.openai_responses import OpenAiResponses
+from workers.dialects.openai_responses.parameters import RESPONSES
+from workers.dialects.openai_responses.rule import whenever_asked
 from workers.dialects.rerank import Rerank
 from workers.parameters import drop
-from workers.provider import Provider
+from workers.provider import Alternative, Provider
 
 PROVIDER = Provider(
     name="openrouter",
@@ -33,5 +36,13 @@ PROVIDER = Provider(
     parameters=CHAT.but(
         (*FUNCTIONS_AS_TOOLS, *ONE_CHOICE),
         drop("prompt_cache_retention", "safety_identifier", "store"),
+    ),
+    alternative=Alternative(
+        OpenAiResponses(DIALECT.error, plain_reasoning=True),
+        whenever_asked(),
+        RESPONSES.but(
+            drop("prompt_cache_retention", "safety_identifier"),
+            drop("stream_options", note="usage always comes"),
+        ),
     ),
 )

@@ -7,8 +7,8 @@ from typing import Any
 
 from broker.v1 import content_pb2, generation_pb2
 from workers.dialects.openai_chat.callids import CallIds
-from workers.dialects.openai_chat.fragments import fragment, merge
 from workers.dialects.openai_chat.parts import ISSUER, as_content, as_parts, written_parts
+from workers.fragments import fragment, merge
 from workers.parameters import Action, Row
 
 _Chat = dict[str, Any]

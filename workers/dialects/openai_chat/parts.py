@@ -10,7 +10,7 @@ import orjson
 
 from broker.errors import InferenceError
 from broker.v1 import content_pb2
-from workers.dialects.openai_chat.fragments import fragment, merge
+from workers.fragments import fragment, merge
 from workers.provider import Unreadable
 
 # What this dialect calls itself on content that only it may get back.

@@ -9,7 +9,6 @@ from typing import Any
 import orjson
 
 from broker.v1 import generation_pb2
-from workers.dialects.openai_chat.fragments import fragment, merge
 from workers.dialects.openai_chat.messages import chat_messages, instruct
 from workers.dialects.openai_chat.tools import (
     choice_json,
@@ -17,6 +16,7 @@ from workers.dialects.openai_chat.tools import (
     functions_json,
     tools_json,
 )
+from workers.fragments import fragment, merge
 from workers.parameters import Action, Losses, Row, asked, base_name, settle
 from workers.paths import segment
 from workers.provider import Call, Provider

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from broker.v1 import content_pb2, generation_pb2
-from workers.dialects.openai_chat.fragments import fragment, merge
+from workers.fragments import fragment, merge
 
 _Generate = generation_pb2.GenerateRequest
 _Choice = generation_pb2.ToolChoice

@@ -1,0 +1,150 @@
+"""Turns a hub request into the body of a call to /responses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from broker.v1 import generation_pb2
+from workers.dialects.openai_responses.items import input_items
+from workers.dialects.openai_responses.tools import choice_json, tools_json
+from workers.fragments import fragment, merge
+from workers.parameters import Action, Losses, Sheet, Table, asked, settle
+from workers.parameters.settle import put
+from workers.provider import Call
+
+_Generate = generation_pb2.GenerateRequest
+_Format = generation_pb2.ResponseFormat
+
+_HEADERS = {"content-type": "application/json"}
+_LOGPROBS = "message.output_text.logprobs"
+_STATE = "reasoning.encrypted_content"
+
+
+def call_of(
+    request: generation_pb2.Request,
+    model: str,
+    parameters: Table,
+    path: str,
+    *,
+    plain_reasoning: bool,
+) -> Call:
+    """The call to make.
+
+    Raises:
+        InferenceError: a field is not JSON where it has to be, or a parameter has to be dropped
+            and the caller forbids that.
+    """
+    generate = request.generate
+    sheet = parameters.sheet(model)
+    losses = Losses()
+    body: dict[str, Any] = {
+        "model": model,
+        "input": input_items(generate, plain_reasoning=plain_reasoning),
+        "store": False,
+    }
+    options = generate.responses
+    if options.HasField("instructions"):
+        body["instructions"] = options.instructions
+    writing = _Writing(generate, body)
+    rest = settle(sheet.rows_for(_effort(generate)), asked(generate), body, losses)
+    for name, value in rest.items():
+        _WRITE[name](writing, value)
+    writing.reasoning()
+    writing.options(sheet)
+    merge(body, generate.extra)
+    for name, value in sheet.defaults.items():
+        body.setdefault(name, value)
+    losses.refuse(request.platform, model)
+    return Call(path, orjson.dumps(body), _HEADERS, dropped=losses.names)
+
+
+def _effort(generate: _Generate) -> str | None:
+    return generate.reasoning.effort if generate.reasoning.HasField("effort") else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Writing:
+    """One request on its way into the body."""
+
+    generate: _Generate
+    body: dict[str, Any]
+
+    def reasoning(self) -> None:
+        """What stands beside the effort."""
+        reasoning = self.generate.reasoning
+        if reasoning.HasField("summary"):
+            put(self.body, "reasoning.summary", reasoning.summary)
+        for name, value in reasoning.extra.items():
+            put(self.body, f"reasoning.{name}", fragment(value, f"reasoning.{name}"))
+
+    def options(self, sheet: Sheet) -> None:
+        """What only this format has."""
+        generate, body = self.generate, self.body
+        options = generate.responses
+        if generate.stream and sheet.rows["stream_options"].action is Action.MAP:
+            # Padding is the edge's to add; between provider and worker it is only longer.
+            body["stream_options"] = {"include_obfuscation": False}
+        if generate.HasField("max_tool_calls"):
+            body["max_tool_calls"] = generate.max_tool_calls
+        if options.HasField("truncation"):
+            body["truncation"] = options.truncation
+        for name in ("prompt", "context_management"):
+            if value := getattr(options, name):
+                body[name] = fragment(value, name)
+        include = [*options.include, *body.get("include", ())]
+        if sheet.reasoning.happens(_effort(generate)):
+            # Nothing is kept there, so that the next turn has to bring it along.
+            include.append(_STATE)
+        if include:
+            body["include"] = list(dict.fromkeys(include))
+
+    def tools(self, _: Any) -> None:
+        self.body["tools"] = tools_json(self.generate)
+
+    def tool_choice(self, choice: generation_pb2.ToolChoice) -> None:
+        self.body["tool_choice"] = choice_json(choice)
+
+    def form(self, form: _Format) -> None:
+        put(self.body, "text.format", _format(form))
+
+    def logprobs(self, value: bool) -> None:
+        if value:
+            self.body["include"] = [_LOGPROBS]
+
+    def settled(self, _: Any) -> None:
+        """It is the same whatever was asked."""
+
+
+_WRITE: Mapping[str, Callable[[_Writing, Any], None]] = {
+    "functions": _Writing.tools,
+    "function_call": _Writing.tool_choice,
+    "logprobs": _Writing.logprobs,
+    "response_format": _Writing.form,
+    "response_format=json_object": _Writing.form,
+    "response_format=json_schema": _Writing.form,
+    "store": _Writing.settled,
+    "stream_options": _Writing.settled,
+    "tool_choice=auto": _Writing.tool_choice,
+    "tool_choice=named": _Writing.tool_choice,
+    "tool_choice=none": _Writing.tool_choice,
+    "tool_choice=required": _Writing.tool_choice,
+    "tools": _Writing.tools,
+}
+
+
+def _format(form: _Format) -> Any:
+    if form.kind == _Format.KIND_OTHER:
+        return fragment(form.json, "text.format")
+    if form.kind != _Format.KIND_JSON_SCHEMA:
+        return {"type": "json_object"}
+    written: dict[str, Any] = {"type": "json_schema", "name": form.name or "answer"}
+    if form.HasField("description"):
+        written["description"] = form.description
+    written["schema"] = fragment(form.schema or b"{}", "text.format.schema")
+    if form.HasField("strict"):
+        written["strict"] = form.strict
+    return written

@@ -1,0 +1,61 @@
+"""Which requests are for the Responses format, where a provider speaks it beside another one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from broker.v1 import content_pb2, generation_pb2
+from workers.dialects.openai_responses.items import ISSUER
+
+Wanted = Callable[[generation_pb2.Request, str], bool]
+
+# Include words that chat has a field for.
+_ON_CHAT = frozenset({"message.output_text.logprobs"})
+
+
+def whenever_asked(only: str = "", never: str = "") -> Wanted:
+    """Requests that came in this format, and those that chat cannot carry.
+
+    Args:
+        only: an expression that is found in the names of models that speak nothing else.
+        never: the same for models that do not speak it.
+    """
+
+    def wanted(request: generation_pb2.Request, model: str) -> bool:
+        if never and re.search(never, model.lower()):
+            return False
+        if request.generate.surface == generation_pb2.SURFACE_RESPONSES:
+            return True
+        return _needed(request.generate, model, only)
+
+    return wanted
+
+
+def where_needed(only: str = "") -> Wanted:
+    """Requests that chat cannot carry alone: hosted tools, encrypted reasoning, such models."""
+
+    def wanted(request: generation_pb2.Request, model: str) -> bool:
+        return _needed(request.generate, model, only)
+
+    return wanted
+
+
+def _needed(generate: generation_pb2.GenerateRequest, model: str, only: str) -> bool:
+    options = generate.responses
+    return bool(
+        (only and re.search(only, model.lower()))
+        or options.prompt
+        or options.context_management
+        or generate.reasoning.HasField("summary")
+        or not _ON_CHAT.issuperset(options.include)
+        or any(tool.HasField("hosted") for tool in generate.tools)
+        or any(_is_ours(part) for message in generate.messages for part in message.parts)
+    )
+
+
+def _is_ours(part: content_pb2.Part) -> bool:
+    """Whether only this format can carry it."""
+    if part.HasField("opaque"):
+        return part.opaque.issuer == ISSUER
+    return any(blob.issuer == ISSUER for blob in part.reasoning.blobs)
