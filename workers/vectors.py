@@ -73,7 +73,7 @@ class Cutter:
         self._in_array = False
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The vectors that became whole, with their brackets or quotes."""
+        """The vectors that became whole: arrays with their brackets, texts without quotes."""
         data = self._kept + data if self._kept else data
         self._kept = b""
         values: list[bytes] = []
@@ -94,7 +94,7 @@ class Cutter:
             self._value.append(data[self._begins :])
             self._begins = 0
             return -1
-        value = data[self._begins : end + 1]
+        value = data[self._begins : end + (self._closing == b"]")]
         if self._value:
             value = b"".join([*self._value, value])
             self._value.clear()
@@ -133,7 +133,7 @@ class Cutter:
 
     def _open(self, data: bytes, at: int) -> int:
         self._closing = _CLOSING[data[at]]
-        self._begins = at
+        self._begins = at + (self._closing == b'"')
         return at + 1  # an opening quote is no closing one
 
 
@@ -261,13 +261,12 @@ class VectorDecoder:
     def _vectors(self, first: int, values: list[bytes]) -> operations_pb2.Vectors:
         if values[0].startswith(b"["):
             return operations_pb2.Vectors(first=first, format=JSON, values=values)
-        texts = [value[1:-1] for value in values]
+        if any(b"\\" in value for value in values):  # some writers escape the slash
+            values = [value.replace(b"\\/", b"/") for value in values]
         if self._unpack is not None:
-            unpacked = list(map(self._unpack, texts))
+            unpacked = list(map(self._unpack, values))
             return operations_pb2.Vectors(first=first, format=FLOAT32, values=unpacked)
-        if any(b"\\" in text for text in texts):  # some writers escape the slash
-            texts = [text.replace(b"\\/", b"/") for text in texts]
-        return operations_pb2.Vectors(first=first, format=BASE64, values=texts)
+        return operations_pb2.Vectors(first=first, format=BASE64, values=values)
 
     def _start(self) -> _Events:
         if self._begun:

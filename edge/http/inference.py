@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from starlette.types import Receive, Scope, Send
@@ -106,16 +106,30 @@ class InferenceRoute:
             exchange.close()
         body = await self._body(asked, answer)
         headers = call.answer_headers(started)
-        headers += (
-            (b"content-type", answer.content_type),
-            (b"content-length", b"%d" % len(body)),
-        )
+        headers.append((b"content-type", answer.content_type))
+        if isinstance(body, bytes):
+            headers.append((b"content-length", b"%d" % len(body)))
         call.started = True
         call.status = 200
         await send({"type": "http.response.start", "status": 200, "headers": headers})
+        if not isinstance(body, bytes):
+            await self._send_pieces(call, body, send)
+            body = b""
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
-    async def _body(self, _asked: Asked, answer: Answer) -> bytes:
+    async def _send_pieces(self, call: Call, pieces: Iterator[bytes], send: Send) -> None:
+        """Send a body piece by piece, as fast as the client reads."""
+        for piece in pieces:
+            try:
+                async with asyncio.timeout(self._limits.slow_reader_s):
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+            except TimeoutError as exc:
+                call.connection.abort()
+                raise InferenceError("client_gone", "the client did not read") from exc
+            if call.gone:
+                raise InferenceError("client_gone", "the client has left")
+
+    async def _body(self, _asked: Asked, answer: Answer) -> bytes | Iterator[bytes]:
         """The body of a whole answer that is complete."""
         return answer.render()
 

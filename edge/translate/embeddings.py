@@ -5,7 +5,7 @@ Vectors pass through as the bytes that the provider wrote, unless the caller rea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -20,6 +20,8 @@ from edge.translate.refusals import invalid
 from edge.translate.usage import prompt_tokens
 
 _MOST_INPUTS = 2048
+# A body above this is written in pieces rather than put together.
+_LARGE = 1 << 20
 _FORMATS = {"float": vectors.JSON, "base64": vectors.BASE64}
 _json = msgspec.json.Encoder().encode
 
@@ -158,20 +160,30 @@ class EmbeddingsAnswer:
         """Take more events in. Raises `InferenceError` when the answer failed."""
         self._fold.feed(events)
 
-    def render(self) -> bytes:
-        """The body, once the answer is complete."""
+    def render(self) -> bytes | Iterator[bytes]:
+        """The body, once the answer is complete; a very large one in pieces."""
+        some = sorted(self._fold.vectors, key=lambda some: some.first)
+        as_they_came = all(one.format == self._format for one in some)
+        if as_they_came and sum(one.ByteSize() for one in some) > _LARGE:
+            return self._pieces(some)
+        return b"".join(self._pieces(some))
+
+    def _pieces(self, vectors_in_order: list[operations_pb2.Vectors]) -> Iterator[bytes]:
+        """The body, with some of the vectors in each piece but the first and the last."""
         quote = b'"' if self._format == vectors.BASE64 else b""
+        # Between the number of an embedding and its vector, and between two embeddings.
         opening = b',"embedding":' + quote
-        closing = quote + b"},"
-        pieces = [b'{"object":"list","data":[']
-        for some in sorted(self._fold.vectors, key=lambda some: some.first):
+        closing = quote + b"}"
+        before = b'{"object":"list","data":[{"object":"embedding","index":'
+        for some in vectors_in_order:
+            parts: list[bytes] = []
             for index, value in enumerate(vectors.values_as(some, self._format), some.first):
-                pieces += (b'{"object":"embedding","index":%d' % index, opening, value, closing)
-        if len(pieces) > 1:
-            pieces[-1] = quote + b"}"
+                parts += (before, b"%d" % index, opening, value, closing)
+                before = b',{"object":"embedding","index":'
+            yield b"".join(parts)
+        if not vectors_in_order:
+            yield b'{"object":"list","data":['
         used = self._fold.usage or event_pb2.Usage()
         count = prompt_tokens(used)
         usage = _Usage(count, count, used.estimated or UNSET)
-        model = _json(self._fold.started.model)
-        pieces.append(b'],"model":%b,"usage":%b}' % (model, _json(usage)))
-        return b"".join(pieces)
+        yield b'],"model":%b,"usage":%b}' % (_json(self._fold.started.model), _json(usage))

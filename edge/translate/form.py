@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,8 +28,8 @@ class Answer(Protocol):
     def feed(self, events: Sequence[event_pb2.Event]) -> None:
         """Take more events in. Raises `InferenceError` when the answer failed."""
 
-    def render(self) -> bytes:
-        """The body, once the answer is complete."""
+    def render(self) -> bytes | Iterator[bytes]:
+        """The body, once the answer is complete; a very large one in pieces."""
 
 
 class Stream(Protocol):

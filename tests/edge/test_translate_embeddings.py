@@ -169,7 +169,8 @@ def render(wanted: str, form: Any, *groups: tuple[int, int]) -> bytes:
     answer = EmbeddingsAnswer("embed-1", 1, parse(encoding_format=wanted))
     for event in events(form, *groups):
         answer.feed([event])
-    return answer.render()
+    body = answer.render()
+    return body if isinstance(body, bytes) else b"".join(body)
 
 
 @pytest.mark.parametrize("form", AS)
@@ -197,7 +198,9 @@ def test_an_estimate_is_called_one() -> None:
     answer = EmbeddingsAnswer("embed-1", 1, parse())
     usage = event_pb2.Usage(input_tokens=3, estimated=True)
     answer.feed([event_pb2.Event(completed=event_pb2.Completed(usage=usage))])
-    told = json.loads(answer.render())
+    body = answer.render()
+    assert isinstance(body, bytes)
+    told = json.loads(body)
     assert told["usage"] == {"prompt_tokens": 3, "total_tokens": 3, "estimated": True}
     assert told["data"] == []
 
@@ -222,3 +225,20 @@ def test_what_is_no_vector_is_the_providers_error(broken: bytes) -> None:
     with pytest.raises(InferenceError) as raised:
         answer.render()
     assert raised.value.reason == "upstream_error"
+
+
+def test_a_large_answer_is_written_in_pieces_that_add_up_to_it() -> None:
+    value = b"[" + b",".join([b"0.5"] * 1000) + b"]"
+    groups = [
+        operations_pb2.Vectors(first=first, format=JSON, values=[value] * 100)
+        for first in range(0, 500, 100)
+    ]
+    answer = EmbeddingsAnswer("embed-1", 1, parse())
+    answer.feed([event_pb2.Event(vectors=group) for group in reversed(groups)])
+    body = answer.render()
+    assert not isinstance(body, bytes)
+    pieces = list(body)
+    assert len(pieces) == len(groups) + 1
+    told = json.loads(b"".join(pieces))
+    assert [item["index"] for item in told["data"]] == list(range(500))
+    assert {len(item["embedding"]) for item in told["data"]} == {1000}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import struct
 from collections.abc import AsyncIterator, Iterator
@@ -82,7 +83,10 @@ async def stack(
         for name, path in PROVIDERS.items()
     }
     serves = ("sim", *PROVIDERS)
-    async with shared_stack(tmp_path_factory, providers=providers, serves=serves) as stack:
+    limits = {"slow_reader_s": 2}
+    async with shared_stack(
+        tmp_path_factory, providers=providers, serves=serves, limits=limits
+    ) as stack:
         yield stack
 
 
@@ -237,6 +241,27 @@ async def test_a_client_that_leaves_closes_the_upstream_call(stack: Stack) -> No
         with pytest.raises(httpx.ReadTimeout):
             await client.post("/v1/embeddings", json={"model": "sim/fault=hang", "input": "a"})
     await stack.quiet(timeout_s=3)
+
+
+async def test_who_does_not_read_a_large_answer_is_dropped(stack: Stack) -> None:
+    body = json.dumps({"model": "sim/sim", "input": [f"text {n}" for n in range(2048)]})
+    head = (
+        f"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    reader, writer = await asyncio.open_connection("127.0.0.1", stack.edges["edge"][0])
+    writer.write((head + body).encode())
+    log = stack.processes["edge"].log
+    before = log.read_text().count("client_gone")
+    await until(lambda: log.read_text().count("client_gone") > before, "the client is dropped")
+    received = b""
+    with contextlib.suppress(ConnectionResetError):
+        while piece := await reader.read(1 << 20):
+            received += piece
+    writer.close()
+    assert received.startswith(b"HTTP/1.1 200")
+    assert not received.endswith(b"0\r\n\r\n"), "it looks whole"
+    assert (await post(stack, {"model": "sim/sim", "input": "a"})).status_code == 200
 
 
 async def test_the_charge_is_what_the_provider_counted(stack: Stack) -> None:
