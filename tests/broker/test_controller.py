@@ -20,7 +20,7 @@ from broker.bus.fleet import fleet_token
 from broker.bus.layout import ensure_layout
 from broker.config import load_settings
 from broker.controller import Controller
-from tests.broker.bus.server import NatsServer, free_port, until
+from tests.broker.bus.server import NatsServer, until
 
 SETTINGS = load_settings({"MILLRACE_DATA": "/tmp/unused"})
 ROOT = Path(__file__).resolve().parents[2]
@@ -218,7 +218,7 @@ def run_broker(tmp_path: Path, port: int) -> subprocess.CompletedProcess[str]:
 async def test_a_process_without_a_server_ends_with_one_line_and_exit_code_1(
     tmp_path: Path,
 ) -> None:
-    result = await asyncio.to_thread(run_broker, tmp_path, free_port())
+    result = await asyncio.to_thread(run_broker, tmp_path())
     assert result.returncode == 1
     assert "Traceback" not in result.stderr + result.stdout
     assert "cannot reach NATS" in result.stderr + result.stdout

@@ -21,6 +21,7 @@ import yaml
 
 from broker.embedded import EmbeddedNats
 from tests.cli.harness import MILLRACE, Start, Up, clean_environment, millrace, until
+from tests.ports import free_port
 
 HELLO = "Hello from sim, the built-in stand-in for a provider"
 
@@ -421,12 +422,6 @@ def keep(tmp_path: Path) -> Iterator[Any]:
     for command in kept:
         command.process.kill()
         command.process.wait()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def test_single_processes_make_up_a_millrace_on_an_existing_nats(keep: Any, tmp_path: Path) -> None:

@@ -19,15 +19,11 @@ import grpc
 import httpx
 import pytest
 
+from tests.ports import free_port
+
 pytestmark = pytest.mark.skipif(not shutil.which("haproxy"), reason="haproxy is not installed")
 
 ECHO = "/stand.in.Edge/Echo"
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def eventually(true: Callable[[], bool], within_s: float = 10) -> None:

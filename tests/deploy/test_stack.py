@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ import pytest
 
 from broker.v1 import content_pb2, generation_pb2, inference_service_pb2
 from broker.v1.inference_service_pb2_grpc import InferenceServiceStub
+from tests.ports import free_port
 
 Services = dict[str, dict[str, Any]]
 
@@ -42,12 +42,6 @@ PROVIDERS = {
 # The other workers differ in their names alone.
 PROFILES = {"openai", "anthropic", "openai_compatible"}
 REPLICAS = {"edge": 2, "worker-sim": 2}
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @dataclass(frozen=True)

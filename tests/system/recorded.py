@@ -14,7 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
-from tests.system.stack import free_port
+from tests.ports import free_port
 from tests.workers.conformance.recordings import FOLDER, Recording, all_recordings, load
 
 # Provider -> the prefix of its paths.

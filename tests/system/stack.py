@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,17 +24,12 @@ from broker.bus.usage import usage_groups
 from broker.config import NatsSettings
 from broker.ledger import Ledger
 from broker.v1 import control_service_pb2, control_service_pb2_grpc
+from tests.ports import free_port
 
 MakeStack = Callable[..., Awaitable["Stack"]]
 KEY = "mr-a-key-for-tests-0123456789"
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_S = 20.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+PATIENCE_S = 40.0
 
 
 async def until(check: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S) -> Any:

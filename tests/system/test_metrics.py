@@ -7,7 +7,8 @@ import re
 
 import httpx
 
-from tests.system.stack import MakeStack, free_port, until
+from tests.ports import free_port
+from tests.system.stack import MakeStack, until
 
 
 def number(text: str, name: str) -> float:

@@ -12,7 +12,7 @@ import pytest
 
 from broker.v1 import content_pb2, event_pb2, generation_pb2, job_pb2
 from broker.v1 import delivery_service_pb2 as pb
-from tests.broker.bus.server import free_port
+from tests.ports import free_port
 from tests.workers.edge_standin import TOKEN, EdgeStandIn, until
 from workers import delivery
 from workers.delivery import EdgeLink, EdgeLost, Killed, Session

@@ -16,7 +16,8 @@ from broker.bus.layout import ensure_layout, ensure_pool
 from broker.settings import FetchSettings, ProviderSettings
 from broker.v1 import content_pb2, generation_pb2, job_pb2, record_pb2
 from broker.v1 import delivery_service_pb2 as pb
-from tests.broker.bus.server import NatsServer, free_port, until
+from tests.broker.bus.server import NatsServer, until
+from tests.ports import free_port
 from tests.workers.edge_standin import TOKEN, EdgeStandIn
 from tests.workers.sim.raw import Sim
 from tests.workers.sim.raw import start as start_sim

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Awaitable, Callable
@@ -18,12 +17,7 @@ from nats.errors import Error as NatsError
 from broker.bus import Bus, BusError, connect
 from broker.config import NatsSettings
 from broker.embedded import find_binary
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.ports import free_port
 
 
 async def until(

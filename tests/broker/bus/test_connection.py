@@ -15,7 +15,8 @@ from broker.bus import connection as connection_module
 from broker.bus.fleet import create_fleet_token, fleet_token
 from broker.bus.layout import ensure_layout
 from broker.config import NatsSettings, Settings, load_settings
-from tests.broker.bus.server import NatsServer, Proxy, free_port, until
+from tests.broker.bus.server import NatsServer, Proxy, until
+from tests.ports import free_port
 
 
 async def test_an_unreachable_server_is_one_line_that_says_where_and_no_password() -> None:
