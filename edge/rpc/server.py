@@ -88,6 +88,7 @@ class RpcServer:
         try:
             self._server.add_insecure_port(str(self._address))
         except RuntimeError as exc:
+            await self._server.stop(None)  # else it complains when it is collected
             raise OSError(
                 f"cannot serve gRPC on {self._address}: is the port taken? set MILLRACE_GRPC"
             ) from exc

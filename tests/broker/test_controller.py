@@ -218,7 +218,7 @@ def run_broker(tmp_path: Path, port: int) -> subprocess.CompletedProcess[str]:
 async def test_a_process_without_a_server_ends_with_one_line_and_exit_code_1(
     tmp_path: Path,
 ) -> None:
-    result = await asyncio.to_thread(run_broker, tmp_path())
+    result = await asyncio.to_thread(run_broker, tmp_path, free_port())
     assert result.returncode == 1
     assert "Traceback" not in result.stderr + result.stdout
     assert "cannot reach NATS" in result.stderr + result.stdout
