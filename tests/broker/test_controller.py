@@ -21,6 +21,7 @@ from broker.bus.layout import ensure_layout
 from broker.config import load_settings
 from broker.controller import Controller
 from tests.broker.bus.server import NatsServer, until
+from tests.ports import free_port
 
 SETTINGS = load_settings({"MILLRACE_DATA": "/tmp/unused"})
 ROOT = Path(__file__).resolve().parents[2]
