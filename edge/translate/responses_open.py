@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import orjson
 from msgspec import Raw
 
-from broker.answer import CallPart, Fold, ImagePart, OpaquePart, ReasoningPart, SaidPart, hub_part
+from broker.answer import CallPart, Fold, ImagePart, ReasoningPart, SaidPart, hub_part
 from broker.v1 import content_pb2, event_pb2, operations_pb2
+from edge.translate.responses_close import Open, Part, Writer, end_item, end_within
 from edge.translate.responses_ids import item_id
 from edge.translate.responses_items import (
     COMPLETED,
@@ -31,39 +32,7 @@ from edge.translate.responses_state import RESPONSES
 
 _CUSTOM = content_pb2.TOOL_KIND_CUSTOM
 _PROGRESS = "in_progress"
-_Part = SaidPart | ReasoningPart | CallPart | ImagePart | OpaquePart
 _is_json = msgspec.json.Decoder(Raw).decode
-
-
-class Writer(Protocol):
-    """What writes events down."""
-
-    def write(self, kind: str, fields: dict[str, Any]) -> None: ...
-
-    def head(self, kind: str, fields: dict[str, Any]) -> tuple[bytes, bytes]: ...
-
-    def delta(self, head: tuple[bytes, bytes], text: str, rest: bytes = b"") -> None: ...
-
-
-class _Open:
-    """An item that is being said, and the parts of the answer that it is made of."""
-
-    __slots__ = ("begun", "count", "head", "id", "parts", "pieces", "position", "type", "within")
-
-    def __init__(self, kind: str, name: str, position: int) -> None:
-        self.type = kind
-        self.id = name
-        self.position = position
-        self.parts: list[tuple[str, _Part]] = []
-        # The text or summary that is being said inside: its kind and number.
-        self.within: tuple[str, int] | None = None
-        self.pieces: list[str] = []
-        self.head = (b"", b"")
-        self.count = 0
-        self.begun = -1
-
-    def at(self, **more: Any) -> dict[str, Any]:
-        return {"item_id": self.id, "output_index": self.position, **more}
 
 
 class OpenItems:
@@ -75,12 +44,12 @@ class OpenItems:
         self._writer = writer
         self._with_state = with_state
         self._count = 0
-        self._current: _Open | None = None
+        self._current: Open | None = None
         # Calls that are not whole, by index, and hosted tools' items, by item.
-        self._calls: dict[int, _Open] = {}
-        self._hosted: dict[int, _Open] = {}
+        self._calls: dict[int, Open] = {}
+        self._hosted: dict[int, Open] = {}
         # Parts that are not shown, until one comes that is.
-        self._hidden: list[tuple[str, _Part]] = []
+        self._hidden: list[tuple[str, Part]] = []
         self._seen: set[int] = set()
         self._facts = operations_pb2.ImageFacts()
 
@@ -104,10 +73,10 @@ class OpenItems:
 
     # --- opening and closing ---
 
-    def _open(self, kind: str, added: Callable[[str], Item], name: str = "") -> _Open:
+    def _open(self, kind: str, added: Callable[[str], Item], name: str = "") -> Open:
         position = self._count
         self._count += 1
-        opened = _Open(kind, name or item_id(self._answer_id, position, kind), position)
+        opened = Open(kind, name or item_id(self._answer_id, position, kind), position)
         opened.parts, self._hidden = self._hidden, []
         self._writer.write(
             "response.output_item.added",
@@ -115,7 +84,7 @@ class OpenItems:
         )
         return opened
 
-    def _next(self, kind: str, added: Callable[[str], Item]) -> _Open:
+    def _next(self, kind: str, added: Callable[[str], Item]) -> Open:
         """Open an item in place of the current one."""
         self._leave()
         self._current = self._open(kind, added)
@@ -134,13 +103,13 @@ class OpenItems:
             self._calls.pop(part.index, None)
         self._close(current, COMPLETED)
 
-    def _close(self, opened: _Open, status: str) -> None:
-        self._end_within(opened)
+    def _close(self, opened: Open, status: str) -> None:
+        end_within(self._writer, opened)
         self._seen.update(id(part) for _, part in opened.parts)
         parts = [hub_part(kind, part) for kind, part in opened.parts]
         group = Group(opened.type, parts)
         whole = item(group, opened.id, status, with_state=self._with_state, facts=self._facts)
-        _CLOSE.get(opened.type, _nothing)(self, opened, parts[-1])
+        end_item(self._writer, opened, parts[-1])
         self._writer.write(
             "response.output_item.done", {"output_index": opened.position, "item": whole}
         )
@@ -168,7 +137,7 @@ class OpenItems:
             opened.pieces.append(delta.text)
             self._writer.delta(opened.head, delta.text)
 
-    def _message(self, kind: str, part: SaidPart, phase: str) -> _Open | None:
+    def _message(self, kind: str, part: SaidPart, phase: str) -> Open | None:
         """The message that a part belongs to; None when that was closed."""
         current = self._current
         if current is not None and current.type == "message":
@@ -195,11 +164,11 @@ class OpenItems:
         opened.parts.append((kind, part))
         return opened
 
-    def _say(self, opened: _Open, kind: str, event: str) -> None:
+    def _say(self, opened: Open, kind: str, event: str) -> None:
         """Begin a part of the message's content, unless it is the one that is being said."""
         if opened.within is not None and opened.within[0] == kind:
             return
-        self._end_within(opened)
+        end_within(self._writer, opened)
         opened.begun += 1
         opened.within = (kind, opened.begun)
         opened.count = 0
@@ -234,13 +203,13 @@ class OpenItems:
             return
         wanted = ("summary", delta.part) if delta.summary else ("reasoning", 0)
         if opened.within != wanted:
-            self._end_within(opened)
+            end_within(self._writer, opened)
             opened.within = wanted
             self._begin_thought(opened, *wanted)
         opened.pieces.append(delta.text)
         self._writer.delta(opened.head, delta.text)
 
-    def _begin_thought(self, opened: _Open, kind: str, number: int) -> None:
+    def _begin_thought(self, opened: Open, kind: str, number: int) -> None:
         if kind == "summary":
             opened.begun += 1
             at = opened.at(summary_index=opened.begun)
@@ -253,7 +222,7 @@ class OpenItems:
             self._writer.write("response.content_part.added", {**at, "part": part})
             opened.head = self._writer.head("response.reasoning_text.delta", at)
 
-    def _reasoning_item(self, hub_item: int) -> _Open | None:
+    def _reasoning_item(self, hub_item: int) -> Open | None:
         part = self._fold.choice(0).get(hub_item, "reasoning", ReasoningPart)
         current = self._current
         if current is not None and current.parts[-1][1] is part:
@@ -277,44 +246,6 @@ class OpenItems:
         if id(part) not in self._seen and all(other is not part for _, other in known):
             self._hidden.append(("reasoning", part))
 
-    def _end_within(self, opened: _Open) -> None:
-        """The text that is being said inside is whole."""
-        if opened.within is None:
-            return
-        kind, _ = opened.within
-        text = "".join(opened.pieces)
-        opened.pieces.clear()
-        opened.within = None
-        _END[kind](self, opened, text)
-
-    def _end_text(self, opened: _Open, text: str) -> None:
-        at = opened.at(content_index=opened.begun)
-        parts = [hub_part(kind, part) for kind, part in opened.parts if kind == "text"]
-        group = item(Group("message", parts), opened.id, COMPLETED, with_state=False)
-        content = group["content"][-1] if isinstance(group, dict) else {}
-        self._writer.write(
-            "response.output_text.done", {**at, "text": text, "logprobs": content["logprobs"]}
-        )
-        self._writer.write("response.content_part.done", {**at, "part": content})
-
-    def _end_refusal(self, opened: _Open, text: str) -> None:
-        at = opened.at(content_index=opened.begun)
-        self._writer.write("response.refusal.done", {**at, "refusal": text})
-        part = {"type": "refusal", "refusal": text}
-        self._writer.write("response.content_part.done", {**at, "part": part})
-
-    def _end_summary(self, opened: _Open, text: str) -> None:
-        at = opened.at(summary_index=opened.begun)
-        part = {"type": "summary_text", "text": text}
-        self._writer.write("response.reasoning_summary_text.done", {**at, "text": text})
-        self._writer.write("response.reasoning_summary_part.done", {**at, "part": part})
-
-    def _end_reasoning(self, opened: _Open, text: str) -> None:
-        at = opened.at(content_index=0)
-        part = {"type": "reasoning_text", "text": text}
-        self._writer.write("response.reasoning_text.done", {**at, "text": text})
-        self._writer.write("response.content_part.done", {**at, "part": part})
-
     # --- tool calls ---
 
     def _tool_call(self, delta: event_pb2.ToolCallDelta) -> None:
@@ -329,7 +260,7 @@ class OpenItems:
         if delta.arguments:
             self._writer.delta(opened.head, delta.arguments)
 
-    def _begin_call(self, part: CallPart) -> _Open:
+    def _begin_call(self, part: CallPart) -> Open:
         custom = part.kind == _CUSTOM
         kind, field = ("custom_tool_call", "input") if custom else ("function_call", "arguments")
 
@@ -342,14 +273,6 @@ class OpenItems:
         event = "custom_tool_call_input" if custom else "function_call_arguments"
         opened.head = self._writer.head(f"response.{event}.delta", opened.at())
         return opened
-
-    def _end_function(self, opened: _Open, part: content_pb2.Part) -> None:
-        arguments = part.tool_call.arguments.decode("utf-8", "replace")
-        self._writer.write("response.function_call_arguments.done", opened.at(arguments=arguments))
-
-    def _end_custom(self, opened: _Open, part: content_pb2.Part) -> None:
-        said = part.tool_call.arguments.decode("utf-8", "replace")
-        self._writer.write("response.custom_tool_call_input.done", opened.at(input=said))
 
     # --- images ---
 
@@ -372,7 +295,7 @@ class OpenItems:
                 ),
             )
 
-    def _begin_image(self) -> _Open:
+    def _begin_image(self) -> Open:
         kind = "image_generation_call"
 
         def added(name: str) -> Item:
@@ -382,9 +305,6 @@ class OpenItems:
         for step in (_PROGRESS, "generating"):
             self._writer.write(f"response.{kind}.{step}", opened.at())
         return opened
-
-    def _end_image(self, opened: _Open, _part: content_pb2.Part) -> None:
-        self._writer.write("response.image_generation_call.completed", opened.at())
 
     def _image_facts(self, facts: operations_pb2.ImageFacts) -> None:
         self._facts = facts
@@ -413,10 +333,6 @@ class OpenItems:
             self._close(opened, COMPLETED)
 
 
-def _nothing(_items: OpenItems, _opened: _Open, _part: content_pb2.Part) -> None:
-    pass
-
-
 _TAKE: dict[str, Callable[[OpenItems, Any], None]] = {
     "text": OpenItems._text,
     "refusal": OpenItems._refusal,
@@ -427,15 +343,4 @@ _TAKE: dict[str, Callable[[OpenItems, Any], None]] = {
     "image": OpenItems._image,
     "image_facts": OpenItems._image_facts,
     "opaque": OpenItems._opaque,
-}
-_END: dict[str, Callable[[OpenItems, _Open, str], None]] = {
-    "text": OpenItems._end_text,
-    "refusal": OpenItems._end_refusal,
-    "summary": OpenItems._end_summary,
-    "reasoning": OpenItems._end_reasoning,
-}
-_CLOSE: dict[str, Callable[[OpenItems, _Open, content_pb2.Part], None]] = {
-    "function_call": OpenItems._end_function,
-    "custom_tool_call": OpenItems._end_custom,
-    "image_generation_call": OpenItems._end_image,
 }
