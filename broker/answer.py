@@ -54,6 +54,7 @@ class CallPart:
     name: str = ""
     pieces: list[str] = field(default_factory=list)
     kind: content_pb2.ToolKind.ValueType = content_pb2.TOOL_KIND_UNSPECIFIED
+    extra: dict[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -94,12 +95,13 @@ def join_json_arrays(arrays: Sequence[bytes]) -> bytes:
 class ChoiceFold:
     """One choice: its parts by (item, kind, number), and how it ended."""
 
-    __slots__ = ("_parts", "finish_reason", "index", "upstream_reason")
+    __slots__ = ("_parts", "finish_reason", "index", "stop_sequence", "upstream_reason")
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.finish_reason: event_pb2.FinishReason.ValueType | None = None
         self.upstream_reason = ""
+        self.stop_sequence = ""
         self._parts: dict[tuple[int, str, int], Part] = {}
 
     def get(self, item: int, kind: str, make: Callable[[], Any], number: int = 0) -> Any:
@@ -128,6 +130,8 @@ class Fold:
     def __init__(self) -> None:
         self.started = event_pb2.Started()
         self.usage: event_pb2.Usage | None = None
+        self.extra: dict[str, bytes] = {}
+        self.token_count: event_pb2.TokenCount | None = None
         self.vectors: list[operations_pb2.Vectors] = []
         self.moderations: list[operations_pb2.Moderation] = []
         self.ranked: list[operations_pb2.Ranked] = []
@@ -174,6 +178,8 @@ class Fold:
         )
         if self.usage is not None:
             answer.usage.CopyFrom(self.usage)
+        if self.token_count is not None:
+            answer.token_count.CopyFrom(self.token_count)
         if self.image_facts is not None:
             answer.image_facts.CopyFrom(self.image_facts)
         for choice in self.choices():
@@ -228,6 +234,7 @@ def _tool_call(fold: Fold, delta: event_pb2.ToolCallDelta) -> None:
     part.call_id = delta.call_id or part.call_id
     part.name = delta.name or part.name
     part.kind = delta.kind or part.kind
+    part.extra.update(delta.extra)
     if delta.arguments:
         part.pieces.append(delta.arguments)
 
@@ -270,6 +277,7 @@ def _choice_finished(fold: Fold, event: event_pb2.ChoiceFinished) -> None:
     choice = fold.choice(event.choice)
     choice.finish_reason = event.reason
     choice.upstream_reason = event.upstream_reason
+    choice.stop_sequence = event.stop_sequence
 
 
 def _vectors(fold: Fold, vectors: operations_pb2.Vectors) -> None:
@@ -287,6 +295,11 @@ def _ranked(fold: Fold, place: operations_pb2.Ranked) -> None:
 def _completed(fold: Fold, event: event_pb2.Completed) -> None:
     if event.HasField("usage"):
         fold.usage = event.usage
+    fold.extra = dict(event.extra)
+
+
+def _token_count(fold: Fold, count: event_pb2.TokenCount) -> None:
+    fold.token_count = count
 
 
 def _failed(_fold: Fold, failure: event_pb2.Failure) -> None:
@@ -309,6 +322,7 @@ _TAKE: dict[str, Callable[[Fold, Any], None]] = {
     "vectors": _vectors,
     "moderation": _moderation,
     "ranked": _ranked,
+    "token_count": _token_count,
     "completed": _completed,
     "failed": _failed,
 }
@@ -341,6 +355,8 @@ def _fill_call(hub: content_pb2.Part, part: CallPart) -> None:
     call.name = part.name
     call.arguments = "".join(part.pieces).encode()
     call.kind = part.kind or content_pb2.TOOL_KIND_FUNCTION
+    for name, data in part.extra.items():
+        hub.extra[name] = data
 
 
 def _fill_audio(hub: content_pb2.Part, part: AudioPart) -> None:

@@ -12,12 +12,13 @@ SPEAK = "speak"
 MODERATE = "moderate"
 RERANK = "rerank"
 COUNT_TOKENS = "count_tokens"
+COMPLETE = "complete"
 
 # Every operation there is, by its name in `Request`.
 ALL: tuple[str, ...] = tuple(
     field.name for field in generation_pb2.Request.DESCRIPTOR.oneofs_by_name["operation"].fields
 )
-_STREAMED = frozenset({GENERATE, IMAGE, TRANSCRIBE})
+_STREAMED = frozenset({GENERATE, IMAGE, TRANSCRIBE, COMPLETE})
 
 
 def name(request: generation_pb2.Request) -> str:

@@ -26,11 +26,14 @@ def random_bytes() -> bytes:
 
 # What the ids of answers begin with, by the front end that asked.
 _BY_SURFACE = {
-    generation_pb2.SURFACE_COMPLETIONS: "cmpl-",
     generation_pb2.SURFACE_RESPONSES: "resp_",
     generation_pb2.SURFACE_MESSAGES: "msg_",
 }
-_BY_OPERATION = {operations.MODERATE: "modr-", operations.RERANK: "rerank-"}
+_BY_OPERATION = {
+    operations.COMPLETE: "cmpl-",
+    operations.MODERATE: "modr-",
+    operations.RERANK: "rerank-",
+}
 
 
 def answer_id(request: generation_pb2.Request) -> str:

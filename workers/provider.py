@@ -14,6 +14,7 @@ from typing import Protocol
 
 from broker.errors import InferenceError
 from broker.operations import (
+    COMPLETE,
     COUNT_TOKENS,
     EMBED,
     GENERATE,
@@ -36,6 +37,7 @@ OPERATION_WORDS = {
     MODERATE: "moderation",
     RERANK: "reranking",
     COUNT_TOKENS: "token counting",
+    COMPLETE: "completions",
 }
 
 

@@ -151,15 +151,19 @@ class TokenCount(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    ESTIMATED_FIELD_NUMBER: _builtins.int
     input_tokens: _builtins.int
+    estimated: _builtins.bool
+    """Counted here because the provider counts for nobody."""
     def __init__(
         self,
         *,
         input_tokens: _builtins.int = ...,
+        estimated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input_tokens", b"input_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimated", b"estimated", "input_tokens", b"input_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -200,6 +204,7 @@ class Started(_message.Message):
     PROVIDER_FIELD_NUMBER: _builtins.int
     DROPPED_PARAMS_FIELD_NUMBER: _builtins.int
     RATE_LIMITS_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """What the upstream says answered, without prefix."""
     upstream_id: _builtins.str
@@ -218,6 +223,10 @@ class Started(_message.Message):
     def rate_limits(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Rate-limit headers of the answer, lower-case names."""
 
+    @_builtins.property
+    def usage(self) -> Global___Usage:
+        """What is known of it so far, where the provider says so to a caller of its own format."""
+
     def __init__(
         self,
         *,
@@ -230,10 +239,11 @@ class Started(_message.Message):
         provider: _builtins.str = ...,
         dropped_params: _abc.Iterable[_builtins.str] | None = ...,
         rate_limits: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        usage: Global___Usage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "dropped_params", b"dropped_params", "model", b"model", "provider", b"provider", "rate_limits", b"rate_limits", "service_tier", b"service_tier", "system_fingerprint", b"system_fingerprint", "upstream_id", b"upstream_id", "upstream_request_id", b"upstream_request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "dropped_params", b"dropped_params", "model", b"model", "provider", b"provider", "rate_limits", b"rate_limits", "service_tier", b"service_tier", "system_fingerprint", b"system_fingerprint", "upstream_id", b"upstream_id", "upstream_request_id", b"upstream_request_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -341,6 +351,26 @@ class ToolCallDelta(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class ExtraEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.bytes
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.bytes = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     CHOICE_FIELD_NUMBER: _builtins.int
     ITEM_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
@@ -348,6 +378,7 @@ class ToolCallDelta(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     ARGUMENTS_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
+    EXTRA_FIELD_NUMBER: _builtins.int
     choice: _builtins.int
     item: _builtins.int
     index: _builtins.int
@@ -357,6 +388,10 @@ class ToolCallDelta(_message.Message):
     arguments: _builtins.str
     """A piece of the JSON text (or of the free text of a custom tool)."""
     kind: _content_pb2.ToolKind.ValueType
+    @_builtins.property
+    def extra(self) -> _containers.ScalarMap[_builtins.str, _builtins.bytes]:
+        """What else the provider says of the call, as JSON by name, on the first piece."""
+
     def __init__(
         self,
         *,
@@ -367,10 +402,11 @@ class ToolCallDelta(_message.Message):
         name: _builtins.str = ...,
         arguments: _builtins.str = ...,
         kind: _content_pb2.ToolKind.ValueType = ...,
+        extra: _abc.Mapping[_builtins.str, _builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "call_id", b"call_id", "choice", b"choice", "index", b"index", "item", b"item", "kind", b"kind", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "call_id", b"call_id", "choice", b"choice", "extra", b"extra", "index", b"index", "item", b"item", "kind", b"kind", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -583,21 +619,47 @@ class Completed(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class ExtraEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.bytes
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.bytes = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     USAGE_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    EXTRA_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """What answered, where the provider says it only at the end; it replaces what `started` says."""
     @_builtins.property
     def usage(self) -> Global___Usage: ...
+    @_builtins.property
+    def extra(self) -> _containers.ScalarMap[_builtins.str, _builtins.bytes]:
+        """What else the provider says of the whole answer to a caller of its own format, as JSON by name."""
+
     def __init__(
         self,
         *,
         usage: Global___Usage | None = ...,
         model: _builtins.str = ...,
+        extra: _abc.Mapping[_builtins.str, _builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra", b"extra", "model", b"model", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -58,6 +58,7 @@ class Request(_message.Message):
     MODERATE_FIELD_NUMBER: _builtins.int
     RERANK_FIELD_NUMBER: _builtins.int
     COUNT_TOKENS_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
     PLATFORM_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def generate(self) -> Global___GenerateRequest: ...
@@ -78,6 +79,8 @@ class Request(_message.Message):
         """How many tokens a request would be: answered by a `token_count`."""
 
     @_builtins.property
+    def complete(self) -> _operations_pb2.CompleteRequest: ...
+    @_builtins.property
     def platform(self) -> Global___Platform: ...
     def __init__(
         self,
@@ -90,13 +93,14 @@ class Request(_message.Message):
         moderate: _operations_pb2.ModerateRequest | None = ...,
         rerank: _operations_pb2.RerankRequest | None = ...,
         count_tokens: Global___GenerateRequest | None = ...,
+        complete: _operations_pb2.CompleteRequest | None = ...,
         platform: Global___Platform | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["count_tokens", b"count_tokens", "embed", b"embed", "generate", b"generate", "image", b"image", "moderate", b"moderate", "operation", b"operation", "platform", b"platform", "rerank", b"rerank", "speak", b"speak", "transcribe", b"transcribe"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "count_tokens", b"count_tokens", "embed", b"embed", "generate", b"generate", "image", b"image", "moderate", b"moderate", "operation", b"operation", "platform", b"platform", "rerank", b"rerank", "speak", b"speak", "transcribe", b"transcribe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count_tokens", b"count_tokens", "embed", b"embed", "generate", b"generate", "image", b"image", "moderate", b"moderate", "operation", b"operation", "platform", b"platform", "rerank", b"rerank", "speak", b"speak", "transcribe", b"transcribe"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "count_tokens", b"count_tokens", "embed", b"embed", "generate", b"generate", "image", b"image", "moderate", b"moderate", "operation", b"operation", "platform", b"platform", "rerank", b"rerank", "speak", b"speak", "transcribe", b"transcribe"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["generate", "embed", "image", "transcribe", "speak", "moderate", "rerank", "count_tokens"]  # noqa: Y015
+    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["generate", "embed", "image", "transcribe", "speak", "moderate", "rerank", "count_tokens", "complete"]  # noqa: Y015
     _WhichOneofArgType_operation: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_operation) -> _WhichOneofReturnType_operation | None: ...
 
