@@ -23,7 +23,7 @@ def test_a_request_without_an_operation_has_no_model_and_no_stream() -> None:
     assert not operations.streams(request)
 
 
-@pytest.mark.parametrize("operation", ["generate", "image", "transcribe"])
+@pytest.mark.parametrize("operation", ["generate", "image", "transcribe", "complete"])
 def test_these_stream_when_asked_to(operation: str) -> None:
     request = generation_pb2.Request()
     asked = getattr(request, operation)
@@ -46,5 +46,5 @@ def test_asking_for_a_stream_changes_no_operation(operation: str) -> None:
     getattr(request, operation).model = "m"
     operations.set_streamed(request, True)
     assert operations.name(request) == operation
-    streamed = {operations.GENERATE, operations.IMAGE, operations.TRANSCRIBE, operations.SPEAK}
+    streamed = {"generate", "image", "transcribe", "speak", "complete"}
     assert operations.streams(request) == (operation in streamed)
