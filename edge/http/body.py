@@ -25,17 +25,14 @@ async def read_json_body(
     """
     length = headers.get(b"content-length")
     if length is not None and int(length) > limit:
-        raise _too_large(limit)
+        raise too_large(limit)
     content_type = headers.get(b"content-type", b"")
     if content_type != b"application/json" and not _is_json(content_type):
         raise InferenceError(
             "unsupported_media_type",
             "the body has to be JSON, sent with 'Content-Type: application/json'",
         )
-    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        raise InferenceError(
-            "unsupported_media_type", "send the body as it is, without Content-Encoding"
-        )
+    refuse_encoded(headers)
     message = await receive()
     if message["type"] == "http.disconnect":
         raise ClientGoneError
@@ -49,7 +46,7 @@ async def read_json_body(
                 "deadline", f"the request body did not arrive within {timeout_s:g} seconds"
             ) from exc
     if len(body) > limit:
-        raise _too_large(limit)
+        raise too_large(limit)
     return body
 
 
@@ -59,7 +56,7 @@ async def _read_rest(first: bytes, receive: Receive, limit: int) -> bytes:
     more = True
     while more:
         if size > limit:
-            raise _too_large(limit)
+            raise too_large(limit)
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGoneError
@@ -68,7 +65,7 @@ async def _read_rest(first: bytes, receive: Receive, limit: int) -> bytes:
         size += len(part)
         more = message.get("more_body", False)
     if size > limit:
-        raise _too_large(limit)
+        raise too_large(limit)
     return b"".join(parts)
 
 
@@ -81,5 +78,14 @@ def _is_json(content_type: bytes) -> bool:
     )
 
 
-def _too_large(limit: int) -> InferenceError:
+def refuse_encoded(headers: Mapping[bytes, bytes]) -> None:
+    """Raises `InferenceError` for a compressed body."""
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise InferenceError(
+            "unsupported_media_type", "send the body as it is, without Content-Encoding"
+        )
+
+
+def too_large(limit: int) -> InferenceError:
+    """The 413 for a body above `limit` bytes."""
     return InferenceError("request_too_large", f"the request body is larger than {limit} bytes")

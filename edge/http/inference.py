@@ -17,11 +17,13 @@ from broker.v1 import event_pb2, generation_pb2
 from edge.auth import Authenticator
 from edge.http.body import ClientGoneError, read_json_body
 from edge.http.call import Call, Reporter
+from edge.http.form_body import read_form
 from edge.http.reply import error_reply
 from edge.http.seams import EngineLike, ExchangeLike
 from edge.http.slots import OpenStreams
 from edge.http.stream import EventStream
 from edge.translate.form import Answer, Form, MakeStream, Stream
+from edge.translate.multipart import boundary_of
 
 _log = logging.getLogger(__name__)
 
@@ -73,13 +75,26 @@ class InferenceRoute:
     async def _serve(self, call: Call, receive: Receive, send: Send) -> None:
         key = call.key = await self._auth.authenticate(call.headers.get(b"authorization"))
         timeout_s = call.timeout_s(self._limits.request_timeout_s)
-        body = await read_json_body(
-            call.headers, receive, limit=self._limits.max_body_bytes, timeout_s=timeout_s
-        )
-        call.watch()
-        asked = Asked(self._form.parse(body), key, timeout_s)
+        request = await self._received(call, receive, timeout_s)
+        asked = Asked(request, key, timeout_s)
         call.pass_on_headers(asked.request.platform)
         await self._answer(call, asked, send)
+
+    async def _received(
+        self, call: Call, receive: Receive, timeout_s: float
+    ) -> generation_pb2.Request:
+        limit, parse = self._limits.max_body_bytes, self._form.parse_form
+        if parse is not None:
+            boundary = boundary_of(call.headers.get(b"content-type", b""))
+            if boundary is not None:
+                form = await read_form(
+                    call.headers, receive, boundary, limit=limit, timeout_s=timeout_s
+                )
+                call.watch()
+                return parse(form)
+        body = await read_json_body(call.headers, receive, limit=limit, timeout_s=timeout_s)
+        call.watch()
+        return self._form.parse(body)
 
     async def _answer(self, call: Call, asked: Asked, send: Send) -> None:
         make = self._form.stream

@@ -11,6 +11,7 @@ import msgspec
 from broker.errors import InferenceError
 from broker.v1 import event_pb2, generation_pb2
 from edge.translate.errors import error_body
+from edge.translate.multipart import Fields
 
 JSON = b"application/json"
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
@@ -69,6 +70,8 @@ class Form:
     parse: Callable[[bytes], generation_pb2.Request]
     answer: Callable[[str, int, generation_pb2.Request], Answer]
     stream: MakeStream | None = None
+    # The same as `parse`, of a multipart form, where one may come.
+    parse_form: Callable[[Fields], generation_pb2.Request] | None = None
     # The body of an error reply.
     error: Callable[[InferenceError], bytes] = error_body
     # The type that bodies are checked against, for the docs.
