@@ -12,6 +12,12 @@ from typing import Any
 from broker.errors import InferenceError
 from broker.v1 import content_pb2, event_pb2, inference_service_pb2, operations_pb2
 
+# Why an answer is incomplete, by how a choice finished.
+INCOMPLETE_REASONS = {
+    event_pb2.FINISH_REASON_LENGTH: "max_output_tokens",
+    event_pb2.FINISH_REASON_CONTENT_FILTER: "content_filter",
+}
+
 
 @dataclass(slots=True)
 class SaidPart:

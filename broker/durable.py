@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from enum import Enum
 
 from broker import subjects
+from broker.answer import INCOMPLETE_REASONS
 from broker.dispatch import LOSSES_BEFORE_ALONE, Plan
 from broker.errors import InferenceError
 from broker.routing import Target
@@ -37,11 +38,6 @@ FINAL = frozenset(
 _WHOLE = frozenset({content_pb2.ROLE_USER, content_pb2.ROLE_SYSTEM, content_pb2.ROLE_DEVELOPER})
 # What the id of an item begins with. Reasoning has none but its provider's.
 _PREFIXES = {"text": "msg_", "refusal": "msg_", "tool_call": "fc_", "tool_result": "fco_"}
-# Of a choice's end: why the response is incomplete.
-_INCOMPLETE = {
-    event_pb2.FINISH_REASON_LENGTH: "max_output_tokens",
-    event_pb2.FINISH_REASON_CONTENT_FILTER: "content_filter",
-}
 
 
 class Verdict(Enum):
@@ -96,7 +92,7 @@ def complete(
     record.status = stored_pb2.RESPONSE_STATUS_COMPLETED
     record.ClearField("claim")
     for choice in answer.choices:
-        if reason := _INCOMPLETE.get(choice.finish_reason):
+        if reason := INCOMPLETE_REASONS.get(choice.finish_reason):
             record.status = stored_pb2.RESPONSE_STATUS_INCOMPLETE
             record.incomplete_reason = reason
 

@@ -18,10 +18,11 @@ from broker import operations
 from broker.errors import InferenceError
 from broker.v1 import delivery_service_pb2, event_pb2, generation_pb2, job_pb2, record_pb2
 from workers.emulation import Choices, Plan, Stepped, plan_of, total
+from workers.failures import Limits
 from workers.fetch import Fetcher
 from workers.keys import Key, Keys
 from workers.provider import Call, Decoder, Dialect, Provider, Unreadable
-from workers.upstream import Limits, Reply, Upstream
+from workers.upstream import Reply, Upstream
 
 _log = logging.getLogger(__name__)
 

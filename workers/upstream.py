@@ -2,31 +2,28 @@
 
 An attempt is one call (R5). Only when a kept connection turns out to have been closed, before one
 byte of an answer came, is the request written again, once, on a new connection; `Upstream.calls`
-counts both. Whatever goes wrong between here and the provider is an `InferenceError`, by one table.
+counts both. Whatever goes wrong between here and the provider is an `InferenceError`, by the table
+of `workers.failures`.
 Redirects are not followed, cookies not kept, and answers are asked for uncompressed: tokens are
 small, and every compressor on the way holds some of them back.
 """
 
 from __future__ import annotations
 
-import errno
-import itertools
-import os
 import re
-import ssl
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from typing import NamedTuple, Self
+from typing import Self
 from urllib.parse import urlsplit
 
 import httpx
 
 from broker.errors import InferenceError
 from workers.connection import Sink
+from workers.failures import CONNECTING, FOREIGN, Limits, message_of, reasons_of
 from workers.headers import goes_on, request_id
 from workers.provider import Call, Credentials, Provider
 from workers.transport import Answer, Body, StaleConnectionError, Transport
@@ -38,83 +35,6 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 # What one byte can say: Latin-1 without control characters.
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _MAX_URLS = 1000
-_MAX_DETAIL = 200
-
-
-class Reasons(NamedTuple):
-    """What an exception means before the headers are in, before the body begins, and after."""
-
-    opening: str
-    waiting: str
-    flowing: str
-
-    @classmethod
-    def always(cls, reason: str) -> Self:
-        """The same at any time."""
-        return cls(reason, reason, reason)
-
-
-_QUIET = Reasons("first_token_timeout", "first_token_timeout", "stalled")
-_BROKEN = Reasons("upstream_error", "upstream_incomplete", "upstream_incomplete")
-
-# An exception counts as the nearest of its ancestors that is listed.
-REASONS: dict[type[BaseException], Reasons] = {
-    httpx.ConnectTimeout: Reasons.always("connect_timeout"),
-    httpx.PoolTimeout: Reasons.always("connect_timeout"),
-    httpx.ReadTimeout: _QUIET,
-    httpx.WriteTimeout: _QUIET,
-    httpx.TimeoutException: Reasons.always("deadline"),
-    httpx.ConnectError: Reasons.always("upstream_unreachable"),
-    httpx.ProxyError: Reasons.always("upstream_unreachable"),
-    httpx.UnsupportedProtocol: Reasons.always("upstream_unreachable"),
-    httpx.InvalidURL: Reasons.always("upstream_unreachable"),
-    httpx.NetworkError: _BROKEN,
-    httpx.ProtocolError: _BROKEN,
-    httpx.LocalProtocolError: Reasons.always("internal"),
-    httpx.DecodingError: Reasons.always("upstream_error"),
-    httpx.TooManyRedirects: Reasons.always("upstream_error"),
-    httpx.RequestError: Reasons.always("upstream_error"),
-}
-_FOREIGN = (httpx.RequestError, httpx.InvalidURL)
-# Of a call that failed so, nothing has reached the provider.
-_CONNECTING = (
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.ConnectError,
-    httpx.ProxyError,
-    httpx.UnsupportedProtocol,
-    httpx.InvalidURL,
-)
-# Of the others, the text may name hosts and proxies, with their passwords.
-_SPEAKING = (httpx.ProtocolError, httpx.ProxyError, httpx.DecodingError)
-_MESSAGES = {
-    "connect_timeout": "{name} accepted no connection within {limits.connect_s:g} s",
-    "first_token_timeout": "{name} sent nothing within {limits.first_byte_s:g} s",
-    "stalled": "{name} stopped sending: nothing came for {limits.stall_s:g} s",
-    "deadline": "the deadline of {limits.deadline_s:g} s passed before {name} had answered",
-    "upstream_unreachable": "{name} could not be reached{why}",
-    "upstream_error": "{name} sent no valid answer{why}",
-    "upstream_incomplete": "the answer of {name} was cut off{why}",
-    "internal": "the request to {name} could not be written as HTTP{why}",
-}
-_TLS = (
-    ": TLS failed ({said}); check the provider's base URL, the clock and, for a private "
-    "certificate authority, SSL_CERT_FILE in the worker's environment"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """In seconds, 0 = none.
-
-    `first_byte_s` runs from the connection to the first byte of the body, `stall_s` between bytes
-    while somebody wants them, `deadline_s` from `open` to the last byte.
-    """
-
-    connect_s: float = 0.0
-    first_byte_s: float = 0.0
-    stall_s: float = 0.0
-    deadline_s: float = 0.0
 
 
 class Reply:
@@ -158,7 +78,7 @@ class Reply:
     async def __anext__(self) -> bytes:
         try:
             chunk = await anext(self._chunks)
-        except _FOREIGN as exc:
+        except FOREIGN as exc:
             raise self._error(exc) from exc
         self._phase = "content"
         return chunk
@@ -179,7 +99,7 @@ class Reply:
             async for chunk in self._chunks:
                 if not self._passed(sink, chunk):
                     return False
-        except _FOREIGN as exc:
+        except FOREIGN as exc:
             raise self._error(exc) from exc
         return True
 
@@ -231,9 +151,9 @@ class Reply:
             )
 
     def _error(self, exc: BaseException) -> InferenceError:
-        reasons = _reasons(exc)
+        reasons = reasons_of(exc)
         reason = reasons.flowing if self._phase == "content" else reasons.waiting
-        return self._failure(reason, _message(reason, exc, self._upstream.name, self._limits))
+        return self._failure(reason, message_of(reason, exc, self._upstream.name, self._limits))
 
     def _failure(self, reason: str, message: str) -> InferenceError:
         return InferenceError(
@@ -249,16 +169,15 @@ class Reply:
 class Upstream:
     """One provider's calls and connections, in one event loop.
 
-    `keys` are the worker's own, used in turn. `credentials` make headers of them where one header
-    with the key is not enough. `transport` replaces the real one, whose trust and
-    proxy come from the environment (SSL_CERT_FILE, HTTPS_PROXY, NO_PROXY, ...) once, here.
+    `credentials` make headers of keys where one header with the key is not enough. `transport`
+    replaces the real one, whose trust and proxy come from the environment (SSL_CERT_FILE,
+    HTTPS_PROXY, NO_PROXY, ...) once, here.
     """
 
     def __init__(
         self,
         provider: Provider,
         *,
-        keys: tuple[str, ...] = (),
         max_connections: int = 1000,
         credentials: Credentials | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
@@ -268,8 +187,6 @@ class Upstream:
         self.calls = 0
         self.in_flight = 0
         self._base = provider.base_url.rstrip("/")
-        self._own = frozenset(keys)
-        self._turn = itertools.cycle(keys) if keys else None
         self._credentials = credentials
         self._auth_header = provider.auth_header.lower()
         self._auth_prefix = provider.auth_prefix
@@ -298,10 +215,8 @@ class Upstream:
     ) -> Reply:
         """Send `call` and wait for the headers of its answer, whatever its status but a redirect.
 
-        `key` None takes the next own key. Raises `InferenceError`.
+        Raises `InferenceError`.
         """
-        if key is None and self._turn is not None:
-            key = next(self._turn)
         headers = self._headers_of(call, key, extra_headers)
         if self._credentials is not None:
             url = (call.base_url or self._base) + call.path
@@ -311,14 +226,14 @@ class Upstream:
             response = await self._send(call, headers, limits)
         except BaseException as exc:
             self.in_flight -= 1
-            if not isinstance(exc, _FOREIGN):
+            if not isinstance(exc, FOREIGN):
                 raise
-            reason = _reasons(exc).opening
+            reason = reasons_of(exc).opening
             raise InferenceError(
                 reason,
-                _message(reason, exc, self.name, limits),
+                message_of(reason, exc, self.name, limits),
                 provider=self.name,
-                phase="connect" if isinstance(exc, _CONNECTING) else "before_content",
+                phase="connect" if isinstance(exc, CONNECTING) else "before_content",
             ) from exc
         reply = Reply(self, response, limits)
         if reply.status == 401 and self._credentials is not None:
@@ -371,7 +286,8 @@ class Upstream:
         headers = dict(self._headers)
         for name, value in (extra or {}).items():
             lower = name.lower()
-            if lower == self._auth_header or not goes_on(lower):
+            # What the provider's file, the operator and the dialect set is not the caller's.
+            if lower == self._auth_header or lower in self._headers or not goes_on(lower):
                 continue
             if not (_HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value)):
                 raise InferenceError(
@@ -388,7 +304,7 @@ class Upstream:
         if key is not None and self._credentials is None:
             if not _one_line(key):
                 raise InferenceError(
-                    "upstream_credentials" if key in self._own else "invalid_provider_key",
+                    "upstream_credentials",
                     f"the key for {self.name} has characters that no key has, such as a line break",
                     provider=self.name,
                     phase="connect",
@@ -422,32 +338,3 @@ def environment_proxy(url: str) -> str | None:
 
 def _one_line(value: str) -> bool:
     return value.isascii() and value.isprintable()
-
-
-def _reasons(exc: BaseException) -> Reasons:
-    return next(REASONS[base] for base in type(exc).__mro__ if base in REASONS)
-
-
-def _message(reason: str, exc: BaseException, name: str, limits: Limits) -> str:
-    return _MESSAGES[reason].format(name=name, limits=limits, why=_why(exc))
-
-
-def _why(exc: BaseException) -> str:
-    """The cause in words, without addresses: callers see it."""
-    causes = [exc]
-    while (cause := causes[-1].__cause__) is not None:
-        causes.append(cause)
-    for cause in causes:
-        if isinstance(cause, ssl.SSLError):
-            said = getattr(cause, "verify_message", None) or getattr(cause, "reason", None)
-            if said:
-                return _TLS.format(said=said)
-    for cause in causes:
-        if isinstance(cause, OSError) and cause.errno:
-            known = cause.errno in errno.errorcode
-            return f": {os.strerror(cause.errno) if known else cause.strerror}"
-    if isinstance(exc, _SPEAKING):
-        return ": " + " ".join(str(exc).split())[:_MAX_DETAIL]
-    if isinstance(exc, (httpx.UnsupportedProtocol, httpx.InvalidURL)):
-        return ": its base URL is no http or https URL"
-    return ""

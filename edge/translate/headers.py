@@ -44,8 +44,8 @@ LEFT_OUT_FAMILIES = (
     *("x-envoy-", "x-forwarded-", "x-millrace-", "x-stainless-", "x-vercel-"),
 )
 # SDKs send these by themselves, from the environment of whoever has an account there: they go with
-# the caller's own key, and with ours the provider would refuse them.
-ACCOUNT = frozenset(("openai-organization", "openai-project"))
+# the caller's own key, and with ours the provider would refuse them, or bill somebody else.
+ACCOUNT = frozenset(("openai-organization", "openai-project", "x-goog-user-project"))
 
 # Names seen in requests that go on or not, so that a name is looked at once; callers choose them.
 _MOST_NAMES = 4096

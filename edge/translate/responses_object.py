@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from broker.answer import INCOMPLETE_REASONS
 from broker.errors import InferenceError
 from broker.v1 import content_pb2, event_pb2, generation_pb2, inference_service_pb2, stored_pb2
 from edge.translate.responses_echo import echo
@@ -43,11 +44,6 @@ STATUS = {
     stored_pb2.RESPONSE_STATUS_INCOMPLETE: INCOMPLETE,
     stored_pb2.RESPONSE_STATUS_FAILED: FAILED,
     stored_pb2.RESPONSE_STATUS_CANCELLED: CANCELLED,
-}
-# Why an answer is incomplete, by how its one choice finished.
-INCOMPLETE_REASONS = {
-    event_pb2.FINISH_REASON_LENGTH: "max_output_tokens",
-    event_pb2.FINISH_REASON_CONTENT_FILTER: "content_filter",
 }
 _STATE = "reasoning.encrypted_content"
 _NO_MESSAGE = content_pb2.Message()

@@ -14,14 +14,13 @@ from typing import Any
 
 import msgspec
 
-from broker.answer import Fold
+from broker.answer import INCOMPLETE_REASONS, Fold
 from broker.errors import InferenceError
 from broker.v1 import event_pb2, generation_pb2, stored_pb2
 from edge.translate.errors import error_body
 from edge.translate.form import COMMENT, EVENT_STREAM
 from edge.translate.responses_object import (
     IN_PROGRESS,
-    INCOMPLETE_REASONS,
     QUEUED,
     ResponseObject,
     finished,

@@ -85,3 +85,5 @@ async def test_a_key_that_no_header_can_hold_is_refused_and_not_repeated() -> No
     with pytest.raises(InferenceError) as caught:
         await found.headers("se\ncret", call, HOST)
     assert "cret" not in caught.value.message
+    # The attempt makes the caller's fault of it where the key is the caller's.
+    assert caught.value.reason == "upstream_credentials"

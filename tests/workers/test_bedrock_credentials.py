@@ -18,8 +18,9 @@ from tests.workers.anthropic_hub import request, user
 from tests.workers.upstream.peer import Connection, Peer
 from workers import credentials, registry
 from workers.credentials.aws import AwsCredentials
+from workers.failures import Limits
 from workers.provider import Call, Credentials, Provider
-from workers.upstream import Limits, Upstream
+from workers.upstream import Upstream
 
 BEDROCK = registry.provider("bedrock")
 MODEL = "us.anthropic.claude-sonnet-4-5-20250929-v1:0"

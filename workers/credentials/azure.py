@@ -20,7 +20,7 @@ class AzureCredentials:
             return {}
         if not (key.isascii() and key.isprintable()):
             raise InferenceError(
-                "invalid_provider_key", "the key has characters that no key has", phase="connect"
+                "upstream_credentials", "the key has characters that no key has", phase="connect"
             )
         if key.startswith(_JWT):
             return {"authorization": f"Bearer {key}"}

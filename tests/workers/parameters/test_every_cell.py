@@ -14,10 +14,11 @@ from tests.workers.parameters.expected import EXPECTED, Absent, Among
 from tests.workers.parameters.models import MODELS
 from tests.workers.parameters.samples import SAMPLES, openai_value, request
 from workers.emulation import plan_of
+from workers.failures import Limits
 from workers.parameters import COLUMNS, Action, At, base_name
 from workers.parameters.settle import is_moot
 from workers.provider import Call
-from workers.upstream import Limits, Upstream
+from workers.upstream import Upstream
 
 CELLS = cells()
 
@@ -215,10 +216,11 @@ async def _headers(cell: Cell, call: Call, *, asked: bool = True) -> Mapping[str
             seen.append(request)
             return httpx.Response(500, stream=httpx.ByteStream(b""))
 
-    upstream = Upstream(PROVIDERS[cell.provider], keys=("k",), transport=Transport())
+    upstream = Upstream(PROVIDERS[cell.provider], transport=Transport())
     sample = request(cell.column, effort=cell.effort, without=not asked)
     reply = await upstream.open(
         call,
+        key="k",
         limits=Limits(connect_s=1, first_byte_s=1, stall_s=1, deadline_s=1),
         extra_headers=sample.platform.extra_headers,
     )

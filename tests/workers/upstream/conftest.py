@@ -10,8 +10,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.workers.upstream.peer import CERTIFICATE, Connect, Fetch, Peer, Post, Script, Serve
+from workers.failures import Limits
 from workers.provider import Call, Provider
-from workers.upstream import Limits, Reply, Upstream
+from workers.upstream import Reply, Upstream
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
@@ -39,7 +40,7 @@ async def connect() -> AsyncIterator[Connect]:
     made: list[Upstream] = []
 
     def make(url: str, **options: object) -> Upstream:
-        names = ("keys", "max_connections", "credentials", "transport")
+        names = ("max_connections", "credentials", "transport")
         own = {k: options.pop(k) for k in names if k in options}
         facts = {
             "name": "acme",

@@ -305,8 +305,8 @@ async def test_a_proxy_from_the_environment_carries_plain_calls(
 ) -> None:
     proxy = await serve(ok)
     clean_environment.setenv("HTTP_PROXY", f"http://user:pass@127.0.0.1:{proxy.port}")
-    upstream = connect("http://provider.test/v1", keys=("sk-1",))
-    assert [await fetch(upstream) for _ in range(2)] == [b"ok", b"ok"]
+    upstream = connect("http://provider.test/v1")
+    assert [await fetch(upstream, key="sk-1") for _ in range(2)] == [b"ok", b"ok"]
     [conn] = proxy.connections
     assert conn.requests[0].line == "POST http://provider.test/v1/chat HTTP/1.1"
     assert conn.requests[0].headers["host"] == "provider.test"
@@ -336,8 +336,8 @@ async def test_a_proxy_from_the_environment_tunnels_encrypted_calls(
     heads: list[bytes] = []
     peer, proxy = await serve(ok, trusted_tls), await serve(tunnel)
     clean_environment.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
-    upstream = connect("https://provider.test/v1", keys=("sk-1",))
-    assert [await fetch(upstream) for _ in range(2)] == [b"ok", b"ok"]
+    upstream = connect("https://provider.test/v1")
+    assert [await fetch(upstream, key="sk-1") for _ in range(2)] == [b"ok", b"ok"]
     assert heads[0].startswith(b"CONNECT provider.test:443 HTTP/1.1\r\n")
     assert b"sk-1" not in heads[0]
     assert (len(heads), len(peer.connections)) == (1, 1)

@@ -11,7 +11,7 @@ import pytest
 
 from broker.errors import TABLE, InferenceError
 from tests.workers.upstream.peer import Connect, Connection, Fetch, Post, Serve
-from workers import upstream
+from workers import failures
 from workers.upstream import Reply
 
 
@@ -235,16 +235,16 @@ async def test_every_exception_of_httpx_is_a_failure_of_the_table(
 
 
 def test_every_reason_of_the_table_exists_and_has_a_message() -> None:
-    for reasons in upstream.REASONS.values():
+    for reasons in failures.REASONS.values():
         for reason in reasons:
             assert reason in TABLE
-            assert reason in upstream._MESSAGES
+            assert reason in failures._MESSAGES
 
 
 def test_only_the_roots_of_httpx_may_fall_to_the_last_row() -> None:
     last = {
         cls
         for cls in HTTPX
-        if next(base for base in cls.__mro__ if base in upstream.REASONS) is httpx.RequestError
+        if next(base for base in cls.__mro__ if base in failures.REASONS) is httpx.RequestError
     }
     assert last == {httpx.RequestError, httpx.TransportError}
