@@ -26,7 +26,8 @@ from broker.dispatch import LOSSES_BEFORE_ALONE
 from broker.v1 import delivery_service_pb2, job_pb2
 from workers import credentials
 from workers.attempt import CALLS_AT_ONCE, Attempt
-from workers.background import Background, Tools
+from workers.background import Background
+from workers.claimed import Tools
 from workers.delivery import EdgeLink, EdgeLost, Killed, Session
 from workers.fetch import Fetcher
 from workers.keys import Keys
@@ -97,9 +98,9 @@ class Runner:
         self._lane = Background(
             bus,
             settings,
-            self.name,
             self,
             Tools(
+                self.name,
                 provider,
                 self._upstream,
                 self._keys,
