@@ -21,6 +21,7 @@ import msgspec
 import yaml
 
 from broker.providers import REGISTRY, canonical
+from broker.routing import rules
 from broker.settings import (
     DEFAULT_DATA,
     DEFAULT_GRPC,
@@ -108,6 +109,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     providers: dict[str, Any] | None = None
     limits: dict[str, Any] | None = None
     fetch: dict[str, Any] | None = None
+    routing: dict[str, Any] | None = None
     log: dict[str, Any] | None = None
     cors_origins: list[str] | None = None
     replicas: Annotated[int, msgspec.Meta(ge=1, le=5)] | None = None
@@ -126,6 +128,7 @@ def load_settings(
     path, file = _read_file(env, flags)
     pick = _Sources(env, flags, file)
     providers, off = _providers(file.providers or {}, env)
+    routing = _convert(file.routing or {}, rules.Section, "routing", strict=True)
     return Settings(
         data=Path(pick("data", str, DEFAULT_DATA)).expanduser(),
         config=path,
@@ -141,6 +144,8 @@ def load_settings(
         providers_off=MappingProxyType(off),
         limits=_section(Limits, file.limits or {}, env, "limits", ENV_PREFIX),
         fetch=_section(FetchSettings, file.fetch or {}, env, "fetch", ENV_PREFIX + "FETCH_"),
+        routing=_rules(routing),
+        offers=tuple(routing.offers),
         log=_section(LogSettings, file.log or {}, env, "log", ENV_PREFIX + "LOG_"),
         cors_origins=tuple(_words(pick("cors_origins", str | list[str], ()))),
         replicas=pick("replicas", Annotated[int, msgspec.Meta(ge=1, le=5)], 1),
@@ -186,6 +191,14 @@ def child_environment(
     }
     child.update({ENV_PREFIX + key: str(value) for key, value in values.items() if value})
     return child
+
+
+def _rules(section: rules.Section) -> rules.Rules:
+    try:
+        return rules.rules(section)
+    except ValueError as exc:
+        path, _, message = str(exc).partition(": ")
+        raise ConfigError(f"routing.{path}", message) from exc
 
 
 def _master_key(pick: _Sources) -> tuple[str, ...]:

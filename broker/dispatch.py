@@ -56,9 +56,16 @@ class Plan:
         """Whether another candidate is left."""
         return self.index + 1 < len(self.targets)
 
-    def go_on(self) -> None:
-        """Turn to the next candidate."""
-        self.index += 1
+    @property
+    def larger(self) -> int:
+        """The place of the next candidate whose window is known to be larger; 0 = there is none."""
+        window = self.target.window
+        places = range(self.index + 1, len(self.targets)) if window else ()
+        return next((n for n in places if self.targets[n].window > window), 0)
+
+    def go_on(self, place: int = 0) -> None:
+        """Turn to the next candidate, or to the one at `place`."""
+        self.index = place or self.index + 1
         self.tries = 1
         self.dead_keys.clear()
         self.tired_keys.clear()
@@ -105,6 +112,9 @@ def after_failure(
             return Again(delay)
     if retry in {Retry.SAME, Retry.NEXT} and plan.has_next:
         plan.go_on()
+        return Again()
+    if retry is Retry.LARGER and plan.larger:
+        plan.go_on(plan.larger)
         return Again()
     return GiveUp(error)
 

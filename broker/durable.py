@@ -176,7 +176,10 @@ def plan_of(job: job_pb2.Job) -> Plan:
     """The plan that a job carries."""
     plan = job.plan
     return Plan(
-        [Target(c.route.provider, c.route.pool, c.route.model, c.listed) for c in plan.candidates],
+        [
+            Target(c.route.provider, c.route.pool, c.route.model, c.listed, c.window)
+            for c in plan.candidates
+        ],
         index=plan.index,
         tries=plan.tries,
         resumes=plan.resumes,
@@ -198,7 +201,7 @@ def put_plan(job: job_pb2.Job, plan: Plan) -> None:
     job.plan.CopyFrom(
         job_pb2.Plan(
             candidates=[
-                job_pb2.Candidate(route=_route(target), listed=target.listed)
+                job_pb2.Candidate(route=_route(target), listed=target.listed, window=target.window)
                 for target in plan.targets
             ],
             index=plan.index,

@@ -49,12 +49,13 @@ _LIMIT = "rate_limit_error"
 _SERVER = "server_error"
 
 # Source: the error taxonomy of the OpenAI API and its SDKs, and google.rpc.Code.
+# What one provider refuses another may take: only a model it suits is tried again after content
+# policy and length.
 TABLE: dict[str, Row] = {
-    "invalid_request": Row(400, "INVALID_ARGUMENT", _INVALID, None, _C, Retry.NEVER),
+    "invalid_request": Row(400, "INVALID_ARGUMENT", _INVALID, None, _C, Retry.NEXT),
     "unsupported_parameter": Row(
-        400, "INVALID_ARGUMENT", _INVALID, "unsupported_parameter", _C, Retry.NEVER
+        400, "INVALID_ARGUMENT", _INVALID, "unsupported_parameter", _C, Retry.NEXT
     ),
-    # Another candidate may offer it.
     "unsupported_operation": Row(
         400, "INVALID_ARGUMENT", _INVALID, "unsupported_operation", _C, Retry.NEXT
     ),
@@ -74,7 +75,7 @@ TABLE: dict[str, Row] = {
     "no_compliant_provider": Row(
         403, "PERMISSION_DENIED", "permission_error", "no_compliant_provider", _C, Retry.NEVER
     ),
-    "model_not_found": Row(404, "NOT_FOUND", _INVALID, "model_not_found", _C, Retry.NEVER),
+    "model_not_found": Row(404, "NOT_FOUND", _INVALID, "model_not_found", _C, Retry.NEXT),
     "no_matching_provider": Row(
         404, "NOT_FOUND", _INVALID, "no_matching_provider", _C, Retry.NEVER
     ),
@@ -86,12 +87,12 @@ TABLE: dict[str, Row] = {
         409, "ALREADY_EXISTS", _INVALID, "idempotency_conflict", _C, Retry.NEVER
     ),
     "request_too_large": Row(
-        413, "INVALID_ARGUMENT", _INVALID, "request_too_large", _C, Retry.NEVER
+        413, "INVALID_ARGUMENT", _INVALID, "request_too_large", _C, Retry.NEXT
     ),
     "unsupported_media_type": Row(
         415, "INVALID_ARGUMENT", _INVALID, "unsupported_media_type", _C, Retry.NEVER
     ),
-    "unprocessable": Row(422, "INVALID_ARGUMENT", _INVALID, None, _C, Retry.NEVER),
+    "unprocessable": Row(422, "INVALID_ARGUMENT", _INVALID, None, _C, Retry.NEXT),
     "insufficient_quota": Row(
         429, "RESOURCE_EXHAUSTED", "insufficient_quota", "insufficient_quota", _C, Retry.NEVER
     ),

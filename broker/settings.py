@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+
+from broker.routing.world import Rules
 
 DEFAULT_DATA = "millrace-data"
 
@@ -151,6 +153,9 @@ class Settings:
     providers_off: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = Limits()
     fetch: FetchSettings = FetchSettings()
+    routing: Rules = field(default_factory=Rules)
+    # Changes to the catalogue: fields of offers.
+    offers: tuple[Mapping[str, Any], ...] = ()
     log: LogSettings = LogSettings()
     cors_origins: tuple[str, ...] = ()
     replicas: int = 1

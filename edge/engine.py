@@ -19,16 +19,18 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from functools import partial
 
-from broker import dispatch, envelope, operations, presence, routing, subjects
+from broker import dispatch, envelope, presence, routing, subjects
 from broker.bus import Bus
 from broker.bus.jobs import Jobs
 from broker.bus.layout import MAX_INLINE_BODY, MAX_QUEUED_PER_SUBJECT
 from broker.bus.lease import Lease
 from broker.bus.queue import STREAM_FULL, PubAck, Publisher
 from broker.bus.recorder import Recorder
+from broker.catalog import catalog
 from broker.config import Settings
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
+from broker.routing.world import Live
 from broker.v1 import (
     control_service_pb2,
     delivery_service_pb2,
@@ -42,6 +44,7 @@ from edge.delivery import DeliveryServer
 from edge.exchange import Attempt, Exchange
 from edge.fleet import FleetView
 from edge.provider_keys import ProviderKeys
+from edge.router import Router
 
 _log = logging.getLogger(__name__)
 
@@ -82,6 +85,8 @@ class Engine:
         self._jobs = Jobs(bus)
         self._fleet = FleetView(bus, self._resize)
         self._provider_keys = ProviderKeys(settings)
+        catalogue = catalog.load(settings.offers)
+        self.router = Router(self._fleet, self._fresh, catalogue, settings.routing, self._states)
         self._delivery = DeliveryServer(self, fleet_token)
         self._queues: dict[tuple[str, str], PoolQueue] = defaultdict(PoolQueue)
         self._aliases: dict[tuple[str, str], str] = {}
@@ -162,8 +167,9 @@ class Engine:
             raise InferenceError(
                 "broker_unavailable", "the queue is unreachable; retry shortly", retry_after=1
             )
+        decision = await self.router.decide(request)
         targets, provider_keys = self._provider_keys.of(
-            request.platform, key, provider_key, await self.targets(operations.model(request))
+            request.platform, key, provider_key, decision.targets
         )
         plan = dispatch.Plan(targets)
         if alias and (key.tenant, alias) in self._aliases:
@@ -180,6 +186,7 @@ class Engine:
             provider_keys=provider_keys,
         )
         exchange.alias = alias
+        exchange.route = decision.explained
         self.exchanges[request_id] = exchange
         if alias:
             self._aliases[key.tenant, alias] = request_id
@@ -321,18 +328,21 @@ class Engine:
 
     # Inside.
 
-    async def targets(self, model: str) -> list[routing.Target]:
-        """The candidates for a model, in order. Raises `InferenceError`."""
-        try:
-            return routing.targets(model, self._fleet.fleet)
-        except InferenceError as exc:
-            if exc.reason != "no_worker":
-                raise
-        # Absence is believed after a fresh read, and an open link is presence too (R12).
+    async def _fresh(self) -> routing.Fleet:
+        """Absence is believed after a fresh read, and an open link is presence too (R12)."""
         await self._fleet.refresh()
         links = {link.provider: {link.pool: frozenset[str]()} for link in self._delivery.links}
         fleet = self._fleet.fleet
-        return routing.targets(model, routing.Fleet({**links, **fleet.live}, fleet.known))
+        return routing.Fleet({**links, **fleet.live}, fleet.known)
+
+    def _states(self) -> dict[tuple[str, str], Live]:
+        """How busy each provider's pools are, as far as this edge has a part in it."""
+        busy: dict[str, int] = defaultdict(int)
+        slots: dict[str, int] = defaultdict(int)
+        for (provider, pool), queue in self._queues.items():
+            busy[provider] += queue.outstanding + queue.waiting
+            slots[provider] += self._fleet.slots.get((provider, pool), 0)
+        return {(name, ""): Live(busy=busy[name], slots=slots[name]) for name in busy}
 
     def _resize(self) -> None:
         for (provider, pool), slots in self._fleet.slots.items():

@@ -116,6 +116,8 @@ class Exchange:
     ) -> None:
         self.request_id = request_id
         self.alias = ""
+        # How it was decided where it goes, if there was a choice.
+        self.route = ""
         self.answer_id = ids.answer_id(request)
         self.created = time.time_ns() // 1_000_000_000
         self.key = key

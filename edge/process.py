@@ -54,7 +54,7 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
     engine = Engine(bus, settings, await fleet_token(bus, settings))
     keyring = Keyring(bus)
     auth = Authenticator(keyring)
-    responses = ResponseService(bus, engine, settings.limits)
+    responses = ResponseService(bus, engine.router, settings.limits)
     await engine.start()
     await responses.start()
     if settings.api_key:

@@ -30,6 +30,8 @@ def plain(value: Any) -> Any:
         return {name: plain(inner) for name, inner in value.items()}
     if isinstance(value, tuple):
         return [plain(inner) for inner in value]
+    if isinstance(value, frozenset):
+        return sorted(value)
     return value
 
 

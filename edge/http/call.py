@@ -120,12 +120,17 @@ class Call:
         """Whether the last batch noted completes the answer."""
         return self.usage is not None
 
-    def answer_headers(self, started: event_pb2.Started | None) -> list[Header]:
-        """The headers of an answer; `started`, if it came yet, says who gives it."""
+    def answer_headers(self, started: event_pb2.Started | None, route: str = "") -> list[Header]:
+        """The headers of an answer; `started`, if it came yet, says who gives it.
+
+        `route` says how it was decided who is asked.
+        """
         headers = [
             (REQUEST_ID, self.request_id.encode()),
             (b"openai-processing-ms", b"%d" % (self.elapsed() * 1000)),
         ]
+        if route:
+            headers.append((b"x-millrace-route", header_value(route)))
         if started is None:
             return headers
         headers.append((b"x-millrace-provider", header_value(started.provider)))

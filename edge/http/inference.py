@@ -120,7 +120,7 @@ class InferenceRoute:
         finally:
             exchange.close()
         body = await self._body(asked, answer)
-        headers = call.answer_headers(started)
+        headers = call.answer_headers(started, exchange.route)
         headers.append((b"content-type", answer.content_type))
         if isinstance(body, bytes):
             headers.append((b"content-length", b"%d" % len(body)))
@@ -195,7 +195,7 @@ class InferenceRoute:
             if not call.first_s:
                 call.first_s = call.elapsed()
             if not call.started:
-                await out.start(call.answer_headers(started))
+                await out.start(call.answer_headers(started, exchange.route))
             await out.write(data, last=call.ended())
             exchange.divert(take)
 

@@ -21,6 +21,10 @@ class ExchangeLike(Protocol):
     @property
     def created(self) -> int: ...
 
+    @property
+    def route(self) -> str:
+        """How it was decided where the request goes; empty where there was no choice."""
+
     async def next(self) -> Sequence[event_pb2.Event]:
         """The next events, the first being `started`; empty after `completed`.
 

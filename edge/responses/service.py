@@ -21,7 +21,7 @@ from broker.bus.queue import Publisher
 from broker.bus.responses import Responses
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
-from broker.routing import Target
+from broker.routing import Decision
 from broker.settings import Limits
 from broker.v1 import event_pb2, generation_pb2, job_pb2, stored_pb2
 from edge import ids
@@ -36,7 +36,7 @@ _PATIENCE_S = 5.0
 class Router(Protocol):
     """Knows where models are served."""
 
-    async def targets(self, model: str) -> list[Target]:
+    async def decide(self, request: generation_pb2.Request) -> Decision:
         """The candidates, in order. Raises `InferenceError`."""
 
 
@@ -91,7 +91,7 @@ class ResponseService:
         if own_provider_key or asked.own.platform.use_custom_keys:
             message = "a background response cannot be run with a provider key of your own"
             raise InferenceError("invalid_request", message, param="background")
-        plan = dispatch.Plan(await self._router.targets(asked.own.generate.model))
+        plan = dispatch.Plan((await self._router.decide(asked.own)).targets)
         record = stored_pb2.StoredResponse(
             id=ids.answer_id(asked.own),
             created_at=now(),

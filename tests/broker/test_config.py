@@ -22,6 +22,7 @@ from broker.config import (
     load_settings,
 )
 from broker.providers import REGISTRY
+from broker.routing.rules import Section
 from broker.settings import Limits, LogSettings, NatsSettings
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "millrace.yaml"
@@ -414,8 +415,38 @@ def leaves(value: Any, path: str = "") -> Iterator[str]:
             yield from leaves(inner, "providers.*")
         elif path.endswith(".headers"):
             yield path
+        elif path == "routing":  # whose fields hold names of the operator's own
+            yield f"routing.{name}"
         else:
             yield from leaves(inner, f"{path}.{name}".removeprefix("."))
+
+
+WRONG_ROUTING = [
+    ("aliases: {a: []}", "routing.aliases"),
+    ("aliases: {a: {deployments: []}}", "routing.aliases"),
+    ("aliases: {a: {deployments: [{model: m, weight: 0}]}}", "routing.aliases"),
+    ("aliases: {openai/gpt-4o: x}", "routing.aliases.openai/gpt-4o"),
+    ("compliance: {bedrock: [Mars]}", "routing.compliance.bedrock"),
+    ("fallback: {}", "routing.fallback"),
+    ("private: bedrock", "routing.private"),
+    ("offers: [{provider: openai}]", "routing.offers[0]"),
+    ("offers: [{provider: openai, model: m, max_input: many}]", "routing.offers[0]"),
+]
+
+
+@pytest.mark.parametrize(("text", "path"), WRONG_ROUTING)
+def test_routing_that_is_wrong_is_named(text: str, path: str) -> None:
+    with pytest.raises(ConfigError) as told:
+        load(f"routing: {{{text}}}")
+    assert told.value.path.startswith(path)
+
+
+def test_routing_is_read_into_rules() -> None:
+    rules = load_settings({"MILLRACE_CONFIG": str(EXAMPLE)}).routing
+    assert [d.weight for d in rules.aliases["auto"].deployments] == [3, 1]
+    assert rules.aliases["fast"].deployments[0].model == "groq/llama-3.3-70b-versatile"
+    assert rules.fallbacks == {"openai/gpt-4o": ("anthropic/claude-sonnet-4-5",)}
+    assert rules.compliance == {"bedrock": frozenset({"EU", "US"})}
 
 
 def test_the_example_file_is_valid() -> None:
@@ -427,7 +458,8 @@ def test_the_example_file_documents_every_field_and_shows_the_defaults() -> None
     document = yaml.safe_load(EXAMPLE.read_text())
     shown = set(leaves(document))
     own = {"config", "providers", "providers_off", "nats", "limits", "fetch", "log"}
-    expected = {f.name for f in fields(Settings)} - own
+    expected = {f.name for f in fields(Settings)} - own - {"routing", "offers"}
+    expected |= {f"routing.{name}" for name in Section.__struct_fields__}
     sections = {"nats": NatsSettings, "limits": Limits, "fetch": FetchSettings, "log": LogSettings}
     for section, cls in sections.items():
         expected |= {f"{section}.{f.name}" for f in fields(cls)}

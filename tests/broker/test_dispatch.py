@@ -196,6 +196,19 @@ def test_a_lost_worker_means_again_at_once_however_often_neighbours_die() -> Non
     assert plan.tries == 1  # no failure of the provider
 
 
+def test_a_prompt_that_is_too_long_goes_to_a_larger_window_alone() -> None:
+    small, same, unknown, large = (
+        Target("p", "main", name, listed=True, window=window)
+        for name, window in (("s", 8), ("e", 8), ("u", 0), ("l", 32))
+    )
+    plan = Plan([small, same, unknown, large])
+    assert fail(plan, "context_length_exceeded") == Again()
+    assert plan.target is large
+    assert isinstance(fail(plan, "context_length_exceeded"), GiveUp)
+    # Where the window is not known nothing is known to be larger.
+    assert isinstance(fail(Plan([unknown, large]), "context_length_exceeded"), GiveUp)
+
+
 def test_lost_alone_is_poison() -> None:
     plan = Plan([A, B], losses=2)
     step = after_loss(plan, shown=False, resumable=True, alone=True)

@@ -77,7 +77,9 @@ class Stack:
     worker_env: Mapping[str, str] = field(default_factory=dict)
     # Rows of `providers` in the settings file, beside sim's.
     providers: Mapping[str, object] = field(default_factory=dict)
-    # Which of them each worker process serves.
+    # Further sections of the settings file.
+    sections: Mapping[str, object] = field(default_factory=dict)
+    # Which providers each worker process serves.
     serves: Sequence[str] = ("sim",)
     processes: dict[str, Process] = field(default_factory=dict)
     edges: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -92,6 +94,7 @@ class Stack:
         settings = {
             "providers": {"sim": sim, **self.providers},
             "limits": {"drain_grace_s": 5, **self.limits},
+            **self.sections,
         }
         self.config.write_text(json.dumps(settings))  # JSON is YAML
         self.start_nats()

@@ -46,6 +46,7 @@ class Exchange:
         self.request_id = request_id
         self.answer_id = "chatcmpl-0123"
         self.created = 1_700_000_000
+        self.route = ""
         self.closed = asyncio.Event()
         self.asked = 0
         self._script = list(script)

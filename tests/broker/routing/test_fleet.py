@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.errors import InferenceError
-from broker.routing import Fleet, Target, near, targets
+from broker.routing import Ask, Fleet, Target, World, decide, near
 
 FLEET = Fleet(
     live={
@@ -51,6 +51,10 @@ def test_a_plain_name_leads_to_every_provider_that_lists_it() -> None:
         Target("azure-east", "main", "gpt-4o", listed=True),
         Target("openai", "main", "gpt-4o", listed=True),
     ]
+
+
+def targets(model: str, fleet: Fleet) -> list[Target]:
+    return list(decide(Ask(model), World(fleet), lambda: 0.0).targets)
 
 
 SUBJECTS = [

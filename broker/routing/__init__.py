@@ -1,0 +1,9 @@
+"""Which providers can answer a request, and in which order they are tried; pure."""
+
+from __future__ import annotations
+
+from broker.routing.decision import Decision, decide
+from broker.routing.fleet import Fleet, Target, near, not_found
+from broker.routing.world import Ask, World
+
+__all__ = ["Ask", "Decision", "Fleet", "Target", "World", "decide", "near", "not_found"]

@@ -1,0 +1,96 @@
+"""Which offers a name stands for: one provider's model, or every host that serves it; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from broker.catalog.offers import NANO, Offer
+from broker.errors import InferenceError
+from broker.routing import fleet as fleets
+from broker.routing.fleet import Fleet, Target
+from broker.routing.names import Wish
+from broker.routing.world import Live, World
+
+
+@dataclass(slots=True)
+class Candidate:
+    """One target that could answer, what is known of it, and why it was left out if it was."""
+
+    target: Target
+    wish: Wish
+    offer: Offer | None
+    live: Live
+    weight: float = 1.0
+    # Which of the names that were asked for it serves: 0 is the first.
+    rank: int = 0
+    excluded: str = ""
+
+    @property
+    def provider(self) -> str:
+        """Who."""
+        return self.target.provider
+
+    def usd(self, name: str) -> float | None:
+        """USD per million of a class of tokens; None when nobody knows."""
+        price = None if self.offer is None else self.offer.rates.prices.get(name)
+        return None if price is None else price / NANO
+
+
+def candidates(wish: Wish, world: World, *, widen: bool) -> list[Candidate]:
+    """Every target of a wish, in no order.
+
+    With `widen` the hosts of a model count too where one provider was named. Raises
+    `InferenceError` model_not_found, or no_worker for a provider that is down.
+    """
+    fleet = world.fleet
+    if wish.provider and not (widen and world.catalog.hosts(wish.model)):
+        return [_named(wish, world)]
+    # What a worker lists goes before what the catalogue says of its provider.
+    found = dict(fleet.listed(wish.model))
+    if wish.provider in fleet.live:
+        found[wish.provider] = wish.model
+    for offer in _best(world.catalog.hosts(wish.model), fleet):
+        if offer.provider in fleet.live:
+            found.setdefault(offer.provider, offer.model)
+    if not found:
+        if wish.provider:
+            return [_named(wish, world)]
+        raise fleets.not_found(wish.model, fleet, "")
+    return [_candidate(provider, model, wish, world) for provider, model in found.items()]
+
+
+def _named(wish: Wish, world: World) -> Candidate:
+    """The provider that the name says gets the model's name untouched, known or not."""
+    if wish.provider in world.fleet.live:
+        return _candidate(wish.provider, wish.model, wish, world)
+    if wish.provider in world.fleet.known:
+        raise InferenceError(
+            "no_worker",
+            f"no worker of provider {wish.provider!r} is running",
+            provider=wish.provider,
+        )
+    why = f"provider {wish.provider!r} is not on here"
+    raise fleets.not_found(f"{wish.provider}/{wish.model}", world.fleet, why)
+
+
+def _candidate(provider: str, model: str, wish: Wish, world: World) -> Candidate:
+    offer = world.catalog.offer(provider, model)
+    target = world.fleet.target(provider, model)
+    if offer is not None:
+        target = replace(target, window=offer.max_input)
+    return Candidate(target, wish, offer, world.state(provider, model))
+
+
+def _best(offers: Iterable[Offer], fleet: Fleet) -> list[Offer]:
+    """Of each provider's ids for one model: one that a worker lists, else the plainest."""
+    return sorted(
+        offers,
+        key=lambda offer: (
+            offer.provider not in fleet.live
+            or not fleet.target(offer.provider, offer.model).listed,
+            bool(offer.ends),
+            len(offer.model),
+            offer.model,
+        ),
+    )

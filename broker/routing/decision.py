@@ -1,0 +1,91 @@
+"""Decides where a request goes, and can say why; pure.
+
+Aliases and fallbacks are expanded, every name becomes its candidates, conditions leave some out
+and the rest are ranked. Source: the routing of the seed APIs and of OpenRouter, as far as they
+agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from broker.errors import InferenceError
+from broker.routing import filters, names
+from broker.routing.candidates import Candidate, candidates
+from broker.routing.fleet import Target
+from broker.routing.preferences import NONE
+from broker.routing.ranking import Dice, rank, strategy
+from broker.routing.world import Ask, World
+
+# Beyond this many a request is not routed but broadcast.
+MAX_TARGETS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Who is tried, best first, by which strategy; and who was left out, each with the reason."""
+
+    requested: str
+    strategy: str
+    chosen: tuple[Candidate, ...]
+    left_out: tuple[Candidate, ...] = ()
+
+    @property
+    def explained(self) -> str:
+        """In a line, for a header; empty where there was nothing to decide."""
+        if len(self.chosen) + len(self.left_out) < 2:
+            return ""
+        tried = ", ".join(f"{c.provider}/{c.target.model}" for c in self.chosen)
+        return f"{self.strategy}; {tried}"
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """Where the attempts go, in order."""
+        return tuple(candidate.target for candidate in self.chosen)
+
+
+def decide(ask: Ask, world: World, dice: Dice) -> Decision:
+    """The decision for a request.
+
+    Raises `InferenceError`: model_not_found, no_worker, no_matching_provider,
+    no_compliant_provider, unsupported_operation, or invalid_request for a name that cannot be read.
+    """
+    found: dict[tuple[str, str], Candidate] = {}
+    failures: list[InferenceError] = []
+    for place, (name, weight) in _names(ask, world):
+        wish = names.read(name, world.fleet.known)
+        try:
+            served = candidates(wish, world, widen=ask.preferences is not NONE)
+        except InferenceError as exc:
+            failures.append(exc)
+            continue
+        for candidate in served:
+            candidate.rank, candidate.weight = place, weight
+            found.setdefault((candidate.provider, candidate.target.model), candidate)
+    if not found:
+        raise failures[0]
+    left = rank(filters.apply(list(found.values()), ask, world), ask, dice)
+    if ask.preferences.allow_fallbacks is False and not ask.preferences.order:
+        for candidate in left[1:]:
+            candidate.excluded = "fallbacks are not allowed"
+        left = left[:1]
+    chosen = tuple(left[:MAX_TARGETS])
+    out = tuple(candidate for candidate in found.values() if candidate.excluded)
+    return Decision(ask.model, strategy(chosen[0], ask.preferences), chosen, out)
+
+
+def _names(ask: Ask, world: World) -> Iterator[tuple[int, tuple[str, float]]]:
+    """(place, (name, weight)): equals share a place."""
+    place = 0
+    for asked in (ask.model, *ask.models):
+        alias = world.rules.aliases.get(asked)
+        for deployment in alias.deployments if alias else ():
+            yield place, (deployment.model, deployment.weight)
+        if alias is None:
+            yield place, (asked, 1.0)
+        fallbacks = alias.fallbacks if alias else world.rules.fallbacks.get(asked, ())
+        for fallback in fallbacks:
+            place += 1
+            yield place, (fallback, 1.0)
+        place += 1

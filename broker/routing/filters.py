@@ -1,0 +1,164 @@
+"""What a candidate has to be: a condition per row, and what to say when nobody is so; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from broker.errors import InferenceError
+from broker.routing.candidates import Candidate
+from broker.routing.countries import covers
+from broker.routing.names import Limit
+from broker.routing.preferences import named
+from broker.routing.world import Ask, World
+
+# Of the value of a metric for a candidate: None when it is not known.
+_METRIC: dict[str, Callable[[Candidate], float | None]] = {
+    "input_cost": lambda c: c.usd("input_tokens"),
+    "output_cost": lambda c: c.usd("output_tokens"),
+    "itl": lambda c: c.live.token_ms or None,
+    "ttft": lambda c: c.live.first_ms or None,
+    "speed": lambda c: c.live.per_second or None,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """`why` gives the reason to leave a candidate out, or an empty string.
+
+    Where nobody is left, the caller is told `reason`; a soft condition is then dropped instead.
+    """
+
+    why: Callable[[Candidate, Ask, World], str]
+    reason: str = "no_matching_provider"
+    soft: bool = False
+
+
+def metric(candidate: Candidate, name: str) -> float | None:
+    """A measured or priced figure of a candidate, as `names.METRICS` says."""
+    return _METRIC[name](candidate)
+
+
+def _offered(candidate: Candidate, ask: Ask, _world: World) -> str:
+    offer = candidate.offer
+    if offer is None or ask.operation in offer.operations or "complete" in offer.operations:
+        return ""
+    return f"does not offer {ask.operation}"
+
+
+def _only(candidate: Candidate, ask: Ask, _world: World) -> str:
+    only = ask.preferences.only
+    return "not in provider.only" if only and candidate.provider not in named(only) else ""
+
+
+def _ignored(candidate: Candidate, ask: Ask, _world: World) -> str:
+    return "in provider.ignore" if candidate.provider in named(ask.preferences.ignore) else ""
+
+
+def _ordered(candidate: Candidate, ask: Ask, _world: World) -> str:
+    """Without fallbacks the order is all there is."""
+    order = ask.preferences.order
+    if not order or ask.preferences.allow_fallbacks is not False:
+        return ""
+    return "" if candidate.provider in named(order) else "not in provider.order"
+
+
+def _compliant(candidate: Candidate, ask: Ask, world: World) -> str:
+    certified = world.rules.compliance.get(candidate.provider, frozenset())
+    missing = [code for code in ask.preferences.regions if not covers(certified, code)]
+    return f"not certified for {', '.join(missing)}" if missing else ""
+
+
+def _private(candidate: Candidate, ask: Ask, world: World) -> str:
+    asked = ask.preferences.zdr or ask.preferences.data_collection == "deny"
+    return "may keep data" if asked and candidate.provider not in world.rules.private else ""
+
+
+def _quantized(candidate: Candidate, ask: Ask, world: World) -> str:
+    wanted = ask.preferences.quantizations
+    if not wanted:
+        return ""
+    known = world.rules.quantizations.get(candidate.provider, "unknown")
+    return "" if known in wanted else f"quantization is {known}"
+
+
+def _able(candidate: Candidate, ask: Ask, _world: World) -> str:
+    """What the catalogue knows; a parameter that is lacking beside it is the worker's to refuse."""
+    if not ask.preferences.require_parameters or candidate.offer is None:
+        return ""
+    lacking = sorted(ask.needs - candidate.offer.abilities) if candidate.offer.abilities else ()
+    return f"lacks {', '.join(lacking)}" if lacking else ""
+
+
+def _affordable(candidate: Candidate, ask: Ask, _world: World) -> str:
+    limits = ask.preferences.max_price
+    if limits is None:
+        return ""
+    for limit, name in ((limits.prompt, "input_tokens"), (limits.completion, "output_tokens")):
+        price = candidate.usd(name)
+        if limit is not None and (price is None or price > limit):
+            shown = "unknown" if price is None else f"{price:g}"
+            return f"{name} cost {shown} USD per million, over {limit:g}"
+    return ""
+
+
+def _within(candidate: Candidate, _ask: Ask, _world: World) -> str:
+    return "; ".join(filter(None, (_over(candidate, limit) for limit in candidate.wish.limits)))
+
+
+def _over(candidate: Candidate, limit: Limit) -> str:
+    value = metric(candidate, limit.metric)
+    if value is None:
+        return f"not {limit}: it is not known"
+    met = value >= limit.value if limit.metric == "speed" else value <= limit.value
+    return "" if met else f"not {limit}: it is {value:g}"
+
+
+def _fits(candidate: Candidate, ask: Ask, _world: World) -> str:
+    window = 0 if candidate.offer is None else candidate.offer.max_input
+    if not window or ask.input_tokens <= window:
+        return ""
+    return f"about {ask.input_tokens} tokens do not fit into {window}"
+
+
+CONDITIONS: tuple[Condition, ...] = (
+    Condition(_offered, "unsupported_operation"),
+    Condition(_compliant, "no_compliant_provider"),
+    Condition(_only),
+    Condition(_ignored),
+    Condition(_ordered),
+    Condition(_private),
+    Condition(_quantized),
+    Condition(_able),
+    Condition(_affordable),
+    Condition(_within),
+    # An estimate: the provider's own word counts.
+    Condition(_fits, soft=True),
+)
+
+
+def apply(found: Sequence[Candidate], ask: Ask, world: World) -> list[Candidate]:
+    """Those that meet every condition; the others are told why not.
+
+    Raises `InferenceError` of the condition that nobody met.
+    """
+    left = list(found)
+    for condition in CONDITIONS:
+        reasons = {id(c): condition.why(c, ask, world) for c in left}
+        meeting = [c for c in left if not reasons[id(c)]]
+        if not meeting and condition.soft:
+            continue
+        for candidate in left:
+            candidate.excluded = reasons[id(candidate)]
+        if not meeting:
+            raise _nobody(condition.reason, ask.model, left)
+        left = meeting
+    return left
+
+
+def _nobody(reason: str, model: str, left: Sequence[Candidate]) -> InferenceError:
+    whys = "; ".join(f"{c.provider}: {c.excluded}" for c in left)
+    param = "provider.compliance" if reason == "no_compliant_provider" else "model"
+    return InferenceError(
+        reason, f"No provider of {model!r} meets the request: {whys}", param=param
+    )

@@ -1,0 +1,86 @@
+"""What is known of the workers, and the targets that they make; pure."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from broker import subjects
+from broker.errors import InferenceError
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where an attempt can go.
+
+    `listed`: the pool says it serves this model; `window`: tokens that it reads, 0 = not known.
+    """
+
+    provider: str
+    pool: str
+    model: str
+    listed: bool
+    window: int = 0
+
+    @property
+    def subject(self) -> str:
+        """Where the interactive jobs of this target are published."""
+        name = self.model if self.listed else subjects.UNLISTED
+        return subjects.job(subjects.INTERACTIVE, self.provider, self.pool, name)
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """What is known of the workers: provider -> pool -> listed models, and every known provider.
+
+    A provider is known once a worker of it has run here; it is live while one does.
+    """
+
+    live: Mapping[str, Mapping[str, frozenset[str]]] = field(default_factory=dict)
+    known: frozenset[str] = frozenset()
+
+    def models(self) -> list[tuple[str, str]]:
+        """(provider, model) of everything that is listed, in order."""
+        return sorted(
+            {(name, m) for name, pools in self.live.items() for ms in pools.values() for m in ms}
+        )
+
+    def listed(self, model: str) -> list[tuple[str, str]]:
+        """(provider, model) of the pools that list this name."""
+        return [
+            (name, model)
+            for name, pools in sorted(self.live.items())
+            if any(model in models for models in pools.values())
+        ]
+
+    def target(self, provider: str, model: str) -> Target:
+        """Where jobs for a model of a live provider go: the pool that lists it, or its main one."""
+        pools = self.live[provider]
+        for pool, models in sorted(pools.items()):
+            if model in models:
+                return Target(provider, pool, model, listed=True)
+        pool = subjects.DEFAULT_POOL if subjects.DEFAULT_POOL in pools else min(pools)
+        return Target(provider, pool, model, listed=False)
+
+
+def near(model: str, fleet: Fleet) -> list[str]:
+    """Up to three model ids that look like `model`."""
+    ids = {f"{provider}/{name}": name for provider, name in fleet.models()}
+    bare = model.partition("/")[2] or model
+    hits = difflib.get_close_matches(model, ids, 3, 0.6)
+    for name in difflib.get_close_matches(bare, set(ids.values()), 3, 0.6):
+        hits += [full for full, short in ids.items() if short == name and full not in hits]
+    return hits[:3]
+
+
+def not_found(model: str, fleet: Fleet, why: str) -> InferenceError:
+    """The 404 for a model, with ids that look like it."""
+    parts = [f"The model {model!r} does not exist or you do not have access to it"]
+    if why:
+        parts.append(why)
+    if hits := near(model, fleet):
+        parts.append("did you mean " + " or ".join(repr(hit) for hit in hits) + "?")
+    elif fleet.live:
+        parts.append(f"providers that are on: {', '.join(sorted(fleet.live))}")
+    return InferenceError("model_not_found", "; ".join(parts), param="model")

@@ -1,0 +1,90 @@
+"""What a decision is made from: the fleet, the catalogue, the rules, the present state; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from broker.catalog.catalog import Catalog
+from broker.routing.fleet import Fleet
+from broker.routing.preferences import NONE, Preferences
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """How one model does at one provider, over the whole fleet; 0 = nobody has seen it yet."""
+
+    # Smoothed: milliseconds to the first token and between tokens, tokens per second.
+    first_ms: float = 0.0
+    token_ms: float = 0.0
+    per_second: float = 0.0
+    # Calls that run or wait, and how many may run at once.
+    busy: int = 0
+    slots: int = 0
+    # Whether its breaker is open: it is tried after all others.
+    resting: bool = False
+
+
+UNKNOWN = Live()
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One way to serve an alias; what weighs twice as much is tried first twice as often."""
+
+    model: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """A name of the operator's own: equals to choose from, and what is tried after them."""
+
+    deployments: tuple[Deployment, ...]
+    fallbacks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the operator has written.
+
+    `compliance`: provider -> regions it is certified for. `private`: providers that keep nothing
+    and train on nothing (zdr). `fallbacks`: model -> what is tried after it.
+    """
+
+    aliases: Mapping[str, Alias] = field(default_factory=dict)
+    fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    compliance: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    private: frozenset[str] = frozenset()
+    quantizations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """See the module. `live` is by (provider, model)."""
+
+    fleet: Fleet = field(default_factory=Fleet)
+    catalog: Catalog = field(default_factory=Catalog)
+    rules: Rules = field(default_factory=Rules)
+    live: Mapping[tuple[str, str], Live] = field(default_factory=dict)
+
+    def state(self, provider: str, model: str) -> Live:
+        """How a model does, or what is known of its provider."""
+        live = self.live
+        return live.get((provider, model)) or live.get((provider, "")) or UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What of a request decides where it goes.
+
+    `needs` are abilities as the catalogue names them; `input_tokens` is an estimate, 0 = none was
+    made.
+    """
+
+    model: str
+    models: tuple[str, ...] = ()
+    preferences: Preferences = NONE
+    operation: str = "generate"
+    needs: frozenset[str] = frozenset()
+    input_tokens: int = 0

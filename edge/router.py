@@ -1,0 +1,69 @@
+"""Decides where requests go, from what this edge knows of the fleet and from the catalogue."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Mapping
+
+from broker import operations, routing
+from broker.catalog.catalog import Catalog
+from broker.errors import InferenceError
+from broker.routing import reading
+from broker.routing.world import Live, Rules
+from broker.v1 import generation_pb2
+from edge.fleet import FleetView
+
+# Callers choose names: they must not fill the memory.
+_MOST_PLAIN = 10_000
+# (provider, model) -> how it does; ("", ...) stands for all models of a provider.
+States = Mapping[tuple[str, str], Live]
+
+
+class Router:
+    """See the module. `fresh` reads the fleet anew; `states` is asked for each decision."""
+
+    def __init__(
+        self,
+        fleet: FleetView,
+        fresh: Callable[[], Awaitable[routing.Fleet]],
+        catalog: Catalog,
+        rules: Rules,
+        states: Callable[[], States],
+    ) -> None:
+        self._fleet = fleet
+        self._fresh = fresh
+        self._catalog = catalog
+        self._rules = rules
+        self._states = states
+        self._dice = random.Random().random
+        # Names with one candidate, for this fleet.
+        self._plain: dict[str, routing.Decision] = {}
+        self._seen: routing.Fleet | None = None
+
+    async def decide(self, request: generation_pb2.Request) -> routing.Decision:
+        """Where a request goes. Raises `InferenceError` as `routing.decide` does."""
+        fleet = self._fleet.fleet
+        if fleet is not self._seen:
+            self._plain.clear()
+            self._seen = fleet
+        platform = request.platform
+        name = "" if platform.provider or platform.models else operations.model(request)
+        if (known := self._plain.get(name)) is not None:
+            return known
+        try:
+            decision = self._decide(request, fleet)
+        except InferenceError as exc:
+            if exc.reason != "no_worker":
+                raise
+            return self._decide(request, await self._fresh())
+        if name and len(decision.chosen) == 1 and len(self._plain) < _MOST_PLAIN:
+            self._plain[name] = decision
+        return decision
+
+    def _decide(self, request: generation_pb2.Request, fleet: routing.Fleet) -> routing.Decision:
+        ask = reading.read(request)
+        if ask.preferences.require_parameters:
+            # Which parameters a provider lacks its worker knows: it refuses, and the next is tried.
+            request.platform.drop_params = False
+        world = routing.World(fleet, self._catalog, self._rules, self._states())
+        return routing.decide(ask, world, self._dice)

@@ -1,0 +1,231 @@
+"""Where requests go: candidates, conditions, order and reasons, decided from tables."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import pytest
+
+from broker.catalog.catalog import Catalog
+from broker.catalog.offers import NANO, Offer, Rates
+from broker.errors import InferenceError
+from broker.routing import Ask, Decision, Fleet, World, decide
+from broker.routing.preferences import read
+from broker.routing.world import Alias, Deployment, Live, Rules
+
+LLAMA = "meta/llama-3-1-70b"
+
+
+def offer(provider: str, model: str, price: float, **fields: Any) -> Offer:
+    """Price in USD per million tokens, in and out alike."""
+    prices = {"input_tokens": int(price * NANO), "output_tokens": int(price * NANO)}
+    return Offer(provider, model, fields.pop("name", LLAMA), rates=Rates(prices), **fields)
+
+
+CATALOG = Catalog(
+    [
+        offer("groq", "llama-3.1-70b", 0.6, max_input=8_000),
+        offer("together_ai", "meta-llama/Llama-3.1-70B", 0.9, max_input=128_000),
+        offer("fireworks", "llama-v3p1-70b", 0.61, abilities=frozenset({"tools"})),
+        offer("bedrock", "meta.llama3-1-70b", 2.0, abilities=frozenset({"tools", "images"})),
+        offer("openai", "gpt-4o", 5.0, name="openai/gpt-4o"),
+        offer("azure", "gpt-4o", 5.0, name="openai/gpt-4o"),
+        offer("openai", "text-embedding-3-small", 0.1, operations=("embed",), name="openai/embed"),
+    ]
+)
+LIVE = ("groq", "together_ai", "fireworks", "bedrock", "openai", "azure", "my_vllm")
+FLEET = Fleet(
+    {name: {"main": frozenset()} for name in LIVE} | {"my_vllm": {"gpu": frozenset({"own-7b"})}},
+    frozenset({*LIVE, "mistral"}),
+)
+
+
+def world(live: Mapping[tuple[str, str], Live] | None = None, rules: Rules | None = None) -> World:
+    return World(FLEET, CATALOG, rules or Rules(), live or {})
+
+
+def decision(model: str, given: World | None = None, seed: int = 1, **fields: Any) -> Decision:
+    preferences = fields.pop("provider", None)
+    if preferences is not None:
+        fields["preferences"] = read(msgspec.json.encode(preferences))
+    return decide(Ask(model, **fields), given or world(), random.Random(seed).random)
+
+
+def providers(*args: Any, **fields: Any) -> list[str]:
+    return [target.provider for target in decision(*args, **fields).targets]
+
+
+def test_a_plain_name_goes_to_every_host_cheapest_first() -> None:
+    found = providers(LLAMA)
+    assert set(found[:2]) == {"groq", "fireworks"}  # 0.60 and 0.61: near enough to be equal
+    assert found[2:] == ["together_ai", "bedrock"]
+
+
+def test_each_host_is_asked_for_its_own_id() -> None:
+    models = {t.provider: t.model for t in decision(LLAMA).targets}
+    assert models["together_ai"] == "meta-llama/Llama-3.1-70B"
+    assert models["fireworks"] == "llama-v3p1-70b"
+
+
+def test_a_named_provider_gets_the_name_untouched() -> None:
+    (target,) = decision("groq/anything-new").targets
+    assert (target.provider, target.model) == ("groq", "anything-new")
+
+
+def test_a_provider_object_widens_a_named_model_to_its_hosts() -> None:
+    assert providers("openai/gpt-4o") == ["openai"]
+    assert set(providers("openai/gpt-4o", provider={"sort": "price"})) == {"openai", "azure"}
+
+
+SORTED = [
+    ({"sort": "price"}, "together_ai", 2),
+    ({"order": ["bedrock", "together"]}, "bedrock", 0),
+    ({"order": ["bedrock", "together"]}, "together_ai", 1),
+    ({"only": ["bedrock"]}, "bedrock", 0),
+]
+
+
+@pytest.mark.parametrize(("provider", "name", "place"), SORTED)
+def test_preferences_decide_the_order(provider: dict[str, Any], name: str, place: int) -> None:
+    assert providers(LLAMA, provider=provider)[place] == name
+
+
+FILTERED = [
+    ({"only": ["groq", "bedrock"]}, {"groq", "bedrock"}),
+    ({"ignore": ["groq"]}, {"together_ai", "fireworks", "bedrock"}),
+    ({"order": ["bedrock"], "allow_fallbacks": False}, {"bedrock"}),
+    ({"max_price": {"prompt": 0.7}}, {"groq", "fireworks"}),
+    ({"max_price": {"completion": 1}}, {"groq", "fireworks", "together_ai"}),
+    ({"require_parameters": True}, {"groq", "together_ai", "bedrock", "fireworks"}),
+]
+
+
+@pytest.mark.parametrize(("provider", "left"), FILTERED)
+def test_preferences_leave_providers_out(provider: dict[str, Any], left: set[str]) -> None:
+    assert set(providers(LLAMA, provider=provider)) == left
+
+
+def test_who_lacks_an_ability_is_left_out_where_all_are_required() -> None:
+    needs = frozenset({"tools", "images"})
+    found = decision(LLAMA, needs=needs, provider={"require_parameters": True})
+    assert "fireworks" not in {t.provider for t in found.targets}
+    assert {c.provider: c.excluded for c in found.left_out} == {"fireworks": "lacks images"}
+
+
+def test_without_fallbacks_the_first_is_the_only_one() -> None:
+    found = decision(LLAMA, provider={"allow_fallbacks": False})
+    assert len(found.targets) == 1
+    assert {c.excluded for c in found.left_out} == {"fallbacks are not allowed"}
+
+
+NOBODY = [
+    (LLAMA, {"only": ["xai"]}, "no_matching_provider", "groq: not in provider.only"),
+    (LLAMA, {"max_price": {"prompt": 0.1}}, "no_matching_provider", "over 0.1"),
+    (f"{LLAMA}@ic<0.1ic", None, "no_matching_provider", "not input-cost <= 0.1: it is 0.6"),
+    (f"{LLAMA}@ttft<5ttft", None, "no_matching_provider", "it is not known"),
+    (LLAMA, {"compliance": "DE"}, "no_compliant_provider", "not certified for DE"),
+    (LLAMA, {"zdr": True}, "no_matching_provider", "may keep data"),
+    (LLAMA, {"quantizations": ["fp8"]}, "no_matching_provider", "quantization is unknown"),
+    ("openai/text-embedding-3-small", None, "unsupported_operation", "does not offer generate"),
+    ("mistral/large", None, "no_worker", "mistral"),
+    ("no-such-model", None, "model_not_found", "does not exist"),
+]
+
+
+@pytest.mark.parametrize(("model", "provider", "reason", "why"), NOBODY)
+def test_where_nobody_is_left_the_reason_is_told(
+    model: str, provider: dict[str, Any] | None, reason: str, why: str
+) -> None:
+    with pytest.raises(InferenceError) as told:
+        decision(model, provider=provider)
+    assert told.value.reason == reason
+    assert why in told.value.message
+
+
+def test_compliance_is_what_the_operator_wrote() -> None:
+    rules = Rules(compliance={"bedrock": frozenset({"EU", "US"}), "groq": frozenset({"US"})})
+    given = world(rules=rules)
+    assert providers(LLAMA, given, provider={"compliance": "DE"}) == ["bedrock"]
+    assert set(providers(LLAMA, given, provider={"compliance": "us"})) == {"bedrock", "groq"}
+
+
+def test_a_mode_in_the_name_sorts_by_what_was_measured() -> None:
+    live = {
+        ("groq", "llama-3.1-70b"): Live(first_ms=300, token_ms=2, per_second=400),
+        ("together_ai", "meta-llama/Llama-3.1-70B"): Live(first_ms=100, token_ms=9, per_second=90),
+        ("bedrock", ""): Live(first_ms=700, token_ms=20, per_second=40),
+    }
+    assert providers(f"{LLAMA}@ttft", world(live)) == [
+        "together_ai",
+        "groq",
+        "bedrock",
+        "fireworks",
+    ]
+    assert providers(f"{LLAMA}@ots", world(live))[0] == "groq"
+    assert providers(f"{LLAMA}:nitro", world(live))[0] == "groq"
+    assert providers(f"{LLAMA}@ic<10itl<500ttft", world(live)) == ["groq", "together_ai"]
+    assert providers(LLAMA, world(live), provider={"sort": "latency"})[0] == "together_ai"
+
+
+def test_what_a_caller_would_rather_have_is_soft() -> None:
+    live = {("groq", ""): Live(per_second=10), ("fireworks", ""): Live(per_second=90)}
+    found = providers(LLAMA, world(live), provider={"preferred_min_throughput": 50})
+    assert found[0] == "fireworks"
+    assert found[-1] == "groq"
+    slow = {("groq", ""): Live(first_ms=900), ("fireworks", ""): Live(first_ms=100)}
+    found = providers(LLAMA, world(slow), provider={"preferred_max_latency": {"p90": 0.5}})
+    assert (found[0], found[-1]) == ("fireworks", "groq")
+
+
+def test_who_rests_is_tried_last() -> None:
+    live = {("groq", ""): Live(resting=True), ("fireworks", ""): Live(resting=True)}
+    assert set(providers(LLAMA, world(live))[2:]) == {"groq", "fireworks"}
+
+
+def test_of_equals_the_less_loaded_goes_first() -> None:
+    live = {("groq", ""): Live(first_ms=100, busy=9), ("fireworks", ""): Live(first_ms=100, busy=2)}
+    assert {providers(LLAMA, world(live), seed=n)[0] for n in range(20)} == {"fireworks"}
+
+
+def test_equals_share_the_work() -> None:
+    first = Counter(providers(LLAMA, seed=n)[0] for n in range(400))
+    assert first.keys() == {"groq", "fireworks"}
+    assert min(first.values()) > 140
+
+
+def test_a_prompt_that_does_not_fit_goes_where_it_does() -> None:
+    assert "groq" not in providers(LLAMA, input_tokens=50_000)
+    # An estimate that fits nowhere excludes nobody.
+    assert "groq" in providers("groq/llama-3.1-70b", input_tokens=50_000)
+
+
+def test_further_models_come_after_the_first() -> None:
+    found = [(t.provider, t.model) for t in decision("openai/gpt-4o", models=("own-7b",)).targets]
+    assert found == [("openai", "gpt-4o"), ("my_vllm", "own-7b")]
+    assert providers("no-such-model", models=("own-7b",)) == ["my_vllm"]
+
+
+def test_partition_none_sorts_all_models_together() -> None:
+    sort = {"by": "price", "partition": "none"}
+    found = providers("openai/gpt-4o", models=("groq/llama-3.1-70b",), provider={"sort": sort})
+    assert set(found[:2]) == {"groq", "fireworks"}
+
+
+def test_an_alias_spreads_by_weight_and_falls_back() -> None:
+    deployments = (Deployment("openai/gpt-4o", 3), Deployment("azure/gpt-4o", 1))
+    rules = Rules(aliases={"auto": Alias(deployments, ("own-7b",))})
+    first = Counter[str]()
+    for seed in range(400):
+        found = providers("auto", world(rules=rules), seed=seed)
+        assert found[2:] == ["my_vllm"]
+        first[found[0]] += 1
+    assert first["openai"] > first["azure"] > 0 or first["openai"] == 400
+
+
+def test_configured_fallbacks_follow_their_model() -> None:
+    rules = Rules(fallbacks={"openai/gpt-4o": ("own-7b",)})
+    assert providers("openai/gpt-4o", world(rules=rules)) == ["openai", "my_vllm"]
