@@ -60,7 +60,8 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
     if settings.api_key:
         await keyring.add(settings.api_key, "MILLRACE_API_KEY")
     follow = asyncio.create_task(auth.follow(), name="keys")
-    rpc = RpcServer(engine, auth, settings, metadata.version("millrace"), telemetry)
+    version = metadata.version("millrace")
+    rpc = RpcServer(engine, auth, settings, version, telemetry, responses=responses)
     await rpc.start()
     server = _Server(serve(create_app(settings, engine, auth, telemetry, responses), settings))
     serving = asyncio.create_task(server.serve(), name="http")

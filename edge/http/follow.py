@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from starlette.types import Send
 
@@ -41,14 +42,15 @@ async def follow(
         await out.start(call.answer_headers(None))
         if data := events.begin():
             await out.write(data)
-        async for step in service.follow(record.tenant, record.id):
-            if isinstance(step, stored_pb2.StoredResponse):
-                data = b""
-                if step.status in _WHOLE:
-                    data = events.feed([durable.terminal(step)])
-                await out.write(data + events.finish(step), last=True)
-            elif data := events.feed(step):
-                await out.write(data)
+        async with contextlib.aclosing(service.follow(record.tenant, record.id)) as log:
+            async for step in log:
+                if isinstance(step, stored_pb2.StoredResponse):
+                    data = b""
+                    if step.status in _WHOLE:
+                        data = events.feed([durable.terminal(step)])
+                    await out.write(data + events.finish(step), last=True)
+                elif data := events.feed(step):
+                    await out.write(data)
     except (Exception, asyncio.CancelledError) as exc:
         if not out.open:
             raise

@@ -152,6 +152,10 @@ class InferenceRoute:
         """The end of a streamed answer that is complete."""
         return events.finish()
 
+    async def _broken(self, _asked: Asked, events: Stream, error: InferenceError) -> bytes | None:
+        """The end of a streamed answer that failed; None where no bytes can tell that."""
+        return events.error(error)
+
     async def _stream(self, call: Call, asked: Asked, send: Send, make: MakeStream) -> None:
         exchange = await self._submit(call, asked)
         events = make(exchange.answer_id, exchange.created, asked.request)
@@ -163,7 +167,7 @@ class InferenceRoute:
                 raise
             error = as_error(exc, call)
             call.reason = error.reason
-            last = events.error(error)
+            last = await self._broken(asked, events, error)
             if last is None:
                 raise error from exc
             await out.write(last, last=True)

@@ -12,7 +12,6 @@ from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
 from broker.errors import InferenceError
-from broker.v1 import stored_pb2
 from edge.http.call import Call
 from edge.http.follow import follow
 from edge.http.inference import Asked, InferenceRoute, Ingress, as_error
@@ -62,24 +61,29 @@ class CreateResponse(InferenceRoute):
         return await super()._submit(call, whole)
 
     async def _body(self, asked: Asked, answer: Answer) -> bytes:
+        assert isinstance(asked, _Asked)  # noqa: S101  # `_answer` made it
         assert isinstance(answer, ResponsesAnswer)  # noqa: S101  # the form's
-        await self._keep(asked, answer.stored(tenant=asked.key.tenant, completed_at=now()))
+        await self._service.finish(asked.turn, answer.stored(completed_at=now()))
         return answer.render()
 
     async def _last(self, call: Call, asked: Asked, events: Stream) -> bytes:
+        assert isinstance(asked, _Asked)  # noqa: S101  # `_answer` made it
         assert isinstance(events, ResponsesStream)  # noqa: S101  # the form's
         try:
-            await self._keep(asked, events.stored(tenant=asked.key.tenant, completed_at=now()))
+            await self._service.finish(asked.turn, events.stored(completed_at=now()))
         except InferenceError as exc:
+            # Behind the events that are ready to be sent.
             call.reason = exc.reason
             return events.error(exc)
         return events.finish()
 
-    async def _keep(self, asked: Asked, record: stored_pb2.StoredResponse) -> None:
+    async def _broken(self, asked: Asked, events: Stream, error: InferenceError) -> bytes | None:
         assert isinstance(asked, _Asked)  # noqa: S101  # `_answer` made it
-        if asked.turn.kept:
-            asked.turn.fill(record)
-            await self._service.keep(record)
+        assert isinstance(events, ResponsesStream)  # noqa: S101  # the form's
+        if events.begun:
+            record = events.stored(completed_at=now(), error=error)
+            await self._service.finish_failed(asked.turn, record)
+        return events.error(error)
 
     async def _background(self, call: Call, asked: _Asked, send: Send) -> None:
         stream = asked.request.generate.stream
@@ -128,15 +132,15 @@ class ReadResponse(InferenceRoute):
         name = scope["path_params"]["response_id"]
         stream, after = _flag(query, "stream"), _number(query, "starting_after")
         obfuscation = _flag(query, "include_obfuscation")
-        record = await self._service.get(key.tenant, name)
         if not stream:
+            record = await self._service.get(key.tenant, name)
             include = query.getlist("include") + query.getlist("include[]")
             record.request.generate.responses.include.extend(include)
             await _reply(call, render(record), send)
             return
+        record = await self._service.get_log(key.tenant, name)
         call.streamed = True
-        self._streams.take(key.id)
-        try:
+        with self._streams.one(key.id):
             await follow(
                 call,
                 send,
@@ -146,8 +150,6 @@ class ReadResponse(InferenceRoute):
                 starting_after=-1 if after is None else after,
                 obfuscation=obfuscation,
             )
-        finally:
-            self._streams.free(key.id)
 
 
 async def _reply(call: Call, body: bytes, send: Send) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from broker.errors import InferenceError
 
 
@@ -30,6 +33,15 @@ class OpenStreams:
             self._open[key_id] = count
         else:
             del self._open[key_id]
+
+    @contextlib.contextmanager
+    def one(self, key_id: str) -> Iterator[None]:
+        """Inside, one more."""
+        self.take(key_id)
+        try:
+            yield
+        finally:
+            self.free(key_id)
 
     def total(self) -> int:
         """Open streams of all keys together."""

@@ -11,7 +11,7 @@ from edge.auth import Authenticator
 from edge.http.routes import signed_in
 from edge.responses.conversations import Conversations
 from edge.responses.service import ResponseService
-from edge.translate.body import read_body
+from edge.translate import conversations as wire
 from edge.translate.pages import page
 from edge.translate.responses_object import input_items, render
 
@@ -46,10 +46,7 @@ def response_routes(service: ResponseService, auth: Authenticator) -> APIRouter:
         return _json({"id": response_id, "object": "response", "deleted": True})
 
     @router.get("/{response_id}/input_items", summary="List a response's input items")
-    async def items(
-        response_id: str,
-        request: Request,
-    ) -> Response:
+    async def items(response_id: str, request: Request) -> Response:
         record = await service.get(_tenant(request), response_id)
         found = [orjson.loads(item) for item in input_items(record)]
         return _json(page(found, request.query_params, _id_of))
@@ -66,47 +63,41 @@ def conversation_routes(service: ResponseService, auth: Authenticator) -> APIRou
 
     @router.post("", summary="Create a conversation")
     async def create(request: Request) -> Response:
-        body = read_body(await request.body() or b"{}")
-        return _json(await conversations.create(_tenant(request), body))
+        metadata, messages = wire.read_conversation(await request.body())
+        return _json(wire.shown(await conversations.create(_tenant(request), metadata, messages)))
 
     @router.get("/{name}", summary="Retrieve a conversation")
     async def retrieve(name: str, request: Request) -> Response:
-        return _json(await conversations.get(_tenant(request), name))
+        return _json(wire.shown(await conversations.get(_tenant(request), name)))
 
     @router.post("/{name}", summary="Change a conversation's metadata")
-    async def change(
-        name: str,
-        request: Request,
-    ) -> Response:
-        body = read_body(await request.body())
-        return _json(await conversations.change(_tenant(request), name, body))
+    async def change(name: str, request: Request) -> Response:
+        metadata = wire.read_change(await request.body())
+        return _json(wire.shown(await conversations.change(_tenant(request), name, metadata)))
 
     @router.delete("/{name}", summary="Delete a conversation")
     async def delete(name: str, request: Request) -> Response:
-        return _json(await conversations.delete(_tenant(request), name))
+        await conversations.delete(_tenant(request), name)
+        return _json({"id": name, "object": "conversation.deleted", "deleted": True})
 
     @router.get("/{name}/items", summary="List a conversation's items")
-    async def items(
-        name: str,
-        request: Request,
-    ) -> Response:
-        found = await conversations.items(_tenant(request), name)
-        return _json(page(found, request.query_params, _id_of))
+    async def items(name: str, request: Request) -> Response:
+        record = await conversations.get(_tenant(request), name)
+        return _json(page(wire.items(record.messages, name), request.query_params, _id_of))
 
     @router.post("/{name}/items", summary="Add items to a conversation")
-    async def add(
-        name: str,
-        request: Request,
-    ) -> Response:
-        added = await conversations.add(_tenant(request), name, read_body(await request.body()))
-        return _json(page(added, {"order": "asc", "limit": "100"}, _id_of))
+    async def add(name: str, request: Request) -> Response:
+        messages = wire.read_items(await request.body())
+        owner, added = await conversations.add(_tenant(request), name, messages)
+        return _json(page(wire.items(added, owner), {"order": "asc", "limit": "100"}, _id_of))
 
     @router.get("/{name}/items/{item_id}", summary="Retrieve an item of a conversation")
     async def item(name: str, item_id: str, request: Request) -> Response:
-        return _json(await conversations.item(_tenant(request), name, item_id))
+        message = await conversations.item(_tenant(request), name, item_id)
+        return _json(wire.items([message], name)[0])
 
     @router.delete("/{name}/items/{item_id}", summary="Delete an item of a conversation")
     async def remove(name: str, item_id: str, request: Request) -> Response:
-        return _json(await conversations.remove(_tenant(request), name, item_id))
+        return _json(wire.shown(await conversations.remove(_tenant(request), name, item_id)))
 
     return router

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
+from functools import partial
 from typing import Protocol
 
 from broker import dispatch, durable
@@ -18,7 +20,7 @@ from broker.bus.background import publish, tell_cancelled
 from broker.bus.eventlog import EventLog, FencedError
 from broker.bus.layout import MAX_INLINE_BODY
 from broker.bus.queue import Publisher
-from broker.bus.responses import Responses
+from broker.bus.responses import ConflictError, Responses
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
 from broker.routing import Decision
@@ -30,7 +32,11 @@ from edge.responses.turn import Turn
 
 # A follower that hears nothing looks at the record this often.
 _LOOK_S = 5.0
-_PATIENCE_S = 5.0
+# For how long NATS may be away: longer than it takes to elect a leader.
+_PATIENCE_S = 10.0
+_RETRY_S = 0.25
+
+_log = logging.getLogger(__name__)
 
 
 class Router(Protocol):
@@ -65,16 +71,41 @@ class ResponseService:
             limit = self._limits.max_body_bytes
             return await turn.load(self.stored, request, key.tenant, limit=limit)
 
-    async def keep(self, record: stored_pb2.StoredResponse) -> None:
-        """Store a response that is complete, before anybody is told so."""
+    async def finish(self, asked: Turn, record: stored_pb2.StoredResponse) -> None:
+        """Store a response that is over, where it is kept, before anybody is told so.
+
+        Sits out a change of NATS' leader. Raises `InferenceError` when that takes too long.
+        """
+        asked.fill(record)
+        if not asked.kept:
+            return
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _PATIENCE_S
         with told():
+            while True:
+                try:
+                    await self._store(record)
+                except BusError:
+                    if loop.time() > deadline:
+                        raise
+                    await asyncio.sleep(_RETRY_S)
+                else:
+                    return
+
+    async def _store(self, record: stored_pb2.StoredResponse) -> None:
+        with contextlib.suppress(ConflictError):  # it is ours: an earlier try was taken
             await self.stored.responses.create(record)
-            if name := record.request.generate.responses.conversation:
+        name = record.request.generate.responses.conversation
+        if name and record.status != stored_pb2.RESPONSE_STATUS_FAILED:
+            add = partial(durable.converse, record=record)
+            await self.stored.conversations.change(record.tenant, name, add, whole=True)
 
-                def add(conversation: stored_pb2.StoredConversation) -> bool:
-                    return durable.converse(conversation, record)
-
-                await self.stored.conversations.change(record.tenant, name, add, whole=True)
+    async def finish_failed(self, asked: Turn, record: stored_pb2.StoredResponse) -> None:
+        """`finish` for one that failed while it was read: that it is not kept fails nothing."""
+        try:
+            await self.finish(asked, record)
+        except InferenceError as exc:
+            _log.warning("response %s failed and is not kept: %s", record.id, exc.message)
 
     async def get(self, tenant: str, name: str) -> stored_pb2.StoredResponse:
         """The response of this id."""
@@ -83,6 +114,14 @@ class ResponseService:
         if kept is None:
             raise not_found(name)
         return kept.record
+
+    async def get_log(self, tenant: str, name: str) -> stored_pb2.StoredResponse:
+        """The response of this id, which `follow` can stream."""
+        record = await self.get(tenant, name)
+        if not record.background:
+            message = "only responses that were created with background=true can be streamed again"
+            raise InferenceError("invalid_request", message, param="stream")
+        return record
 
     async def start_background(
         self, asked: Turn, key: KeyRecord, *, own_provider_key: bool, watched: bool
@@ -137,16 +176,10 @@ class ResponseService:
 
     async def follow(
         self, tenant: str, name: str
-    ) -> AsyncIterator[list[event_pb2.Event] | stored_pb2.StoredResponse]:
+    ) -> AsyncGenerator[list[event_pb2.Event] | stored_pb2.StoredResponse, None]:
         """Events of a background response from its first one on; last its record, complete."""
 
         def watch(record: stored_pb2.StoredResponse) -> bool:
-            if not record.background:
-                raise InferenceError(
-                    "invalid_request",
-                    "only responses that were created with background=true can be streamed again",
-                    param="stream",
-                )
             fresh = not (record.watched or record.status in durable.FINAL)
             record.watched |= fresh
             return fresh

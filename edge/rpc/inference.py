@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 from broker import operations
 from broker.answer import Fold
 from broker.config import Limits
 from broker.errors import InferenceError
-from broker.keys import KeyRecord
 from broker.v1 import generation_pb2
 from broker.v1 import inference_service_pb2 as pb
 from broker.v1 import inference_service_pb2_grpc as pb_grpc
@@ -20,6 +18,7 @@ from edge.engine import Engine
 from edge.exchange import Exchange
 from edge.http.reply import new_request_id
 from edge.http.slots import OpenStreams
+from edge.rpc.asking import Asking, Question
 from edge.rpc.bulk import Bulk
 from edge.rpc.calls import Call, Calls, Context, status_of, unexpected
 from edge.rpc.report import Asked, Reporter
@@ -29,19 +28,6 @@ from edge.translate.vectors import read_vectors
 
 # A name of the caller's own for a request.
 _ALIAS = re.compile(r"[!-~]{0,128}")
-
-
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """A request and the terms on which it is answered."""
-
-    request: generation_pb2.Request
-    key: KeyRecord
-    method: str
-    request_id: str
-    timeout_s: float
-    alias: str = ""
-    provider_key: str | None = field(default=None, repr=False)
 
 
 class InferenceService(pb_grpc.InferenceServiceServicer):
@@ -56,10 +42,10 @@ class InferenceService(pb_grpc.InferenceServiceServicer):
         reporter: Reporter,
     ) -> None:
         self._engine = engine
+        self._asking = Asking(engine, limits, reporter)
         self._calls = calls
         self._limits = limits
         self._streams = streams
-        self._reporter = reporter
 
     async def Infer(  # noqa: N802
         self, request: pb.InferRequest, context: Context
@@ -114,22 +100,14 @@ class InferenceService(pb_grpc.InferenceServiceServicer):
 
     def _question(
         self, call: Call, method: str, request: pb.InferRequest | pb.InferStreamRequest
-    ) -> _Question:
+    ) -> Question:
         if not _ALIAS.fullmatch(request.request_id):
             message = "a request id is at most 128 visible ASCII characters"
             raise invalid("request_id", message)
-        timeout_s = call.timeout_s(self._limits.request_timeout_s)
-        return _Question(
-            request.request,
-            call.key,
-            method,
-            call.request_id,
-            timeout_s,
-            request.request_id,
-            call.provider_key,
-        )
+        question = Question.of(call, method, request.request, self._limits)
+        return replace(question, alias=request.request_id)
 
-    async def _stream(self, question: _Question, shown_id: str, context: Context) -> None:
+    async def _stream(self, question: Question, shown_id: str, context: Context) -> None:
         sequence = 0
         async with self._exchange(question, streamed=True) as (exchange, asked):
             while batch := await exchange.next():
@@ -143,32 +121,15 @@ class InferenceService(pb_grpc.InferenceServiceServicer):
                         event=event,
                         answer_id=exchange.answer_id if sequence == 1 else "",
                     )
-                    await self._write(context, response)
-
-    async def _write(self, context: Context, response: pb.InferStreamResponse) -> None:
-        """Write one event; who does not read holds a provider's connection, so not for ever."""
-        patience_s = self._limits.slow_reader_s
-        try:
-            async with asyncio.timeout(patience_s):
-                await context.write(response)
-        except TimeoutError as exc:
-            message = f"the client did not read for {patience_s:g} s"
-            raise InferenceError("client_gone", message) from exc
+                    await self._asking.write(context, response)
 
     async def _item(self, item: pb.InferManyRequest, call: Call) -> pb.InferManyResponse:
         """The result of one item of a bulk call; its error is in-band, so that the call lives."""
         request_id = new_request_id()
         try:
-            key = await call.authenticate()
-            timeout_s = call.timeout_s(self._limits.request_timeout_s)
-            question = _Question(
-                item.request,
-                key,
-                "InferMany",
-                request_id,
-                timeout_s,
-                provider_key=call.provider_key,
-            )
+            await call.authenticate()
+            question = Question.of(call, "InferMany", item.request, self._limits)
+            question = replace(question, request_id=request_id)
             _require_custom_id(item)
             answer = await self._answer(question)
             return pb.InferManyResponse(custom_id=item.custom_id, answer=answer)
@@ -178,7 +139,7 @@ class InferenceService(pb_grpc.InferenceServiceServicer):
             error = unexpected(exc, request_id)
         return pb.InferManyResponse(custom_id=item.custom_id, error=status_of(error, request_id))
 
-    async def _answer(self, question: _Question) -> pb.Answer:
+    async def _answer(self, question: Question) -> pb.Answer:
         """The whole answer to a request."""
         fold = Fold()
         async with self._exchange(question, streamed=False) as (exchange, asked):
@@ -190,37 +151,18 @@ class InferenceService(pb_grpc.InferenceServiceServicer):
 
     @contextlib.asynccontextmanager
     async def _exchange(
-        self, question: _Question, *, streamed: bool
+        self, question: Question, *, streamed: bool
     ) -> AsyncIterator[tuple[Exchange, Asked]]:
-        """A request while it runs; it is reported when it ends, in whatever way."""
-        asked = Asked(question.method, question.request_id, question.key)
-        request, exchange = question.request, None
-        error: InferenceError | None = None
-        try:
+        """A request while it runs."""
+        request = question.request
+        async with self._asking.reported(question) as asked:
             check(request, streamed=streamed)
             # The method that was called decides, whatever the request says.
             operations.set_streamed(request, streamed)
             if request.HasField("generate"):
                 request.generate.surface = generation_pb2.SURFACE_GRPC
-            exchange = await self._engine.submit(
-                request,
-                question.key,
-                request_id=question.request_id,
-                timeout_s=question.timeout_s,
-                alias=question.alias,
-                provider_key=question.provider_key,
-            )
-            yield exchange, asked
-        except InferenceError as exc:
-            error = exc
-            raise
-        except asyncio.CancelledError:
-            error = InferenceError("client_gone", "the caller has gone")
-            raise
-        finally:
-            if exchange is not None:
-                exchange.close()
-            self._reporter.finished(asked, error)
+            async with self._asking.exchange(question, request) as exchange:
+                yield exchange, asked
 
 
 def _require_custom_id(item: pb.InferManyRequest) -> None:

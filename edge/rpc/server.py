@@ -18,16 +18,26 @@ from broker.v1 import (
     control_service_pb2_grpc,
     inference_service_pb2,
     inference_service_pb2_grpc,
+    responses_service_pb2,
+    responses_service_pb2_grpc,
 )
 from edge.auth import Authenticator
 from edge.engine import Engine
 from edge.http.slots import OpenStreams
+from edge.responses.conversations import Conversations
+from edge.responses.service import ResponseService
+from edge.rpc.asking import Asking
 from edge.rpc.calls import Calls
 from edge.rpc.control import ControlService
+from edge.rpc.conversations import ConversationsService
 from edge.rpc.inference import InferenceService
 from edge.rpc.report import Reporter
+from edge.rpc.responses import ResponsesService
 
 _INFERENCE = inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
+_KEPT = responses_service_pb2.DESCRIPTOR.services_by_name
+_RESPONSES = _KEPT["ResponsesService"].full_name
+_CONVERSATIONS = _KEPT["ConversationsService"].full_name
 _CONTROL = control_service_pb2.DESCRIPTOR.services_by_name["ControlService"].full_name
 # A client that has vanished without a word is noticed after the two together.
 _PING_MS = 30_000
@@ -50,6 +60,8 @@ class RpcServer:
         settings: Settings,
         version: str,
         telemetry: Telemetry | None = None,
+        *,
+        responses: ResponseService | None = None,
     ) -> None:
         limits = settings.limits
         self._engine = engine
@@ -79,8 +91,23 @@ class RpcServer:
         control_service_pb2_grpc.add_ControlServiceServicer_to_server(
             ControlService(engine, self._calls, limits, version), tolerant
         )
+        if responses is not None:
+            responses_service_pb2_grpc.add_ResponsesServiceServicer_to_server(
+                ResponsesService(
+                    responses,
+                    Asking(engine, limits, reporter),
+                    self._calls,
+                    limits,
+                    streams,
+                ),
+                tolerant,
+            )
+            responses_service_pb2_grpc.add_ConversationsServiceServicer_to_server(
+                ConversationsService(Conversations(responses.stored), self._calls), tolerant
+            )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (_INFERENCE, _CONTROL, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        kept = (_RESPONSES, _CONVERSATIONS) if responses is not None else ()
+        names = (_INFERENCE, *kept, _CONTROL, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
 
     async def start(self) -> None:
@@ -120,7 +147,7 @@ class RpcServer:
 
     async def _show_health(self, *, ready: bool) -> None:
         status = _Status.SERVING if ready else _Status.NOT_SERVING
-        for name in ("", _INFERENCE):
+        for name in ("", _INFERENCE, _RESPONSES):
             await self._health.set(name, status)
 
 

@@ -30,11 +30,10 @@ class ResponsesAnswer:
         """
         self.fold.feed(events)
 
-    def stored(self, *, tenant: str = "", completed_at: int = 0) -> stored_pb2.StoredResponse:
+    def stored(self, *, completed_at: int = 0) -> stored_pb2.StoredResponse:
         """The response as it is to be kept, before `render`; `completed_at` in Unix seconds."""
         answer = self.fold.answer(self._id, self._created)
         kept = self._kept = finished(self._request, answer)
-        kept.tenant = tenant
         kept.completed_at = completed_at
         return kept
 

@@ -142,7 +142,7 @@ def shown(stored: stored_pb2.StoredResponse, made: ResponseObject | None = None)
         usage=answer.usage if answer.HasField("usage") else None,
         error=error,
         incomplete=stored.incomplete_reason if incomplete else "",
-        completed_at=stored.completed_at,
+        completed_at=stored.completed_at if whole else 0,
         service_tier=answer.service_tier,
     )
 

@@ -14,25 +14,12 @@ from broker.v1 import generation_pb2
 from edge.translate import wire_responses as wire
 from edge.translate.body import as_it_is, read_body, shaped, write_rest
 from edge.translate.refusals import invalid, json_text, missing
-from edge.translate.responses_messages import add_input, check_calls
+from edge.translate.responses_messages import add_input
+from edge.translate.responses_options import LOGPROBS, check_options, check_word
 from edge.translate.tools import choose_tool
 
 _Generate = generation_pb2.GenerateRequest
 _Format = generation_pb2.ResponseFormat
-
-LOGPROBS = "message.output_text.logprobs"
-_INCLUDE = frozenset(
-    {
-        "code_interpreter_call.outputs",
-        "computer_call_output.output.image_url",
-        "file_search_call.results",
-        "message.input_image.image_url",
-        LOGPROBS,
-        "reasoning.encrypted_content",
-        "web_search_call.action.sources",
-        "web_search_call.results",
-    }
-)
 
 
 def parse_responses(body: bytes) -> generation_pb2.Request:
@@ -47,14 +34,15 @@ def parse_responses(body: bytes) -> generation_pb2.Request:
     generate = request.generate
     generate.surface = generation_pb2.SURFACE_RESPONSES
     generate.model = asked.model
-    _check_together(asked)
+    if asked.stream_options is not None and not asked.stream:
+        message = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
+        raise invalid("stream_options", message)
     if asked.input is not None:
         add_input(generate, asked.input)
     if asked.tools:
         _add_tools(generate, asked.tools, source["tools"])
     write_rest(request, generate, source, _FIELDS, _DONE)
-    if not generate.responses.previous_response_id and not generate.responses.conversation:
-        check_calls(generate.messages)
+    check_options(generate)
     return request
 
 
@@ -65,31 +53,8 @@ def as_responses(exc: InferenceError) -> InferenceError:
     return invalid("model", exc.message, "model_not_found")
 
 
-def _check_together(asked: wire.ResponsesRequest) -> None:
-    """Fields that are wrong only beside others."""
-    if asked.stream_options is not None and not asked.stream:
-        message = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
-        raise invalid("stream_options", message)
-    if asked.previous_response_id is not None and asked.conversation is not None:
-        raise invalid(
-            "conversation",
-            "Mutually exclusive parameters: Ensure you are only providing one of: "
-            "'previous_response_id' or 'conversation'.",
-            "mutually_exclusive_parameters",
-        )
-    others = (asked.previous_response_id, asked.conversation, asked.prompt)
-    if asked.input is None and all(other is None for other in others):
-        raise missing("input")
-
-
 # Translated before the walk.
 _DONE = frozenset({"model", "input", "tools"})
-
-
-def _one_of(param: str, value: str, *words: str) -> None:
-    if value not in words:
-        known = ", ".join(f"'{word}'" for word in words)
-        raise invalid(param, f"Invalid value: '{value}'. Supported values are: {known}.")
 
 
 def _keep(generate: _Generate, owner: str, raw: Any, known: frozenset[str]) -> None:
@@ -162,7 +127,6 @@ _REASONING = frozenset(wire.Reasoning.__struct_fields__)
 def _text(generate: _Generate, value: dict[str, Any]) -> None:
     verbosity, form = value.get("verbosity"), value.get("format")
     if verbosity is not None:
-        _one_of("text.verbosity", verbosity, "low", "medium", "high")
         generate.verbosity = verbosity
     if form is not None:
         _format(generate, form)
@@ -191,7 +155,7 @@ def _format(generate: _Generate, form: dict[str, Any]) -> None:
         hub.json = json_text(form, "text.format")
         return
     else:
-        _one_of("text.format.type", kind, "text", "json_object", "json_schema")
+        check_word("text.format.type", kind, ("text", "json_object", "json_schema"))
     _keep(generate, "text.format", form, _FORMAT)
 
 
@@ -203,7 +167,6 @@ def _reasoning(generate: _Generate, value: dict[str, Any]) -> None:
     # The older name of the same field.
     summary = value.get("summary") or value.get("generate_summary")
     if summary is not None:
-        _one_of("reasoning.summary", summary, "auto", "concise", "detailed")
         hub.summary = summary
     for name in value.keys() - _REASONING:
         if value[name] is not None:
@@ -216,8 +179,6 @@ def _top_logprobs(generate: _Generate, value: int) -> None:
 
 
 def _include(generate: _Generate, value: list[str]) -> None:
-    for index, word in enumerate(value):
-        _one_of(f"include[{index}]", word, *sorted(_INCLUDE))
     generate.responses.include.extend(value)
     if LOGPROBS in value:
         generate.logprobs = True
@@ -244,11 +205,6 @@ def _conversation(generate: _Generate, value: str | dict[str, Any]) -> None:
     generate.responses.conversation = value if isinstance(value, str) else value["id"]
 
 
-def _truncation(generate: _Generate, value: str) -> None:
-    _one_of("truncation", value, "auto", "disabled")
-    generate.responses.truncation = value
-
-
 def _stream_options(generate: _Generate, value: dict[str, Any]) -> None:
     options = generate.stream_options
     options.SetInParent()
@@ -257,29 +213,8 @@ def _stream_options(generate: _Generate, value: dict[str, Any]) -> None:
     _keep(generate, "stream_options", value, frozenset({"include_obfuscation"}))
 
 
-_LONGEST = {"name": 64, "value": 512}
-_MOST_METADATA = 16
-
-
 def _metadata(generate: _Generate, value: dict[str, str | None]) -> None:
-    if len(value) > _MOST_METADATA:
-        raise invalid(
-            "metadata",
-            f"Invalid 'metadata': too many properties. Expected an object with at most "
-            f"{_MOST_METADATA} properties, but got an object with {len(value)} properties instead.",
-            "object_above_max_properties",
-        )
-    for name, text in value.items():
-        for what, said in (("name", name), ("value", text or "")):
-            if len(said) > _LONGEST[what]:
-                param = f"metadata.{name[: _LONGEST['name']]}"
-                message = (
-                    f"Invalid '{param}': string too long. Expected a {what} with maximum length "
-                    f"{_LONGEST[what]}, but got a string with length {len(said)} instead."
-                )
-                raise invalid(param, message, "string_above_max_length")
-        if text is not None:
-            generate.metadata[name] = text
+    generate.metadata.update({name: text for name, text in value.items() if text is not None})
 
 
 _FIELDS: dict[str, Callable[[_Generate, Any], None]] = {
@@ -313,5 +248,5 @@ _FIELDS: dict[str, Callable[[_Generate, Any], None]] = {
     "text": _text,
     "tool_choice": _tool_choice,
     "top_logprobs": _top_logprobs,
-    "truncation": _truncation,
+    "truncation": _option("truncation"),
 }

@@ -130,6 +130,11 @@ class ResponsesStream:
         """A stream as this request asks for it."""
         return cls(answer_id, created, request)
 
+    @property
+    def begun(self) -> bool:
+        """Whether the response's id was shown."""
+        return self._begun
+
     def begin(self) -> bytes:
         """What is known before an answer: in the background, that the response is queued.
 
@@ -166,7 +171,7 @@ class ResponsesStream:
         return b"".join(out)
 
     def stored(
-        self, *, tenant: str = "", completed_at: int = 0, error: InferenceError | None = None
+        self, *, completed_at: int = 0, error: InferenceError | None = None
     ) -> stored_pb2.StoredResponse:
         """The response as it is to be kept, so that it can be before `finish` or `error` is sent.
 
@@ -181,7 +186,6 @@ class ResponsesStream:
             kept.status = stored_pb2.RESPONSE_STATUS_IN_PROGRESS
         else:
             kept.completed_at = completed_at
-        kept.tenant = tenant
         self._kept = kept
         return kept
 
