@@ -12,6 +12,7 @@ from google.protobuf import text_format
 from broker.errors import InferenceError
 from broker.v1 import generation_pb2
 from workers import registry
+from workers.standins import CALL_A_TOOL
 
 USER = "messages { role: ROLE_USER parts { text { text: 'hi' } } }"
 
@@ -106,7 +107,7 @@ LEGACY = """legacy_functions: true tools { function { name: 'f' parameters: '{}'
 
 
 @pytest.mark.parametrize(
-    "provider", ["xai", "together_ai", "mistral", "deepseek", "openrouter", "cerebras", "perplexity", "ollama", "vllm", "huggingface"]
+    "provider", ["xai", "together_ai", "mistral", "deepseek", "openrouter", "cerebras", "perplexity", "vllm", "huggingface"]
 )  # fmt: skip
 def test_legacy_functions_are_tools_where_there_are_only_these(provider: str) -> None:
     said = USER + _calls("", "true") + _calls("", "true", "g") + _result("", "true", "g")
@@ -130,6 +131,31 @@ def test_a_choice_of_some_tools_shows_only_these() -> None:
     body = _body("groq", f"{USER} {tools} {choice}")
     assert [tool["function"]["name"] for tool in body["tools"]] == ["g"]
     assert body["tool_choice"] == "required"
+
+
+TWO_TOOLS = "tools { function { name: 'f' } } tools { function { name: 'g' } }"
+
+
+@pytest.mark.parametrize("provider", ["ollama", "deepseek"])
+@pytest.mark.parametrize("legacy", ["", "legacy_functions: true"])
+@pytest.mark.parametrize(
+    ("choice", "names"), [("MODE_REQUIRED", ["f", "g"]), ("MODE_NAMED names: 'g'", ["g"])]
+)
+def test_a_model_that_cannot_be_made_to_call_a_tool_is_asked_to(
+    provider: str, choice: str, names: list[str], legacy: str
+) -> None:
+    asked = f"{_says('SYSTEM', 'be kind')} {USER} {TWO_TOOLS} {legacy}"
+    body = _body(provider, f"{asked} tool_choice {{ mode: {choice} }}")
+    assert [tool["function"]["name"] for tool in body["tools"]] == names
+    assert body["messages"][0]["content"] == f"be kind\n\n{CALL_A_TOOL}"
+    assert "tool_choice" not in body
+
+
+def test_a_model_that_cannot_be_kept_from_calling_tools_is_shown_none() -> None:
+    choice = "tool_choice { mode: MODE_NONE }"
+    body = _body("ollama", f"{USER} {TWO_TOOLS} {choice}")
+    assert not body.keys() & {"tools", "tool_choice"}
+    assert _body("deepseek", f"{USER} {TWO_TOOLS} {choice}")["tool_choice"] == "none"
 
 
 THOUGHT = """messages { role: ROLE_ASSISTANT

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from workers.dialects.openai_chat import DIALECT
-from workers.dialects.openai_chat.parameters import CHAT, ONE_CHOICE, PLAIN, efforts
+from workers.dialects.openai_chat.parameters import ASKED_CALL, CHAT, ONE_CHOICE, PLAIN, efforts
 from workers.dialects.openai_responses import OpenAiResponses
 from workers.dialects.openai_responses.parameters import RESPONSES, STATELESS, nested
 from workers.dialects.openai_responses.rule import whenever_asked
@@ -11,7 +11,6 @@ from workers.parameters import At, Reasoning, clamp, drop, emulate, family
 from workers.provider import Alternative, Provider
 
 _UNHEARD = ("temperature", "presence_penalty", "frequency_penalty", "logprobs", "top_logprobs")
-_FORCED = ("tool_choice=required", "tool_choice=named")
 
 PROVIDER = Provider(
     name="deepseek",
@@ -27,7 +26,7 @@ PROVIDER = Provider(
         efforts("low", "high", "max", off=At("thinking.type", "disabled")),
         families=(family("deepseek-chat", "deepseek-chat", drop("reasoning_effort")),),
         reasoning=Reasoning.BY_DEFAULT,
-        while_reasoning=(*drop(*_UNHEARD, *_FORCED), *clamp("top_p", 0.95, 1)),
+        while_reasoning=(*drop(*_UNHEARD), *ASKED_CALL, *clamp("top_p", 0.95, 1)),
     ),
     alternative=Alternative(
         OpenAiResponses(DIALECT.error, plain_reasoning=True),

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from broker.operations import EMBED
 from workers.dialects.openai_chat import DIALECT
-from workers.dialects.openai_chat.parameters import CHAT, NAME_IN_TEXT, ONE_CHOICE, PLAIN
+from workers.dialects.openai_chat.parameters import (
+    ASKED_CHOICE,
+    CHAT,
+    NAME_IN_TEXT,
+    ONE_CHOICE,
+    PLAIN,
+)
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
-from workers.parameters import drop, keep
+from workers.parameters import drop
 from workers.provider import Provider
-
-_CHOICES = ("tool_choice=none", "tool_choice=required", "tool_choice=named")
 
 PROVIDER = Provider(
     name="ollama",
@@ -25,6 +29,6 @@ PROVIDER = Provider(
     parameters=CHAT.but(
         (*PLAIN, *ONE_CHOICE, *NAME_IN_TEXT),
         drop("user", "parallel_tool_calls"),
-        keep(*_CHOICES, note="older servers ignore it"),
+        ASKED_CHOICE,  # it reads no tool_choice
     ),
 )

@@ -59,6 +59,21 @@ NAME_IN_TEXT = emulate(
 ONE_CHOICE = emulate("n", unless=Action.REJECT, note="one call for each answer")
 # Text is cut where it comes in.
 CUT_STOP = emulate("stop", unless=Action.DROP, note="the answer is cut here")
+# A model that cannot be made to call a tool, or not to, is asked.
+ASKED_CALL = (
+    *emulate(
+        "tool_choice=required",
+        path="messages[]",
+        note="asked for in the system prompt; the model may still answer with text",
+    ),
+    *emulate(
+        "tool_choice=named", path="tools", note="offered alone, and asked for in the system prompt"
+    ),
+)
+ASKED_CHOICE = (
+    *emulate("tool_choice=none", path="tools", note="no tools are offered"),
+    *ASKED_CALL,
+)
 # Usage comes unasked.
 USAGE_ALWAYS = drop("stream_options", note="usage always comes")
 TEXT_ALONE = (*reject("modalities", note="it answers with text alone"), *drop("audio"))

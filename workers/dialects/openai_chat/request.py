@@ -20,6 +20,7 @@ from workers.fragments import fragment, merge
 from workers.parameters import Action, Losses, Row, asked, base_name, settle
 from workers.paths import segment
 from workers.provider import Call, Provider
+from workers.standins import CALL_A_TOOL
 
 _Generate = generation_pb2.GenerateRequest
 _Choice = generation_pb2.ToolChoice
@@ -137,7 +138,14 @@ class _Writing:
             self.losses.drop("tool_choice")
             return
         self.body["tools"] = tools_json(self.generate, self.quirks, only=names)
-        self.body["tool_choice"] = "required"
+        if self.rows["tool_choice=named"].path == "tool_choice":
+            self.body["tool_choice"] = "required"
+        else:
+            self.asked_call(None)
+
+    def asked_call(self, _: Any) -> None:
+        """A model that cannot be forced is asked to call a tool."""
+        instruct(self.body["messages"], CALL_A_TOOL)
 
     def any_object(self, _: Any) -> None:
         form = {"name": "object", "schema": _ANY_OBJECT}
@@ -162,6 +170,7 @@ _CODE: Mapping[str, Callable[[_Writing, Any], None]] = {
     "function_call": _Writing.function_call,
     "tool_choice=none": _Writing.no_tools,
     "tool_choice=named": _Writing.one_tool,
+    "tool_choice=required": _Writing.asked_call,
     "response_format=json_object": _Writing.any_object,
     "response_format=json_schema": _Writing.object_by_schema,
     "logprobs": _Writing.logprobs,
