@@ -65,6 +65,10 @@ reported. Fields that OpenAI's API does not have (`top_k`, `thinking`, `safety_s
 `cache_control`) go on to providers that have them.
 """
 
+_SECOND = """\
+For requests that chat cannot carry: hosted tools, encrypted reasoning, models that speak nothing
+else; and, unless it says otherwise above, for those that came in this format."""
+
 
 def page() -> str:
     """The whole page."""
@@ -91,7 +95,8 @@ def cells(provider: Provider) -> int:
     """How many cells its table has; two where a model that may reason is different when it does."""
     return sum(
         1 + (sheet.reasoning not in _SETTLED and _differs(sheet, column))
-        for sheet in provider.parameters.sheets
+        for form in provider.formats
+        for sheet in form.parameters.sheets
         for column in COLUMNS
     )
 
@@ -139,7 +144,7 @@ def _support(providers: Mapping[str, Provider]) -> str:
     ]
     for name, provider in providers.items():
         ticks = SEED_TICKS.get(name, "-")
-        families = len(provider.parameters.sheets)
+        families = sum(len(form.parameters.sheets) for form in provider.formats)
         row = (f"`{name}`", ticks, supported(provider), families, cells(provider))
         lines.append("| " + " | ".join(map(str, row)) + " |")
     total = sum(map(cells, providers.values()))
@@ -148,9 +153,16 @@ def _support(providers: Mapping[str, Provider]) -> str:
 
 
 def _provider(name: str, provider: Provider) -> str:
-    *families, others = provider.parameters.sheets
     summary = (provider_doc(name) or "").strip()
-    lines = [f"## {name}", "", summary, ""]
+    lines = [f"## {name}", "", summary, "", *_table(provider)]
+    for second in provider.formats[1:]:
+        lines += ["", f"### {name}, in the Responses format", "", _SECOND, "", *_table(second)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(provider: Provider) -> list[str]:
+    *families, others = provider.parameters.sheets
+    lines = []
     passed = [column for column in COLUMNS if _is_plain(others.rows[column])]
     if passed:
         lines += ["Pass: " + ", ".join(f"`{column}`" for column in passed) + ".", ""]
@@ -169,8 +181,7 @@ def _provider(name: str, provider: Provider) -> str:
             continue
         lines += ["| Parameter | What becomes of it |", "|---|---|"]
         lines += [f"| `{column}` | {_cell(sheet, column)} |" for column in rows]
-    lines += _defaults(provider.parameters.sheets)
-    return "\n".join(lines) + "\n"
+    return lines + _defaults(provider.parameters.sheets)
 
 
 def provider_doc(name: str) -> str | None:

@@ -167,8 +167,15 @@ class Provider:
         second = self.alternative
         if second is None or not request.HasField("generate"):
             return self
-        if not second.wanted(request, model):
-            return self
+        return self._in(second) if second.wanted(request, model) else self
+
+    @property
+    def formats(self) -> tuple[Provider, ...]:
+        """The provider as it is with each of the formats it speaks, the first one first."""
+        second = self.alternative
+        return (self,) if second is None else (self, self._in(second))
+
+    def _in(self, second: Alternative) -> Provider:
         return replace(
             self,
             dialect=second.dialect,

@@ -12,6 +12,7 @@ from edge.translate.chat_request import parse_chat
 from tests.edge.hub import asked
 from workers import registry
 from workers.provider import Call
+from workers.standins import CALL_A_TOOL
 
 
 def call(request: generation_pb2.Request, model: str = "m", provider: str = "openai") -> Call:
@@ -232,3 +233,19 @@ def test_what_a_provider_cannot_take_is_left_out_and_reported() -> None:
     made = call(asked(metadata={"a": "b"}, user="u"), "deepseek-v4-pro", "deepseek")
     assert made.dropped == ("user", "metadata")
     assert not {"metadata", "user"} & json.loads(made.body).keys()
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"), [("required", ["f", "g"]), ({"type": "function", "name": "g"}, ["g"])]
+)
+def test_a_model_that_cannot_be_made_to_call_a_tool_is_asked_to(
+    choice: Any, names: list[str]
+) -> None:
+    tools = [FUNCTION, {**FUNCTION, "name": "g"}]
+    request = asked(tools=tools, tool_choice=choice, instructions="Be kind.")
+    made = body(request, "deepseek-v4-pro", "deepseek")
+    assert [tool["name"] for tool in made["tools"]] == names
+    assert made["instructions"] == f"Be kind.\n\n{CALL_A_TOOL}"
+    # There is no state to bring along.
+    assert not made.keys() & {"tool_choice", "include"}
+    assert body(request)["tool_choice"] == choice

@@ -68,7 +68,7 @@ def plan_of(request: generation_pb2.Request, model: str, provider: Provider) -> 
     left = left_to_worker(rows, {"n": generate.n or 1, "stop": list(generate.stop)})
     column = _FORMS.get(generate.response_format.kind)
     row = rows.get(column) if column else None
-    form = row is not None and row.action is Action.EMULATE
+    form = row is not None and (row.action is Action.EMULATE or row.checked)
     calls = generate.n if "n" in left else 1
     stops = list(generate.stop) if "stop" in left else []
     if calls > _MOST_CALLS:

@@ -61,6 +61,8 @@ class Row:
     words: Mapping[Any, Any] | None = None
     # Not sent where the value asks for what happens anyway.
     unless_moot: bool = False
+    # MAP that is an emulation in some requests: answers are checked as where it always is one.
+    checked: bool = False
     # EMULATE by the worker: DROP or REJECT where nobody emulates.
     unless: Action | None = None
     note: str = ""
@@ -105,9 +107,11 @@ def words(
     return (Row(parameter, Action.MAP, path, words=table, note=note, source=source),)
 
 
-def mapped(parameter: str, path: str, *, note: str = "", source: str = "") -> Rows:
+def mapped(
+    parameter: str, path: str, *, checked: bool = False, note: str = "", source: str = ""
+) -> Rows:
     """Goes out in another form, written by the dialect's own code."""
-    return (Row(parameter, Action.MAP, path, note=note, source=source),)
+    return (Row(parameter, Action.MAP, path, checked=checked, note=note, source=source),)
 
 
 def emulate(

@@ -9,12 +9,10 @@ from broker.operations import EMBED
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, MAX_TOKENS, OPENAI_FAMILIES
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
-from workers.dialects.openai_responses import OpenAiResponses
 from workers.dialects.openai_responses.parameters import OPENAI_FAMILIES as RESPONSES_FAMILIES
-from workers.dialects.openai_responses.parameters import RESPONSES
-from workers.dialects.openai_responses.rule import whenever_asked
+from workers.dialects.openai_responses.second import second_format
 from workers.parameters import family
-from workers.provider import Alternative, Provider
+from workers.provider import Provider
 
 _CALL = "/chat/completions"
 _RESPONSES = "/responses"
@@ -56,9 +54,7 @@ PROVIDER = Provider(
     quirks={"allowed_tools": "send"},
     operations={EMBED: OpenAiEmbeddings(DIALECT.error, user=True)},
     parameters=CHAT.but(families=(family("Mistral", "mistral", MAX_TOKENS), *OPENAI_FAMILIES)),
-    alternative=Alternative(
-        OpenAiResponses(DIALECT.error),
-        whenever_asked(only=_RESPONSES_ONLY, never=_OTHERS),
-        RESPONSES.but(families=RESPONSES_FAMILIES),
+    alternative=second_format(
+        DIALECT.error, only=_RESPONSES_ONLY, never=_OTHERS, families=RESPONSES_FAMILIES
     ),
 )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import ASKED_CALL, CHAT, ONE_CHOICE, PLAIN, efforts
-from workers.dialects.openai_responses import OpenAiResponses
-from workers.dialects.openai_responses.parameters import RESPONSES, STATELESS, nested
-from workers.dialects.openai_responses.rule import whenever_asked
+from workers.dialects.openai_responses.parameters import STATELESS
+from workers.dialects.openai_responses.second import second_format
 from workers.parameters import At, Reasoning, clamp, drop, emulate, family
-from workers.provider import Alternative, Provider
+from workers.provider import Provider
 
-_UNHEARD = ("temperature", "presence_penalty", "frequency_penalty", "logprobs", "top_logprobs")
+_LOGPROBS = ("logprobs", "top_logprobs")
+_UNHEARD = ("temperature", "presence_penalty", "frequency_penalty", *_LOGPROBS)
+_EFFORTS = efforts("low", "high", "max", off=At("thinking.type", "disabled"))
 
 PROVIDER = Provider(
     name="deepseek",
@@ -23,18 +24,16 @@ PROVIDER = Provider(
         drop("seed", "user", "parallel_tool_calls"),
         clamp("stop", None, 16),
         emulate("response_format=json_schema", path="response_format", note="the schema is told"),
-        efforts("low", "high", "max", off=At("thinking.type", "disabled")),
+        _EFFORTS,
         families=(family("deepseek-chat", "deepseek-chat", drop("reasoning_effort")),),
         reasoning=Reasoning.BY_DEFAULT,
         while_reasoning=(*drop(*_UNHEARD), *ASKED_CALL, *clamp("top_p", 0.95, 1)),
     ),
-    alternative=Alternative(
-        OpenAiResponses(DIALECT.error, plain_reasoning=True),
-        whenever_asked(),
-        RESPONSES.but(
-            STATELESS,
-            drop("parallel_tool_calls", "logprobs", "top_logprobs"),
-            nested(efforts("low", "high", "max", off=At("thinking.type", "disabled"))),
-        ),
+    alternative=second_format(
+        DIALECT.error,
+        (*STATELESS, *_EFFORTS, *drop("parallel_tool_calls", *_LOGPROBS)),
+        plain_reasoning=True,
+        reasoning=Reasoning.BY_DEFAULT,
+        while_reasoning=(*ASKED_CALL, *drop("temperature")),
     ),
 )

@@ -7,11 +7,9 @@ from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, OPENAI_FAMILIES
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
 from workers.dialects.openai_moderations import OpenAiModerations
-from workers.dialects.openai_responses import OpenAiResponses
 from workers.dialects.openai_responses.parameters import OPENAI_FAMILIES as RESPONSES_FAMILIES
-from workers.dialects.openai_responses.parameters import RESPONSES
-from workers.dialects.openai_responses.rule import whenever_asked
-from workers.provider import Alternative, Provider
+from workers.dialects.openai_responses.second import second_format
+from workers.provider import Provider
 
 # Models that chat does not take.
 _RESPONSES_ONLY = (
@@ -62,9 +60,5 @@ PROVIDER = Provider(
         EMBED: OpenAiEmbeddings(DIALECT.error, user=True),
     },
     parameters=CHAT.but(families=OPENAI_FAMILIES),
-    alternative=Alternative(
-        OpenAiResponses(DIALECT.error),
-        whenever_asked(only=_RESPONSES_ONLY),
-        RESPONSES.but(families=RESPONSES_FAMILIES),
-    ),
+    alternative=second_format(DIALECT.error, only=_RESPONSES_ONLY, families=RESPONSES_FAMILIES),
 )

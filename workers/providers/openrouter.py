@@ -6,21 +6,19 @@ from broker.operations import EMBED, RERANK
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, FUNCTIONS_AS_TOOLS, ONE_CHOICE
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
-from workers.dialects.openai_responses import OpenAiResponses
-from workers.dialects.openai_responses.parameters import RESPONSES
-from workers.dialects.openai_responses.rule import whenever_asked
+from workers.dialects.openai_responses.parameters import USAGE_ALWAYS
+from workers.dialects.openai_responses.second import second_format
 from workers.dialects.rerank import Rerank
 from workers.parameters import drop
-from workers.provider import Alternative, Provider
+from workers.provider import Provider
 
+_LACKING = drop("prompt_cache_retention", "safety_identifier")
 PROVIDER = Provider(
     name="openrouter",
     dialect=DIALECT,
     base_url="https://openrouter.ai/api/v1",
     models=(
-        "openai/gpt-5.2",
-        "anthropic/claude-sonnet-4.6",
-        "google/gemini-2.5-flash",
+        *("openai/gpt-5.2", "anthropic/claude-sonnet-4.6", "google/gemini-2.5-flash"),
         "openai/text-embedding-3-small",
     ),
     quirks={
@@ -33,16 +31,6 @@ PROVIDER = Provider(
         RERANK: Rerank(DIALECT.error),
         EMBED: OpenAiEmbeddings(DIALECT.error, user=True, input_type=True),
     },
-    parameters=CHAT.but(
-        (*FUNCTIONS_AS_TOOLS, *ONE_CHOICE),
-        drop("prompt_cache_retention", "safety_identifier", "store"),
-    ),
-    alternative=Alternative(
-        OpenAiResponses(DIALECT.error, plain_reasoning=True),
-        whenever_asked(),
-        RESPONSES.but(
-            drop("prompt_cache_retention", "safety_identifier"),
-            drop("stream_options", note="usage always comes"),
-        ),
-    ),
+    parameters=CHAT.but(FUNCTIONS_AS_TOOLS, ONE_CHOICE, _LACKING, drop("store")),
+    alternative=second_format(DIALECT.error, _LACKING, USAGE_ALWAYS, plain_reasoning=True),
 )

@@ -41,13 +41,19 @@ class Settings:
 
 
 PROVIDERS: dict[str, Provider] = {name: registry.load(Settings(name)) for name in REGISTRY}
+# Every table there is: of a second format, under the provider's name and the format's.
+TABLES: dict[str, Provider] = {
+    name + "-responses" * number: form
+    for name, provider in PROVIDERS.items()
+    for number, form in enumerate(provider.formats)
+}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One parameter at one provider for one family of models, while it reasons or not."""
+    """One parameter in one table for one family of models, while it reasons or not."""
 
-    provider: str
+    table: str
     sheet: Sheet
     column: str
     reasons: bool
@@ -55,7 +61,11 @@ class Cell:
     @property
     def id(self) -> str:
         family = self.sheet.name or "others"
-        return f"{self.provider}-{family}-{self.column}" + "-reasoning" * self.reasons
+        return f"{self.table}-{family}-{self.column}" + "-reasoning" * self.reasons
+
+    @property
+    def provider(self) -> Provider:
+        return TABLES[self.table]
 
     @property
     def row(self) -> Row:
@@ -64,7 +74,7 @@ class Cell:
 
     @property
     def model(self) -> str:
-        return MODELS[self.provider][self.sheet.name]
+        return MODELS[self.table][self.sheet.name]
 
     @property
     def effort(self) -> str | None:
@@ -76,7 +86,7 @@ class Cell:
         return None
 
     def call(self, request: generation_pb2.Request) -> Call:
-        provider = PROVIDERS[self.provider]
+        provider = self.provider
         return provider.dialect_for(self.model).call(request, self.model, provider)
 
 
@@ -84,7 +94,7 @@ def cells() -> list[Cell]:
     """All of them; while the model reasons, only those that are different then."""
     return [
         Cell(name, sheet, column, reasons)
-        for name, provider in PROVIDERS.items()
+        for name, provider in TABLES.items()
         for sheet in provider.parameters.sheets
         for column in COLUMNS
         for reasons in _states(sheet, column)

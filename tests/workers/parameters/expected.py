@@ -266,9 +266,46 @@ _BEDROCK: Expected = {
     ("message_name", "messages[].content[].text"): Among("Ann: Hi."),
 }
 
+
+def _flat_tool(name: str) -> dict[str, Any]:
+    return {
+        "type": "function",
+        "name": name,
+        "description": "Tells.",
+        "parameters": SCHEMA,
+        # Where chat's functions are not strict, this format's are unless they say so.
+        "strict": False,
+    }
+
+
+_FLAT_NAMED = {"type": "function", "name": "weather"}
+_RESPONSES: Expected = {
+    ("stream_options", "stream_options.include_obfuscation"): False,
+    ("store", "store"): False,
+    ("logprobs", "include[]"): Among("message.output_text.logprobs"),
+    ("functions", "tools"): _tools(_flat_tool),
+    ("tools", "tools"): _tools(_flat_tool),
+    ("function_call", "tool_choice"): _FLAT_NAMED,
+    ("tool_choice=auto", "tool_choice"): "auto",
+    ("tool_choice=none", "tool_choice"): "none",
+    ("tool_choice=required", "tool_choice"): "required",
+    ("tool_choice=required", "instructions"): _CALL_A_TOOL,
+    ("tool_choice=named", "tool_choice"): _FLAT_NAMED,
+    ("tool_choice=named", "tools"): [_flat_tool("weather")],
+    ("response_format=json_object", "text.format"): {"type": "json_object"},
+    ("response_format=json_schema", "text.format"): {
+        "type": "json_schema",
+        "name": "place",
+        "schema": SCHEMA,
+        "strict": True,
+    },
+    ("message_name", "input[].content"): Among("Ann: Hi."),
+}
+
 EXPECTED: dict[str, Expected] = {
     "bedrock_converse": _BEDROCK,
     "openai_chat": _CHAT,
+    "openai_responses": _RESPONSES,
     "anthropic_messages": _CLAUDE,
     "cohere_chat": _COHERE,
     "gemini": _GEMINI,

@@ -26,6 +26,23 @@ _GEMINI = {
     "": "some-model",
 }
 
+_RESPONSES = {
+    "gpt-3.5, gpt-4, gpt-4o, gpt-4.1, gpt-5-chat": "gpt-4o-mini",
+    "o-series and deep research": "o3-pro",
+    "gpt-5, codex, pro, gpt-5.x-chat, gpt-6-astra, gpt-6.1-sol": "gpt-5.5-pro",
+    "gpt-5.1 to gpt-5.4": "gpt-5.2",
+    "gpt-5.5 and later": "gpt-5.6-sol",
+    "": "some-model",
+}
+_GROK = {
+    "non-reasoning": "grok-4-fast-non-reasoning",
+    "grok-3-mini": "grok-3-mini",
+    "grok-4, 4-fast, 4.20, code": "grok-4-0709",
+    "grok-4.3": "grok-4.3",
+    "grok-4.5 and later": "grok-4.7",
+    "": "grok-2",
+}
+
 MODELS: dict[str, dict[str, str]] = {
     "openai": _OPENAI,
     "azure": {"Mistral": "mistral-large-3", **_OPENAI},
@@ -45,14 +62,10 @@ MODELS: dict[str, dict[str, str]] = {
         "other Claude": "claude-future",
         "": "some-model",
     },
-    "xai": {
-        "non-reasoning": "grok-4-fast-non-reasoning",
-        "grok-3-mini": "grok-3-mini",
-        "grok-4, 4-fast, 4.20, code": "grok-4-0709",
-        "grok-4.3": "grok-4.3",
-        "grok-4.5 and later": "grok-4.7",
-        "": "grok-2",
-    },
+    "xai": _GROK,
+    "openai-responses": _RESPONSES,
+    "azure-responses": _RESPONSES,
+    "xai-responses": _GROK,
     "groq": {
         "gpt-oss": "openai/gpt-oss-120b",
         "qwen3.8": "qwen/qwen3.8-27b",
@@ -113,6 +126,7 @@ MODELS: dict[str, dict[str, str]] = {
         for name in (
             *("together_ai", "mistral", "openrouter", "fireworks", "perplexity", "ollama"),
             *("vllm", "huggingface", "openai_compatible", "sim"),
+            *("groq-responses", "deepseek-responses", "openrouter-responses"),
         )
     },
 }

@@ -53,12 +53,14 @@ TABLE = Table(
     mapped(
         "response_format=json_object",
         "response_format.type",
+        checked=True,
         note="with a mention of JSON in the prompt, without which the model may never stop; "
         "beside tools or documents an instruction",
     ),
     mapped(
         "response_format=json_schema",
         "response_format.json_schema",
+        checked=True,
         note="the schema itself; beside tools a tool of ours takes the answer, beside documents "
         "it is an instruction",
     ),

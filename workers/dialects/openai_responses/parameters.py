@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from workers.parameters import (
     Action,
     Reasoning,
-    Rows,
     Table,
     drop,
     emulate,
@@ -21,11 +18,6 @@ from workers.parameters import (
 
 _EFFORT = "reasoning.effort"
 _CHOICES = ("auto", "none", "required", "named")
-
-
-def nested(efforts: Rows) -> Rows:
-    """Rows of `reasoning_effort` in their place here."""
-    return tuple(replace(row, path=_EFFORT) for row in efforts)
 
 
 # What OpenAI takes.
@@ -49,7 +41,7 @@ RESPONSES = Table(
     rename("verbosity", "text.verbosity"),
     mapped("stream_options", "stream_options.include_obfuscation", note="never padded"),
     mapped("store", "store", note="always false: responses are kept here"),
-    mapped("logprobs", "include"),
+    mapped("logprobs", "include[]"),
     mapped("tools", "tools", note="without the inner object"),
     mapped("functions", "tools"),
     mapped("function_call", "tool_choice"),
@@ -61,7 +53,8 @@ RESPONSES = Table(
     mapped("response_format", "text.format"),
     mapped("extra_headers", "(headers)"),
     emulate("n", unless=Action.REJECT, note="one call for each answer"),
-    drop("stop", "seed", "presence_penalty", "frequency_penalty", "logit_bias", "prediction"),
+    emulate("stop", unless=Action.DROP, note="the answer is cut here"),
+    drop("seed", "presence_penalty", "frequency_penalty", "logit_bias", "prediction"),
     drop("web_search_options", note="there is a tool for it"),
     reject("modalities", note="it answers with text alone"),
     drop("audio"),
@@ -69,6 +62,7 @@ RESPONSES = Table(
     words("role=function", {"function": "function_call_output"}, "input[].type"),
     emulate("message_name", path="input[].content", note="before the text of users; else left out"),
 )
+USAGE_ALWAYS = drop("stream_options", note="usage always comes")
 # Servers that keep nothing, and do not know all that OpenAI does.
 STATELESS = (
     *drop(
@@ -80,7 +74,7 @@ STATELESS = (
         "user",
         "verbosity",
     ),
-    *drop("stream_options", note="usage always comes"),
+    *USAGE_ALWAYS,
 )
 
 _SAMPLING = (

@@ -12,9 +12,10 @@ from broker.v1 import generation_pb2
 from workers.dialects.openai_responses.items import input_items
 from workers.dialects.openai_responses.tools import choice_json, tools_json
 from workers.fragments import fragment, merge
-from workers.parameters import Action, Losses, Sheet, Table, asked, settle
+from workers.parameters import Action, Losses, Row, Sheet, Table, asked, settle
 from workers.parameters.settle import put
 from workers.provider import Call
+from workers.standins import CALL_A_TOOL
 
 _Generate = generation_pb2.GenerateRequest
 _Format = generation_pb2.ResponseFormat
@@ -49,12 +50,13 @@ def call_of(
     options = generate.responses
     if options.HasField("instructions"):
         body["instructions"] = options.instructions
-    writing = _Writing(generate, body)
-    rest = settle(sheet.rows_for(_effort(generate)), asked(generate), body, losses)
+    rows = sheet.rows_for(_effort(generate))
+    writing = _Writing(generate, rows, body)
+    rest = settle(rows, asked(generate), body, losses)
     for name, value in rest.items():
         _WRITE[name](writing, value)
     writing.reasoning()
-    writing.options(sheet)
+    writing.options(sheet, encrypted=not plain_reasoning)
     merge(body, generate.extra)
     for name, value in sheet.defaults.items():
         body.setdefault(name, value)
@@ -71,6 +73,7 @@ class _Writing:
     """One request on its way into the body."""
 
     generate: _Generate
+    rows: Mapping[str, Row]
     body: dict[str, Any]
 
     def reasoning(self) -> None:
@@ -81,8 +84,8 @@ class _Writing:
         for name, value in reasoning.extra.items():
             put(self.body, f"reasoning.{name}", fragment(value, f"reasoning.{name}"))
 
-    def options(self, sheet: Sheet) -> None:
-        """What only this format has."""
+    def options(self, sheet: Sheet, *, encrypted: bool) -> None:
+        """What only this format has; `encrypted`: reasoning comes with a state to bring back."""
         generate, body = self.generate, self.body
         options = generate.responses
         if generate.stream and sheet.rows["stream_options"].action is Action.MAP:
@@ -96,7 +99,7 @@ class _Writing:
             if value := getattr(options, name):
                 body[name] = fragment(value, name)
         include = [*options.include, *body.get("include", ())]
-        if sheet.reasoning.happens(_effort(generate)):
+        if encrypted and sheet.reasoning.happens(_effort(generate)):
             # Nothing is kept there, so that the next turn has to bring it along.
             include.append(_STATE)
         if include:
@@ -107,6 +110,19 @@ class _Writing:
 
     def tool_choice(self, choice: generation_pb2.ToolChoice) -> None:
         self.body["tool_choice"] = choice_json(choice)
+
+    def forced(self, choice: generation_pb2.ToolChoice) -> None:
+        """A model that cannot be forced is asked, and shown what it may call."""
+        if self.rows["tool_choice=required"].action is not Action.EMULATE:
+            self.tool_choice(choice)
+            return
+        self.body["tools"] = tools_json(self.generate, only=choice.names)
+        told = self.body.get("instructions")
+        self.body["instructions"] = f"{told}\n\n{CALL_A_TOOL}" if told else CALL_A_TOOL
+
+    def function_call(self, choice: generation_pb2.ToolChoice) -> None:
+        """The choice under its new name."""
+        (self.forced if choice.names else self.tool_choice)(choice)
 
     def form(self, form: _Format) -> None:
         put(self.body, "text.format", _format(form))
@@ -121,7 +137,7 @@ class _Writing:
 
 _WRITE: Mapping[str, Callable[[_Writing, Any], None]] = {
     "functions": _Writing.tools,
-    "function_call": _Writing.tool_choice,
+    "function_call": _Writing.function_call,
     "logprobs": _Writing.logprobs,
     "response_format": _Writing.form,
     "response_format=json_object": _Writing.form,
@@ -129,9 +145,9 @@ _WRITE: Mapping[str, Callable[[_Writing, Any], None]] = {
     "store": _Writing.settled,
     "stream_options": _Writing.settled,
     "tool_choice=auto": _Writing.tool_choice,
-    "tool_choice=named": _Writing.tool_choice,
+    "tool_choice=named": _Writing.forced,
     "tool_choice=none": _Writing.tool_choice,
-    "tool_choice=required": _Writing.tool_choice,
+    "tool_choice=required": _Writing.forced,
     "tools": _Writing.tools,
 }
 

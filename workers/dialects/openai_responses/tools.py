@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from broker.v1 import content_pb2, generation_pb2
@@ -14,11 +15,15 @@ _MODES = {_Choice.MODE_AUTO: "auto", _Choice.MODE_NONE: "none", _Choice.MODE_REQ
 _NOTHING = {"type": "object", "properties": {}}
 
 
-def tools_json(generate: _Generate) -> list[Any]:
-    """The field `tools`."""
+def tools_json(generate: _Generate, only: Collection[str] = ()) -> list[Any]:
+    """The field `tools`; with `only`, the tools of these names."""
     # Where chat's functions are not strict, this format's are, unless they say otherwise.
     strict = None if generate.surface == generation_pb2.SURFACE_RESPONSES else False
-    return [_tool(tool, f"tools[{index}]", strict) for index, tool in enumerate(generate.tools)]
+    return [
+        _tool(tool, f"tools[{index}]", strict)
+        for index, tool in enumerate(generate.tools)
+        if not only or (tool.function.name or tool.custom.name) in only
+    ]
 
 
 def choice_json(choice: _Choice) -> Any:
