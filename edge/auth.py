@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from broker import keys
@@ -122,6 +122,14 @@ class Authenticator:
         self._known.move_to_end(digest)
         if len(self._known) > CAPACITY:
             self._known.popitem(last=False)
+
+
+def authorization(headers: Mapping[bytes, bytes]) -> bytes | None:
+    """What authenticates a request: `authorization`, or the key in `x-api-key`."""
+    given = headers.get(b"authorization")
+    if given is None and (key := headers.get(b"x-api-key")) is not None:
+        return b"Bearer " + key
+    return given
 
 
 def _secret(authorization: bytes | str | None) -> str:

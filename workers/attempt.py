@@ -18,6 +18,7 @@ from broker import operations
 from broker.errors import InferenceError
 from broker.v1 import delivery_service_pb2, event_pb2, generation_pb2, job_pb2, record_pb2
 from workers.emulation import Choices, Plan, Stepped, plan_of, total
+from workers.estimate import counted
 from workers.failures import Limits
 from workers.fetch import Fetcher
 from workers.keys import Key, Keys
@@ -128,10 +129,13 @@ class Attempt:
         upstream: Upstream,
         fetcher: Fetcher,
     ) -> None:
-        model = self._job.route.model
+        model, operation = self._job.route.model, operations.name(request)
         self._provider = self._provider.serving(request, model)
+        if operation == operations.COUNT_TOKENS and operation not in self._provider.operations:
+            self._send(counted(request))
+            return
         line = _Line(
-            self._provider.dialect_for(model, operations.name(request)),
+            self._provider.dialect_for(model, operation),
             upstream,
             _limits(grant, streaming=operations.streams(request)),
             fetcher,

@@ -27,6 +27,7 @@ class Call:
     """State of one request from its head to its last byte."""
 
     __slots__ = (
+        "_id_header",
         "_task",
         "begun",
         "connection",
@@ -44,10 +45,12 @@ class Call:
         "usage",
     )
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: Scope, id_header: bytes = b"") -> None:
         self.begun = time.perf_counter()
         self.request_id = new_request_id()
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        # Tells the request's id beside `x-request-id`, in formats that have one of their own.
+        self._id_header = id_header
         self.connection: Connection = scope["state"]["connection"]
         self.key: KeyRecord | None = None
         self.streamed = False
@@ -120,6 +123,10 @@ class Call:
         """Whether the last batch noted completes the answer."""
         return self.usage is not None
 
+    def id_headers(self) -> tuple[Header, ...]:
+        """The request's id under the format's own name, if it has one."""
+        return ((self._id_header, self.request_id.encode()),) if self._id_header else ()
+
     def answer_headers(self, started: event_pb2.Started | None, route: str = "") -> list[Header]:
         """The headers of an answer; `started`, if it came yet, says who gives it.
 
@@ -128,6 +135,7 @@ class Call:
         headers = [
             (REQUEST_ID, self.request_id.encode()),
             (b"openai-processing-ms", b"%d" % (self.elapsed() * 1000)),
+            *self.id_headers(),
         ]
         if route:
             headers.append((b"x-millrace-route", header_value(route)))

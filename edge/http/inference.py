@@ -14,7 +14,7 @@ from broker.config import Limits
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
 from broker.v1 import event_pb2, generation_pb2
-from edge.auth import Authenticator
+from edge.auth import Authenticator, authorization
 from edge.http.body import ClientGoneError, read_json_body
 from edge.http.call import Call, Reporter
 from edge.http.form_body import read_form
@@ -60,7 +60,7 @@ class InferenceRoute:
         self._reporter = ingress.reporter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        call = Call(scope)
+        call = Call(scope, self._form.request_id)
         try:
             try:
                 await self._serve(call, receive, send)
@@ -73,7 +73,7 @@ class InferenceRoute:
             self._reporter.finished(call)
 
     async def _serve(self, call: Call, receive: Receive, send: Send) -> None:
-        key = call.key = await self._auth.authenticate(call.headers.get(b"authorization"))
+        key = call.key = await self._auth.authenticate(authorization(call.headers))
         timeout_s = call.timeout_s(self._limits.request_timeout_s)
         request = await self._received(call, receive, timeout_s)
         asked = Asked(request, key, timeout_s)
@@ -219,7 +219,11 @@ class InferenceRoute:
         elif call.started:
             call.connection.abort()  # a reply that broke off must not look complete
         else:
-            status, headers, body = error_reply(error, call.request_id, self._form.error(error))
+            form = self._form
+            body = form.error(error, call.request_id)
+            _, headers, body = error_reply(error, call.request_id, body)
+            headers += call.id_headers()
+            status = form.status(error)
             call.started = True
             call.status = status
             await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -12,6 +12,7 @@ from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
 from broker.errors import InferenceError
+from edge.auth import authorization
 from edge.http.call import Call
 from edge.http.follow import follow
 from edge.http.inference import Asked, InferenceRoute, Ingress, as_error
@@ -127,7 +128,7 @@ class ReadResponse(InferenceRoute):
             self._reporter.finished(call)
 
     async def _read(self, call: Call, scope: Scope, send: Send) -> None:
-        key = call.key = await self._auth.authenticate(call.headers.get(b"authorization"))
+        key = call.key = await self._auth.authenticate(authorization(call.headers))
         query = QueryParams(scope["query_string"])
         name = scope["path_params"]["response_id"]
         stream, after = _flag(query, "stream"), _number(query, "starting_after")

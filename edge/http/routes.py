@@ -10,7 +10,7 @@ from fastapi.security import HTTPBearer
 
 from broker.errors import InferenceError
 from broker.telemetry import Metrics
-from edge.auth import Authenticator
+from edge.auth import Authenticator, authorization
 from edge.http.seams import EngineLike, ModelLike
 
 # Only shows the lock in /docs: the check itself is `Authenticator`'s.
@@ -21,7 +21,7 @@ def signed_in(auth: Authenticator) -> list[Any]:
     """The dependencies of routes that ask for a key; they find it as `request.state.key`."""
 
     async def caller(request: Request) -> None:
-        request.state.key = await auth.authenticate(request.headers.get("authorization"))
+        request.state.key = await auth.authenticate(authorization(dict(request.headers.raw)))
 
     return [Depends(_bearer), Depends(caller)]
 

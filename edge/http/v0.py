@@ -7,7 +7,7 @@ from fastapi.security import HTTPBearer
 
 from broker import providers
 from broker.keys import KeyRecord
-from edge.auth import Authenticator
+from edge.auth import Authenticator, authorization
 from edge.http.seams import EngineLike, ModelLike
 
 _bearer = HTTPBearer(auto_error=False, description="A key made by `millrace key create`.")
@@ -17,7 +17,7 @@ def v0_routes(engine: EngineLike, auth: Authenticator) -> APIRouter:
     """GET /v0/endpoints, /v0/models and /v0/providers; `model` and `provider` narrow each down."""
 
     async def caller(request: Request) -> KeyRecord:
-        return await auth.authenticate(request.headers.get("authorization"))
+        return await auth.authenticate(authorization(dict(request.headers.raw)))
 
     router = APIRouter(prefix="/v0", tags=["v0"], dependencies=[Depends(_bearer), Depends(caller)])
 

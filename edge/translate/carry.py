@@ -20,13 +20,17 @@ from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from broker.errors import InferenceError
+import orjson
+
 from broker.v1 import content_pb2
+from edge.translate import fields
 from edge.translate.media import read_base64
-from edge.translate.refusals import invalid, json_text, missing
+from edge.translate.refusals import invalid, json_text
 
 ANTHROPIC = "anthropic_messages"
 OPENAI_CHAT = "openai_chat"
+# No signature of Anthropic's has a dot.
+_SEALED = "millrace.1."
 
 
 class Carried(NamedTuple):
@@ -79,19 +83,19 @@ def _read(item: dict[str, Any], where: str) -> Carried:
     part = content_pb2.Part()
     kind = item.get("type")
     if kind == "opaque":
-        part.opaque.type = _text(item, "kind", where)
-        part.opaque.issuer = _text(item, "issuer", where)
+        part.opaque.type = fields.text(item, "kind", where)
+        part.opaque.issuer = fields.text(item, "issuer", where)
         part.opaque.json = _data(item, where)
     elif kind == "reasoning":
-        part.reasoning.text = _text(item, "text", where, default="")
-        part.reasoning.summary.extend(_texts(item, "summary", where))
-        for index, blob in enumerate(_list(item, "blobs", where)):
+        part.reasoning.text = fields.text(item, "text", where, default="")
+        part.reasoning.summary.extend(fields.texts(item, "summary", where))
+        for index, blob in enumerate(fields.array(item, "blobs", where)):
             place = f"{where}.blobs[{index}]"
             if not isinstance(blob, dict):
-                raise _wrong(place, "an object")
+                raise fields.wrong(place, "an object")
             part.reasoning.blobs.add(
-                issuer=_text(blob, "issuer", place),
-                kind=_text(blob, "kind", place),
+                issuer=fields.text(blob, "issuer", place),
+                kind=fields.text(blob, "kind", place),
                 data=_data(blob, place),
             )
     else:
@@ -101,7 +105,9 @@ def _read(item: dict[str, Any], where: str) -> Carried:
         part.reasoning.blobs.add(
             issuer=OPENAI_CHAT, kind="reasoning_details", data=json_text(item, where)
         )
-    return Carried(part, _count(item, "after_text", where), _count(item, "after_tool_calls", where))
+    return Carried(
+        part, fields.count(item, "after_text", where), fields.count(item, "after_tool_calls", where)
+    )
 
 
 def read_thinking_blocks(blocks: Sequence[dict[str, Any]], where: str) -> list[Carried]:
@@ -115,7 +121,7 @@ def read_thinking(block: dict[str, Any], where: str) -> content_pb2.Part:
     """The reasoning part of one `thinking` or `redacted_thinking` block."""
     part = content_pb2.Part()
     if block.get("type") == "redacted_thinking":
-        data = _text(block, "data", where)
+        data = fields.text(block, "data", where)
         part.reasoning.blobs.add(issuer=ANTHROPIC, kind="redacted_thinking", data=data.encode())
         return part
     if block.get("type") != "thinking":
@@ -129,54 +135,34 @@ def read_thinking(block: dict[str, Any], where: str) -> content_pb2.Part:
         texts = [piece.get("text") for piece in thinking if isinstance(piece, dict)]
         part.reasoning.text = "".join(text for text in texts if isinstance(text, str))
     else:
-        part.reasoning.text = _text(block, "thinking", where)
-    signature = _text(block, "signature", where, default="")
-    if signature:
+        part.reasoning.text = fields.text(block, "thinking", where)
+    signature = fields.text(block, "signature", where, default="")
+    if signature.startswith(_SEALED):
+        unseal(part.reasoning, signature, f"{where}.signature")
+    elif signature:
         part.reasoning.blobs.add(issuer=ANTHROPIC, kind="signature", data=signature.encode())
     return part
 
 
-def _wrong(param: str, expected: str) -> InferenceError:
-    message = f"Invalid type for '{param}': expected {expected}."
-    return invalid(param, message, "invalid_type")
+def seal(blobs: Sequence[content_pb2.Blob]) -> str:
+    """State of other providers as the signature of a thinking block."""
+    listed = [
+        {"issuer": b.issuer, "kind": b.kind, "data": b64encode(b.data).decode()} for b in blobs
+    ]
+    return _SEALED + b64encode(orjson.dumps(listed)).decode()
 
 
-def _text(item: dict[str, Any], name: str, where: str, default: str | None = None) -> str:
-    value = item.get(name)
-    if value is None:
-        if default is None:
-            raise missing(f"{where}.{name}")
-        return default
-    if not isinstance(value, str):
-        raise _wrong(f"{where}.{name}", "a string")
-    return value
-
-
-def _list(item: dict[str, Any], name: str, where: str) -> list[Any]:
-    value = item.get(name)
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise _wrong(f"{where}.{name}", "an array")
-    return value
-
-
-def _texts(item: dict[str, Any], name: str, where: str) -> list[str]:
-    values = _list(item, name, where)
-    for index, value in enumerate(values):
-        if not isinstance(value, str):
-            raise _wrong(f"{where}.{name}[{index}]", "a string")
-    return values
+def unseal(reasoning: content_pb2.Reasoning, signature: str, where: str) -> None:
+    """Put back the state that `seal` wrote."""
+    data = read_base64(signature.removeprefix(_SEALED), where)
+    try:
+        for blob in orjson.loads(data):
+            reasoning.blobs.add(
+                issuer=blob["issuer"], kind=blob["kind"], data=read_base64(blob["data"], where)
+            )
+    except (ValueError, TypeError, KeyError) as exc:
+        raise invalid(where, f"Invalid '{where}': not a signature that was given out.") from exc
 
 
 def _data(item: dict[str, Any], where: str) -> bytes:
-    return read_base64(_text(item, "data", where), f"{where}.data")
-
-
-def _count(item: dict[str, Any], name: str, where: str) -> int:
-    value = item.get(name)
-    if value is None:
-        return 0
-    if type(value) is not int or value < 0:
-        raise _wrong(f"{where}.{name}", "an integer >= 0")
-    return value
+    return read_base64(fields.text(item, "data", where), f"{where}.data")

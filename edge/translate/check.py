@@ -68,7 +68,14 @@ def _platform(platform: generation_pb2.Platform) -> _Body:
 
 
 def _check_generate(request: generation_pb2.Request, body: _Body) -> None:
-    generate = request.generate
+    _check_asked(request.generate, body)
+
+
+def _check_count(request: generation_pb2.Request, body: _Body) -> None:
+    _check_asked(request.count_tokens, body)
+
+
+def _check_asked(generate: _Generate, body: _Body) -> None:
     chat = shaped(_body(generate) | body, wire.ChatRequest)
     _check_together(chat)
     check_messages(generate.messages)
@@ -81,6 +88,7 @@ def _check_generate(request: generation_pb2.Request, body: _Body) -> None:
 # By operation; the body has what every operation's may have.
 _CHECKS: dict[str, Callable[[generation_pb2.Request, _Body], None]] = {
     operations.GENERATE: _check_generate,
+    operations.COUNT_TOKENS: _check_count,
     operations.EMBED: check_embed,
     operations.MODERATE: check_moderate,
     operations.RERANK: check_rerank,

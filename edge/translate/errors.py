@@ -18,10 +18,15 @@ _FINAL = frozenset({"insufficient_quota"})
 _DEFAULT_WAIT_S = 1.0
 
 
-def error_body(exc: InferenceError) -> bytes:
-    """The JSON body, always with all four keys."""
+def error_body(exc: InferenceError, _request_id: str = "") -> bytes:
+    """The JSON body, always with all four keys; the request's id is in a header."""
     error = Error(exc.message, exc.row.type, exc.param, exc.code)
     return _json(ErrorBody(error))
+
+
+def error_status(exc: InferenceError) -> int:
+    """The HTTP status."""
+    return exc.row.http
 
 
 def retry_wait(exc: InferenceError) -> float | None:

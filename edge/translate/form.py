@@ -10,7 +10,7 @@ import msgspec
 
 from broker.errors import InferenceError
 from broker.v1 import event_pb2, generation_pb2
-from edge.translate.errors import error_body
+from edge.translate.errors import error_body, error_status
 from edge.translate.multipart import Fields
 
 JSON = b"application/json"
@@ -72,7 +72,10 @@ class Form:
     stream: MakeStream | None = None
     # The same as `parse`, of a multipart form, where one may come.
     parse_form: Callable[[Fields], generation_pb2.Request] | None = None
-    # The body of an error reply.
-    error: Callable[[InferenceError], bytes] = error_body
+    # The body of an error reply to the request with this id, and its HTTP status.
+    error: Callable[[InferenceError, str], bytes] = error_body
+    status: Callable[[InferenceError], int] = error_status
+    # A header that tells the request's id beside `x-request-id`.
+    request_id: bytes = b""
     # The type that bodies are checked against, for the docs.
     body: type[msgspec.Struct] | None = None

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from edge.translate import wire
 from edge.translate.chat_answer import ChatAnswer
 from edge.translate.chat_request import parse_chat
 from edge.translate.chat_stream import ChatStream
 from edge.translate.embeddings import EmbeddingsAnswer, EmbeddingsRequest, parse_embeddings
 from edge.translate.form import Form
+from edge.translate.messages_api_answer import CountAnswer, MessagesAnswer
+from edge.translate.messages_api_errors import messages_error, messages_status
+from edge.translate.messages_api_request import parse_count, parse_messages
+from edge.translate.messages_api_stream import MessagesStream
+from edge.translate.messages_api_wire import CountRequest, MessagesRequest
 from edge.translate.moderations import ModerationsAnswer, ModerationsRequest, parse_moderations
 from edge.translate.rerank import RerankAnswer, RerankRequest, parse_rerank
 from edge.translate.responses_answer import ResponsesAnswer
@@ -18,6 +25,24 @@ CHAT = Form("chat completion", parse_chat, ChatAnswer, ChatStream.of, body=wire.
 EMBEDDINGS = Form("list of embeddings", parse_embeddings, EmbeddingsAnswer, body=EmbeddingsRequest)
 MODERATIONS = Form("moderation", parse_moderations, ModerationsAnswer, body=ModerationsRequest)
 RERANK = Form("ranking", parse_rerank, RerankAnswer, body=RerankRequest)
+MESSAGES = Form(
+    "message",
+    parse_messages,
+    MessagesAnswer,
+    MessagesStream.of,
+    error=messages_error,
+    status=messages_status,
+    request_id=b"request-id",
+    body=MessagesRequest,
+)
+MESSAGE_TOKENS = replace(
+    MESSAGES,
+    title="count of a message's tokens",
+    parse=parse_count,
+    answer=CountAnswer,
+    stream=None,
+    body=CountRequest,
+)
 
 RESPONSE = Form("response", parse_responses, ResponsesAnswer, ResponsesStream.of)
 
@@ -29,4 +54,6 @@ ROUTES: dict[str, Form] = {
     "/v1/moderations": MODERATIONS,
     "/v1/rerank": RERANK,
     "/v2/rerank": RERANK,
+    "/v1/messages": MESSAGES,
+    "/v1/messages/count_tokens": MESSAGE_TOKENS,
 }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from broker.operations import COUNT_TOKENS
 from workers.dialects.anthropic_messages import DIALECT
 from workers.dialects.anthropic_messages.table import TABLE
+from workers.dialects.token_counts import TokenCounts, of_messages
 from workers.provider import Provider
 
 PROVIDER = Provider(
@@ -12,6 +14,7 @@ PROVIDER = Provider(
     base_url="https://api.anthropic.com",
     auth_header="x-api-key",
     auth_prefix="",
+    operations={COUNT_TOKENS: TokenCounts(DIALECT.error, of_messages)},
     parameters=TABLE,
     # Source: the model names in the official SDK that no retirement date has passed.
     models=(

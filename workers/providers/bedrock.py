@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from broker.operations import COUNT_TOKENS
 from workers.dialects.bedrock_converse import DIALECT
 from workers.dialects.bedrock_converse.regions import host_of
 from workers.dialects.bedrock_converse.table import TABLE
+from workers.dialects.token_counts import TokenCounts, of_converse
 from workers.provider import Provider
 
 _REGION = "us-east-1"
@@ -26,6 +28,7 @@ PROVIDER = Provider(
     base_url=host_of(_REGION),
     credentials="aws",
     configure=_configure,
+    operations={COUNT_TOKENS: TokenCounts(DIALECT.error, of_converse)},
     # Source: AWS's list of models; those that answer from several regions by their global profile.
     models=(
         "global.anthropic.claude-opus-5-5",

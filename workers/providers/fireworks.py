@@ -14,7 +14,7 @@ PROVIDER = Provider(
     dialect=DIALECT,
     base_url="https://api.fireworks.ai/inference/v1",
     models=("accounts/fireworks/models/glm-5p3",),
-    quirks={"assistant_fields": "plain", "reasoning_field": "reasoning_content"},
+    quirks={"top_k": "send", "assistant_fields": "plain", "reasoning_field": "reasoning_content"},
     operations={EMBED: OpenAiEmbeddings(DIALECT.error, words=None)},
     parameters=CHAT.but(
         (*TEXT_ALONE, *SYSTEM_ROLE),

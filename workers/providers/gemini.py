@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from broker.operations import COUNT_TOKENS
 from workers.dialects.gemini import AI_STUDIO, AI_STUDIO_TABLE, Gemini
+from workers.dialects.token_counts import TokenCounts, of_contents
 from workers.provider import Provider
+
+_DIALECT = Gemini(AI_STUDIO)
 
 PROVIDER = Provider(
     name="gemini",
-    dialect=Gemini(AI_STUDIO),
+    dialect=_DIALECT,
     base_url="https://generativelanguage.googleapis.com",
     auth_header="x-goog-api-key",
     auth_prefix="",
@@ -24,5 +28,6 @@ PROVIDER = Provider(
         "gemini-2.5-flash-lite",
         "gemini-2.5-flash-image",
     ),
+    operations={COUNT_TOKENS: TokenCounts(_DIALECT.error, of_contents)},
     parameters=AI_STUDIO_TABLE,
 )

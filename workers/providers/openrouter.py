@@ -22,6 +22,7 @@ PROVIDER = Provider(
         "openai/text-embedding-3-small",
     ),
     quirks={
+        "top_k": "send",
         "assistant_fields": "plain",
         "cache_control": "send",
         "file_addresses": "send",

@@ -18,7 +18,7 @@ PROVIDER = Provider(
         *("meta-llama/Llama-3.3-70B-Instruct-Turbo", "deepseek-ai/DeepSeek-R1"),
         "intfloat/multilingual-e5-large-instruct",
     ),
-    quirks={"assistant_fields": "plain"},
+    quirks={"top_k": "send", "assistant_fields": "plain"},
     operations={
         RERANK: Rerank(DIALECT.error, objects=True),
         EMBED: OpenAiEmbeddings(DIALECT.error, words=None, dimensions="", tokens=False),

@@ -7,10 +7,14 @@ asked for outside of any, which takes an API key ("express mode").
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 
+from broker.errors import InferenceError
+from broker.operations import COUNT_TOKENS
 from workers.dialects.anthropic_messages import ON_VERTEX_AI
 from workers.dialects.gemini import VERTEX_AI, VERTEX_AI_TABLE, Gemini
+from workers.dialects.token_counts import TokenCounts, of_publishers
 from workers.provider import Provider
 
 _GLOBAL = "global"
@@ -36,13 +40,23 @@ def _configure(declared: Provider) -> Provider:
     return replace(declared, base_url=f"https://{host}", quirks=quirks)
 
 
+_DIALECT = Gemini(VERTEX_AI)
+
+
+def _error(status: int, headers: Mapping[str, str], body: bytes) -> InferenceError:
+    """Claude's errors, or Google's own."""
+    dialect = ON_VERTEX_AI if b'"type"' in body[:20] else _DIALECT
+    return dialect.error(status, headers, body)
+
+
 PROVIDER = Provider(
     name="vertex_ai",
-    dialect=Gemini(VERTEX_AI),
+    dialect=_DIALECT,
     dialects={r"^(publishers/anthropic/models/)?claude-": ON_VERTEX_AI},
     base_url=f"https://{_HOSTS[_GLOBAL]}",
     credentials="google",
     configure=_configure,
+    operations={COUNT_TOKENS: TokenCounts(_error, of_publishers)},
     # Source: recorded traffic and the model names in the official SDKs.
     models=(
         "gemini-3.1-pro-preview",

@@ -17,6 +17,7 @@ PROVIDER = Provider(
     keyless=True,
     # Chat templates of some models refuse a second system message.
     quirks={
+        "top_k": "send",
         "assistant_fields": "plain",
         "reasoning_field": "reasoning",
         "system_messages": "one",

@@ -14,14 +14,14 @@ import orjson
 
 from broker.errors import InferenceError
 from broker.v1 import content_pb2, event_pb2, generation_pb2
-from workers.dialects.anthropic_messages.blocks import CUSTOM_INPUT, ISSUER
+from workers.dialects.anthropic_messages.blocks import CUSTOM_INPUT, ISSUER, is_own
 from workers.dialects.anthropic_messages.citations import annotation
 from workers.dialects.anthropic_messages.tools import (
     answer_tool_name,
     custom_tool_names,
     wants_plain_json,
 )
-from workers.dialects.anthropic_messages.usage import usage_of
+from workers.dialects.anthropic_messages.usage import uncounted, usage_of
 from workers.fences import FenceStripper
 from workers.headers import rate_limits, request_id
 
@@ -38,6 +38,11 @@ _FINISH = {
     "refusal": event_pb2.FINISH_REASON_CONTENT_FILTER,
 }
 _UNANNOUNCED = {"text_delta": "text", "thinking_delta": "thinking"}
+# Of a whole message and of its delta, what the hub types.
+_TYPED = frozenset(
+    {"content", "id", "model", "role", "stop_reason", "stop_sequence", "type", "usage"}
+)
+_CALL = frozenset({"id", "input", "name", "type"})
 _TIERS = {"standard": "default", "priority": "priority"}
 # Rough, for an answer that came without counts.
 _CHARACTERS_PER_TOKEN = 4
@@ -65,6 +70,8 @@ class Answer:
     def __init__(self, request: generation_pb2.Request, headers: Mapping[str, str]) -> None:
         asked = request.generate
         self._headers = headers
+        self._is_own = is_own(asked)
+        self._extra: dict[str, bytes] = {}
         self._answer_tool = answer_tool_name(asked)
         self._custom_tools = custom_tool_names(asked)
         self._fences = FenceStripper() if wants_plain_json(asked) else None
@@ -93,6 +100,7 @@ class Answer:
                     service_tier=_TIERS.get(str(self._counts.get("service_tier")), ""),
                     upstream_request_id=request_id(self._headers),
                     rate_limits=rate_limits(self._headers),
+                    usage=usage_of(self._counts) if self._is_own else None,
                 )
             )
         ]
@@ -106,7 +114,11 @@ class Answer:
         self._stop_reason = delta.get("stop_reason") or self._stop_reason
         self._stop_sequence = delta.get("stop_sequence") or self._stop_sequence
         details = delta.get("stop_details")
-        if isinstance(details, dict):
+        if self._is_own:
+            for name in delta.keys() - _TYPED:
+                if delta[name] is not None:
+                    self._extra[name] = orjson.dumps(delta[name])
+        elif isinstance(details, dict):
             self._refusal = details.get("explanation") or self._refusal
 
     def message_stop(self) -> Iterable[Event]:
@@ -125,13 +137,15 @@ class Answer:
         finished = event_pb2.ChoiceFinished(
             reason=reason, upstream_reason=self._stop_reason, stop_sequence=self._stop_sequence
         )
-        completed = event_pb2.Completed(usage=self._usage())
+        if self._is_own and (more := uncounted(self._counts)):
+            self._extra["usage"] = orjson.dumps(more)
+        completed = event_pb2.Completed(usage=self._usage(), extra=self._extra)
         return [*events, Event(choice_finished=finished), Event(completed=completed)]
 
     def block_start(self, index: int, data: dict[str, Any]) -> Iterable[Event]:
         kind = data.get("type") or ""
-        if kind == "text" and self._last_kind == "text":
-            # Cited text comes in many blocks: to the caller it is one message.
+        if kind == "text" and self._last_kind == "text" and not self._is_own:
+            # Cited text comes in many blocks: to others it is one message.
             item = self._items - 1
         else:
             item = self._items
@@ -169,6 +183,8 @@ class Answer:
         if kind == "signature_delta":
             block.signature += delta.get("signature") or ""
         elif kind == "citations_delta":
+            if self._is_own:
+                return [self._annotation(block, delta.get("citation"))]
             block.citations.append(delta.get("citation"))
         else:
             _merge(block.data, delta)
@@ -201,7 +217,7 @@ class Answer:
         return Event(text=event_pb2.TextDelta(item=item, text=text))
 
     def _annotation(self, block: _Block, citation: Any) -> Event:
-        found = annotation(citation, block.start, self._length)
+        found = citation if self._is_own else annotation(citation, block.start, self._length)
         return Event(
             annotation=event_pb2.AnnotationEvent(item=block.item, json=orjson.dumps(found))
         )
@@ -224,6 +240,7 @@ class Answer:
                     kind=content_pb2.TOOL_KIND_CUSTOM
                     if name in self._custom_tools
                     else content_pb2.TOOL_KIND_FUNCTION,
+                    extra=_rest(block.data),
                 )
             )
         ]
@@ -266,6 +283,12 @@ def _thinking(block: _Block, text: str) -> Iterable[Event]:
 def _blob(block: _Block, kind: str, data: str) -> Event:
     blob = content_pb2.Blob(issuer=ISSUER, kind=kind, data=data.encode())
     return Event(blob=event_pb2.BlobEvent(item=block.item, blob=blob))
+
+
+def _rest(data: dict[str, Any]) -> dict[str, bytes]:
+    """What a call says beside what the hub types."""
+    names = data.keys() - _CALL
+    return {name: orjson.dumps(data[name]) for name in names if data[name] is not None}
 
 
 def _arguments(block: _Block, text: str) -> Event:

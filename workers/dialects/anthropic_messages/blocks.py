@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from broker.errors import InferenceError
-from broker.v1 import content_pb2
+from broker.v1 import content_pb2, generation_pb2
 from workers.provider import Unreadable
 
 ISSUER = "anthropic_messages"
@@ -76,6 +76,8 @@ class Writer:
     # Claude before 3.7 refuses thinking blocks.
     keeps_thinking: bool = True
     reads_addresses: bool = True
+    # The caller speaks this format too: fields that nobody here knows go on all the same.
+    verbatim: bool = False
 
     def blocks(self, part: content_pb2.Part, path: str) -> list[Block]:
         """The blocks of one part, at `path` of the request. Parts without content give none."""
@@ -86,8 +88,19 @@ class Writer:
             written[-1]["cache_control"] = read_json(part.cache_control, f"{path}.cache_control")
         return written
 
+    def fields(
+        self, part: content_pb2.Part, owner: str, names: tuple[str, ...], path: str
+    ) -> Block:
+        """The fields of a part that the hub does not type."""
+        if self.verbatim:
+            return {name: read_json(data, f"{path}.{name}") for name, data in part.extra.items()}
+        return known_fields(part.extra, owner, names, path)
+
     def _text(self, part: content_pb2.Part, path: str) -> list[Block]:
-        return text_blocks(part.text.text)
+        blocks = text_blocks(part.text.text)
+        if blocks and part.extra:
+            blocks[0] |= self.fields(part, "text", (), path)
+        return blocks
 
     def _refusal(self, part: content_pb2.Part, path: str) -> list[Block]:
         return text_blocks(part.refusal.text)
@@ -103,7 +116,7 @@ class Writer:
                 source = _inline_image(image.inline, path)
             case _:
                 raise InferenceError("invalid_request", "The image has no source.", param=path)
-        return [{"type": "image", "source": source}]
+        return [{"type": "image", "source": source} | self.fields(part, "image_url", (), path)]
 
     def _document(self, part: content_pb2.Part, path: str) -> list[Block]:
         file = part.file
@@ -122,7 +135,7 @@ class Writer:
         block: Block = {"type": "document", "source": source}
         if file.filename:
             block["title"] = file.filename
-        return [block | known_fields(part.extra, "file", _DOCUMENT_FIELDS, path)]
+        return [block | self.fields(part, "file", _DOCUMENT_FIELDS, path)]
 
     def _address(self, url: str, path: str) -> Block:
         if not self.reads_addresses:
@@ -150,7 +163,7 @@ class Writer:
             "name": call.name,
             "input": _tool_input(call),
         }
-        return [block | known_fields(part.extra, "function", _TOOL_USE_FIELDS, path)]
+        return [block | self.fields(part, "function", _TOOL_USE_FIELDS, path)]
 
     def _tool_result(self, part: content_pb2.Part, path: str) -> list[Block]:
         result = part.tool_result
@@ -166,7 +179,7 @@ class Writer:
             block["content"] = content
         if result.is_error:
             block["is_error"] = True
-        return [block]
+        return [block | self.fields(part, "", (), path)]
 
     def _reasoning(self, part: content_pb2.Part, path: str) -> list[Block]:
         own = [blob for blob in part.reasoning.blobs if blob.issuer == ISSUER]
@@ -210,6 +223,11 @@ _WRITERS: dict[str, Callable[[Writer, content_pb2.Part, str], list[Block]]] = {
     "refusal": Writer._refusal,
     "opaque": Writer._opaque,
 }
+
+
+def is_own(request: generation_pb2.GenerateRequest) -> bool:
+    """Whether the caller speaks this format: what it says in it goes on as it came."""
+    return request.surface == generation_pb2.SURFACE_MESSAGES
 
 
 def text_blocks(text: str) -> list[Block]:

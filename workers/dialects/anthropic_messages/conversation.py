@@ -7,7 +7,7 @@ from typing import Any
 
 from broker.errors import InferenceError
 from broker.v1 import content_pb2, generation_pb2
-from workers.dialects.anthropic_messages.blocks import Block, Writer, text_blocks
+from workers.dialects.anthropic_messages.blocks import Block, Writer, is_own, text_blocks
 from workers.dialects.anthropic_messages.models import Family, Thinking
 
 _ROLES = {
@@ -64,7 +64,9 @@ def conversation(
 ) -> Conversation:
     """The whole conversation; `InferenceError` with the message's path for what Claude lacks."""
     writer = Writer(
-        keeps_thinking=family.thinking is not Thinking.NONE, reads_addresses=reads_addresses
+        keeps_thinking=family.thinking is not Thinking.NONE,
+        reads_addresses=reads_addresses,
+        verbatim=is_own(request),
     )
     result = Conversation(system=text_blocks(request.responses.instructions), betas=writer.betas)
     waiting: list[Block] = []  # a late system message waits for the turn that it governs

@@ -145,6 +145,8 @@ class StreamDecoder(_Decoder):
     def _message_delta(self, event: dict[str, Any]) -> Iterable[Event]:
         self._answer.message_usage(event.get("usage"))
         self._answer.message_delta(event["delta"])
+        if (managed := event.get("context_management")) is not None:
+            self._answer.message_delta({"context_management": managed})
         return ()
 
     def _message_stop(self, event: dict[str, Any]) -> Iterable[Event]:

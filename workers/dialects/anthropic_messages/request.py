@@ -9,7 +9,7 @@ import orjson
 
 from broker.errors import InferenceError
 from broker.v1 import generation_pb2
-from workers.dialects.anthropic_messages.blocks import Block, read_json, text_blocks
+from workers.dialects.anthropic_messages.blocks import Block, is_own, read_json, text_blocks
 from workers.dialects.anthropic_messages.conversation import Conversation, conversation
 from workers.dialects.anthropic_messages.envelope import Envelope
 from workers.dialects.anthropic_messages.models import family as family_of
@@ -95,7 +95,8 @@ def _write(request: generation_pb2.Request, model: str, envelope: Envelope) -> W
     if box.choice is not None:
         body["tool_choice"] = box.choice
     body |= _identity(asked, losses)
-    body |= {name: value for name, value in own.items() if name in _OWN}
+    elsewhere = {*_OWN_ELSEWHERE, *body}
+    body |= {name: value for name, value in own.items() if name not in elsewhere}
     losses.refuse(request.platform, model)
     headers = _headers(request.platform, said.betas | _betas(own), envelope)
     return Written(orjson.dumps(body), headers, losses.names)
@@ -117,7 +118,7 @@ def _own_parameters(asked: _Generate, losses: Losses) -> Block:
     """The fields beyond OpenAI's that Claude knows; the API refuses any other."""
     own: Block = {}
     for name, data in asked.extra.items():
-        if name in _OWN or name in _OWN_ELSEWHERE:
+        if is_own(asked) or name in _OWN or name in _OWN_ELSEWHERE:
             own[name] = read_json(data, name)
         else:
             losses.drop(name)
@@ -165,7 +166,7 @@ def _identity(asked: _Generate, losses: Losses) -> Block:
         value = getattr(asked, name)
         if not value:
             continue
-        if "metadata" in result or _PERSONAL.search(value):
+        if "metadata" in result or (_PERSONAL.search(value) and not is_own(asked)):
             losses.drop(name)
         else:
             result["metadata"] = {"user_id": value}

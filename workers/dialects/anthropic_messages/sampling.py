@@ -11,7 +11,7 @@ from typing import Any
 
 from broker.errors import InferenceError
 from broker.v1 import generation_pb2
-from workers.dialects.anthropic_messages.blocks import Block
+from workers.dialects.anthropic_messages.blocks import Block, is_own
 from workers.dialects.anthropic_messages.models import Family, Sampling, Thinking
 from workers.parameters import Losses
 
@@ -112,6 +112,8 @@ class Judge:
         self, around: Circumstances, limit: int | None
     ) -> tuple[Block | None, str | None]:
         """`thinking` and the effort; None = not sent."""
+        if is_own(self.request):
+            return self._own(around)
         wanted = self._wanted_effort()
         effort = around.effort or _effort(wanted, self.family)
         if around.thinking is not None:
@@ -133,6 +135,14 @@ class Judge:
         if effort is None:
             self.losses.drop("reasoning_effort")
         return None, effort
+
+    def _own(self, around: Circumstances) -> tuple[Block | None, str | None]:
+        """What a caller of this format says itself; nothing follows from its silence."""
+        thinking = around.thinking
+        if thinking and thinking.get("type") == Thinking.BUDGET.value and around.forbids_budget:
+            self.losses.drop("thinking")
+            thinking = None
+        return thinking, around.effort
 
     def _wanted_effort(self) -> str | None:
         if not self.request.reasoning.HasField("effort"):

@@ -12,6 +12,7 @@ from broker.v1 import generation_pb2
 from workers.dialects.anthropic_messages.blocks import (
     CUSTOM_INPUT,
     Block,
+    is_own,
     known_fields,
     read_json,
 )
@@ -129,10 +130,13 @@ def _tools(request: generation_pb2.GenerateRequest) -> list[Block]:
             case "custom":
                 written = _custom(tool.custom)
             case "hosted":
-                written = _hosted(tool.hosted, path)
+                written = _hosted(tool.hosted, path, verbatim=is_own(request))
             case _:
                 raise InferenceError("invalid_request", "The tool has no type.", param=path)
-        written |= known_fields(tool.extra, "function", _TOOL_FIELDS, path)
+        if is_own(request):
+            written |= {name: read_json(data, path) for name, data in tool.extra.items()}
+        else:
+            written |= known_fields(tool.extra, "function", _TOOL_FIELDS, path)
         if tool.cache_control:
             written["cache_control"] = read_json(tool.cache_control, f"{path}.cache_control")
         tools.append(written)
@@ -179,10 +183,10 @@ def _custom(tool: generation_pb2.CustomTool) -> Block:
     return written
 
 
-def _hosted(tool: generation_pb2.HostedTool, path: str) -> Block:
+def _hosted(tool: generation_pb2.HostedTool, path: str, *, verbatim: bool) -> Block:
     wanted = read_json(tool.json, path) if tool.json else {"type": tool.type}
     if isinstance(wanted, dict):
-        if _SERVER_TOOL.search(tool.type):
+        if verbatim or _SERVER_TOOL.search(tool.type):
             return wanted
         if _OPENAI_WEB_SEARCH.match(tool.type):
             search = _web_search(wanted.get("user_location"))

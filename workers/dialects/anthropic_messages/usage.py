@@ -8,6 +8,18 @@ from broker.v1 import event_pb2
 from workers.counts import count
 
 _SERVER_TOOL = "_requests"
+_COUNTED = frozenset(
+    {
+        "cache_creation",
+        "cache_creation_input_tokens",
+        "cache_read_input_tokens",
+        "input_tokens",
+        "output_tokens",
+        "output_tokens_details",
+        "server_tool_use",
+        "service_tier",
+    }
+)
 
 
 def usage_of(counts: dict[str, Any]) -> event_pb2.Usage:
@@ -31,6 +43,11 @@ def usage_of(counts: dict[str, Any]) -> event_pb2.Usage:
         if made := count(value):
             usage.tool_calls[name.removesuffix(_SERVER_TOOL)] = made
     return usage
+
+
+def uncounted(counts: dict[str, Any]) -> dict[str, Any]:
+    """What else Claude counts, which the hub has no class for."""
+    return {name: value for name, value in counts.items() if name not in _COUNTED}
 
 
 def _object(counts: dict[str, Any], name: str) -> dict[str, Any]:

@@ -133,13 +133,15 @@ class _Writer:
         config = more.get("output_config")
         config = config if isinstance(config, dict) else {}
         most = self.sheet.rows["max_tokens"].high
+        verbatim = self.request.surface == generation_pb2.SURFACE_MESSAGES
         wish = Wish(
-            effort=effort,
+            effort=None if verbatim else effort,
             thinking=more.pop("thinking", None),
             own_effort=config.get("effort"),
             forbids_budget=box.is_forced or said.lost_thinking or said.is_prefilled,
             limit=limit_of(self.request, self.body, most),
             most=None if most is None else int(most),
+            verbatim=verbatim,
         )
         fields = thinking_fields(wish, claude, self.losses)
         if "output_config" in fields:

@@ -45,6 +45,8 @@ class Wish:
     # The caller's limit of output, and the model's.
     limit: int | None
     most: int | None
+    # The caller speaks Claude's own terms: nothing follows from what it does not say.
+    verbatim: bool = False
 
 
 def thinking_fields(wish: Wish, claude: Claude, losses: Losses) -> dict[str, Any]:
@@ -54,7 +56,9 @@ def thinking_fields(wish: Wish, claude: Claude, losses: Losses) -> dict[str, Any
             "invalid_request", f"Unknown effort {wish.effort!r}.", param="reasoning_effort"
         )
     effort = wish.own_effort or _effort(wish.effort, claude)
-    thinking = wish.thinking or _thinking(wish, claude, effort, losses)
+    thinking = wish.thinking
+    if not (thinking or wish.verbatim):
+        thinking = _thinking(wish, claude, effort, losses)
     if isinstance(thinking, dict) and thinking.get("type") == "enabled" and wish.forbids_budget:
         losses.drop("thinking" if wish.thinking else "reasoning_effort")
         thinking = None

@@ -13,6 +13,7 @@ its own. Quirks are facts beside parameters that the dialect obeys (`Provider.qu
 | tool_type | "as given": left out where the caller did | every tool has one |
 | call_ids | "nine characters": ids of calls are made to fit that | they go out as they came |
 | system_messages | "one": joined into one at the beginning | they stay where they are |
+| top_k | "send": a Messages request's goes out | it is left out |
 | turns | "alternate": neighbours of one speaker are joined | they stay apart |
 """
 

@@ -16,6 +16,7 @@ from workers.dialects.openai_chat.tools import (
     functions_json,
     tools_json,
 )
+from workers.foreign import in_openai_terms
 from workers.fragments import fragment, merge
 from workers.parameters import Action, Losses, Row, asked, base_name, settle
 from workers.paths import segment
@@ -38,10 +39,10 @@ def call_of(request: generation_pb2.Request, model: str, provider: Provider) -> 
         InferenceError: a field is not JSON where it has to be, or a parameter has to be dropped
             and the caller forbids that.
     """
-    generate = request.generate
+    losses = Losses()
+    generate = in_openai_terms(request.generate, provider.quirks, losses)
     sheet = provider.parameters.sheet(model)
     rows = sheet.rows_for(_effort(generate))
-    losses = Losses()
     body: dict[str, Any] = {
         "model": model,
         "messages": chat_messages(generate, rows, provider.quirks),

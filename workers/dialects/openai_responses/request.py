@@ -11,6 +11,7 @@ import orjson
 from broker.v1 import generation_pb2
 from workers.dialects.openai_responses.items import input_items
 from workers.dialects.openai_responses.tools import choice_json, tools_json
+from workers.foreign import in_openai_terms
 from workers.fragments import fragment, merge
 from workers.parameters import Action, Losses, Row, Sheet, Table, asked, settle
 from workers.parameters.settle import put
@@ -39,9 +40,9 @@ def call_of(
         InferenceError: a field is not JSON where it has to be, or a parameter has to be dropped
             and the caller forbids that.
     """
-    generate = request.generate
-    sheet = parameters.sheet(model)
     losses = Losses()
+    generate = in_openai_terms(request.generate, {}, losses)
+    sheet = parameters.sheet(model)
     body: dict[str, Any] = {
         "model": model,
         "input": input_items(generate, plain_reasoning=plain_reasoning),
