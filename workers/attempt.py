@@ -17,14 +17,12 @@ from typing import Protocol
 from broker import operations
 from broker.errors import InferenceError
 from broker.v1 import delivery_service_pb2, event_pb2, generation_pb2, job_pb2, record_pb2
-from workers.delivery import EdgeLost
 from workers.emulation import Choices, Plan, Stepped, plan_of, total
 from workers.estimate import counted
 from workers.failures import Limits
 from workers.fetch import Fetcher
 from workers.keys import Key, Keys
-from workers.provider import Call, Decoder, Detached, Dialect, Provider, Unreadable
-from workers.upload import Attachments, inlined, none
+from workers.provider import Call, Decoder, Dialect, Provider, Unreadable
 from workers.upstream import Reply, Upstream
 
 _log = logging.getLogger(__name__)
@@ -52,7 +50,6 @@ class _Line:
     upstream: Upstream
     limits: Limits
     fetcher: Fetcher
-    attachments: Attachments
 
 
 class Session(Protocol):
@@ -97,13 +94,10 @@ class Attempt:
         upstream: Upstream,
         keys: Keys,
         fetcher: Fetcher,
-        *,
-        attachments: Attachments = none,
     ) -> None:
         """Make the call. Never raises for what a provider does: that is the `failed` event.
 
         It is made with the caller's own key, if the grant has one, else with one of `keys`.
-        `attachments` opens the files of the request.
         """
         job, model = self._job, self._job.route.model
         key: Key | None = None
@@ -111,14 +105,14 @@ class Attempt:
             key = keys.choose(job.request_id, model, job.avoid_keys, time.monotonic())
         self._secret = grant.credential or (key.secret if key is not None else "")
         try:
-            await self._answer(request, grant, upstream, fetcher, attachments)
+            await self._answer(request, grant, upstream, fetcher)
             if key is not None:
                 keys.worked(key, model)
         except InferenceError as exc:
             if key is not None:
                 keys.failed(key, exc, model, job.avoid_keys, time.monotonic())
             self._failed(exc, callers_key=bool(grant.credential))
-        except (asyncio.CancelledError, EdgeLost):
+        except asyncio.CancelledError:
             raise
         except Exception:  # noqa: BLE001
             # A bug in a dialect fails its one request, not the worker.
@@ -134,7 +128,6 @@ class Attempt:
         grant: delivery_service_pb2.Grant,
         upstream: Upstream,
         fetcher: Fetcher,
-        attachments: Attachments,
     ) -> None:
         model, operation = self._job.route.model, operations.name(request)
         self._provider = self._provider.serving(request, model)
@@ -146,7 +139,6 @@ class Attempt:
             upstream,
             _limits(grant, streaming=operations.streams(request)),
             fetcher,
-            attachments,
         )
         plan = plan_of(request, model, self._provider)
         if plan is None:
@@ -200,9 +192,7 @@ class Attempt:
             return line.dialect.call(request, model, self._provider), request
         except Unreadable as exc:
             request = await line.fetcher.inline(request, exc)
-        except Detached:
-            request = await inlined(request, line.attachments)
-        return line.dialect.call(request, model, self._provider), request
+            return line.dialect.call(request, model, self._provider), request
 
     async def _call(
         self,
@@ -222,7 +212,6 @@ class Attempt:
             key=self._secret or None,
             limits=line.limits,
             extra_headers=request.platform.extra_headers,
-            attachments=line.attachments,
         )
         try:
             self.record.upstream_status = reply.status

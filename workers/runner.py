@@ -326,14 +326,7 @@ class Runner:
             request = job.request
             if job.HasField("body_reference"):
                 request = await session.link.fetch_body(job)
-            await attempt.run(
-                request,
-                grant,
-                self._upstream,
-                self._keys,
-                self._fetcher,
-                attachments=partial(session.link.fetch_attachment, job),
-            )
+            await attempt.run(request, grant, self._upstream, self._keys, self._fetcher)
         except EdgeLost:
             pass
         except asyncio.CancelledError:

@@ -1,0 +1,243 @@
+"""What the official OpenAI library for Python does for each row of the matrix, and what it is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import openai
+import pytest
+from openai import AsyncOpenAI
+from pydantic import BaseModel
+
+HELLO: Any = [{"role": "user", "content": "Hello there!"}]
+WEATHER: dict[str, Any] = {
+    "name": "get_weather",
+    "description": "The weather of a place.",
+    "parameters": {
+        "type": "object",
+        "properties": {"location": {"type": "string"}, "days": {"type": "integer"}},
+        "required": ["location", "days"],
+        "additionalProperties": False,
+    },
+    "strict": True,
+}
+ARGUMENTS = {"location": "Boston", "days": 18}
+
+
+class Weather(BaseModel):
+    city: str
+    degrees: int
+
+
+def heard(model: str, words: str = "Hello there!") -> str:
+    return f"{model.partition('/')[0]} heard: {words}"
+
+
+async def chat(sdk: AsyncOpenAI, model: str) -> None:
+    told = await sdk.chat.completions.create(model=model, messages=HELLO)
+    assert told.choices[0].message.content == heard(model)
+    assert told.choices[0].finish_reason == "stop"
+    assert told.id.startswith("chatcmpl-")
+    assert told.usage
+    assert told.usage.total_tokens == told.usage.prompt_tokens + told.usage.completion_tokens
+    assert told._request_id
+    assert told._request_id.startswith("req_")
+
+
+async def chat_streamed(sdk: AsyncOpenAI, model: str) -> None:
+    options: Any = {"include_usage": True}
+    stream: Any = await sdk.chat.completions.create(
+        model=model, messages=HELLO, stream=True, stream_options=options
+    )
+    chunks = [chunk async for chunk in stream]
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == heard(model)
+    assert len({chunk.id for chunk in chunks}) == 1
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-1].usage.completion_tokens > 0
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
+
+
+async def _tools(sdk: AsyncOpenAI, model: str, *, stream: bool) -> None:
+    asked: Any = {
+        "model": model,
+        "messages": HELLO,
+        "tools": [{"type": "function", "function": WEATHER}],
+        "tool_choice": "auto",
+        "parallel_tool_calls": True,
+    }
+    if stream:
+        async with sdk.chat.completions.stream(**asked) as events:
+            told: Any = await events.get_final_completion()
+    else:
+        told = await sdk.chat.completions.create(**asked)
+    assert told.choices[0].finish_reason == "tool_calls"
+    [call] = told.choices[0].message.tool_calls
+    assert (call.type, call.function.name) == ("function", "get_weather")
+    assert json.loads(call.function.arguments) == ARGUMENTS
+    message = told.choices[0].message.model_dump(exclude_none=True, exclude={"parsed"})
+    result = {"role": "tool", "tool_call_id": call.id, "content": "18 degrees"}
+    told = await sdk.chat.completions.create(
+        **{**asked, "messages": [*HELLO, message, result]},
+    )
+    assert told.choices[0].finish_reason == "stop"
+    assert told.choices[0].message.content.startswith(heard(model, ""))
+
+
+async def chat_tools(sdk: AsyncOpenAI, model: str) -> None:
+    await _tools(sdk, model, stream=False)
+
+
+async def chat_tools_streamed(sdk: AsyncOpenAI, model: str) -> None:
+    await _tools(sdk, model, stream=True)
+
+
+async def chat_parsed(sdk: AsyncOpenAI, model: str) -> None:
+    told = await sdk.chat.completions.parse(model=model, messages=HELLO, response_format=Weather)
+    assert told.choices[0].message.parsed == Weather(city="Boston", degrees=18)
+
+
+async def embeddings(sdk: AsyncOpenAI, model: str) -> None:
+    for encoding in ({}, {"encoding_format": "float"}):
+        told = await sdk.embeddings.create(model=model, input=["a", "two"], **encoding)  # type: ignore[arg-type]
+        assert [row.embedding for row in told.data] == [[1.0, 0.5, -2.0], [3.0, 0.5, -2.0]]
+
+
+async def moderations(sdk: AsyncOpenAI, model: str) -> None:
+    told = await sdk.moderations.create(model=model, input=["harm", "more harm"])
+    assert len(told.results) == 2
+    assert all(result.flagged for result in told.results)
+
+
+async def rerank(sdk: AsyncOpenAI, model: str) -> None:
+    """The library has no method for it, but takes any path."""
+    body = {"model": model, "query": "q", "documents": ["a", "b"]}
+    told: Any = await sdk.post("/rerank", cast_to=object, body=body)
+    assert [place["index"] for place in told["results"]] == [1, 0]
+
+
+async def responses(sdk: AsyncOpenAI, model: str) -> None:
+    told = await sdk.responses.create(model=model, input="Hello there!")
+    assert told.output_text == heard(model)
+    assert told.status == "completed"
+    assert told.id.startswith("resp_")
+    assert told.usage
+    assert told.usage.total_tokens == told.usage.input_tokens + told.usage.output_tokens
+
+
+async def responses_streamed(sdk: AsyncOpenAI, model: str) -> None:
+    async with sdk.responses.stream(model=model, input="Hello there!") as stream:
+        events = [event async for event in stream]
+        final = await stream.get_final_response()
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert events[0].type == "response.created"
+    assert events[-1].type == "response.completed"
+    deltas = [e.delta for e in events if e.type == "response.output_text.delta"]
+    assert "".join(deltas) == final.output_text == heard(model)
+
+
+async def responses_tools(sdk: AsyncOpenAI, model: str) -> None:
+    tools: Any = [{"type": "function", **WEATHER}]
+    told = await sdk.responses.create(model=model, input="Hello there!", tools=tools)
+    call: Any = told.output[-1]
+    assert (call.type, call.name) == ("function_call", "get_weather")
+    assert json.loads(call.arguments) == ARGUMENTS
+    result: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "18 degrees"}
+    told = await sdk.responses.create(
+        model=model, input=[result], tools=tools, previous_response_id=told.id
+    )
+    assert told.output_text.startswith(heard(model, ""))
+
+
+async def responses_parsed(sdk: AsyncOpenAI, model: str) -> None:
+    told = await sdk.responses.parse(model=model, input="Hello there!", text_format=Weather)
+    assert told.output_parsed == Weather(city="Boston", degrees=18)
+
+
+async def responses_chained(sdk: AsyncOpenAI, model: str) -> None:
+    first = await sdk.responses.create(model=model, input="Hello there!")
+    second = await sdk.responses.create(
+        model=model, input="And then?", previous_response_id=first.id
+    )
+    assert second.previous_response_id == first.id
+    assert second.output_text == heard(model, "And then?")
+    items: Any = [item async for item in sdk.responses.input_items.list(second.id)]
+    assert items[-1].content[0].text == "And then?"
+
+
+async def responses_kept(sdk: AsyncOpenAI, model: str) -> None:
+    told = await sdk.responses.create(model=model, input="Hello there!", metadata={"a": "b"})
+    kept = await sdk.responses.retrieve(told.id)
+    assert kept == told
+    assert kept.metadata == {"a": "b"}
+    page = await sdk.responses.input_items.list(told.id, limit=1, order="asc")
+    assert [item.type for item in page.data] == ["message"]
+    await sdk.responses.delete(told.id)
+    with pytest.raises(openai.NotFoundError):
+        await sdk.responses.retrieve(told.id)
+
+
+async def responses_background(sdk: AsyncOpenAI, model: str) -> None:
+    queued = await sdk.responses.create(model=model, input="Hello there!", background=True)
+    assert queued.status in ("queued", "in_progress")
+    events = [event async for event in await sdk.responses.retrieve(queued.id, stream=True)]
+    assert events[-1].type == "response.completed"
+    assert events[-1].response.output_text == heard(model)
+    rest = await sdk.responses.retrieve(queued.id, stream=True, starting_after=2)
+    assert [event async for event in rest] == events[3:]
+    # One that is over stays as it is.
+    assert (await sdk.responses.cancel(queued.id)).status == "completed"
+    streamed: Any = await sdk.responses.create(
+        model=model, input="Hello there!", background=True, stream=True
+    )
+    assert [event.type async for event in streamed] == [event.type for event in events]
+
+
+async def conversations(sdk: AsyncOpenAI, model: str) -> None:
+    opened = await sdk.conversations.create(metadata={"topic": "demo"})
+    told = await sdk.responses.create(model=model, input="Hello there!", conversation=opened.id)
+    assert told.conversation
+    assert told.conversation.id == opened.id
+    items: Any = [item async for item in sdk.conversations.items.list(opened.id, order="asc")]
+    assert [item.role for item in items] == ["user", "assistant"]
+    one: Any = await sdk.conversations.items.retrieve(items[0].id, conversation_id=opened.id)
+    assert one.content[0].text == "Hello there!"
+    more: Any = [{"type": "message", "role": "user", "content": "One more."}]
+    added = await sdk.conversations.items.create(opened.id, items=more)
+    assert len(added.data) == 1
+    changed = await sdk.conversations.update(opened.id, metadata={"topic": "other"})
+    assert changed.metadata == {"topic": "other"}
+    assert (await sdk.conversations.retrieve(opened.id)).metadata == {"topic": "other"}
+    assert (await sdk.conversations.delete(opened.id)).deleted
+    with pytest.raises(openai.NotFoundError):
+        await sdk.conversations.retrieve(opened.id)
+
+
+async def models(sdk: AsyncOpenAI, model: str) -> None:
+    provider = model.partition("/")[0]
+    listed = [found async for found in sdk.models.list() if found.owned_by == provider]
+    assert listed
+    assert await sdk.models.retrieve(listed[0].id) == listed[0]
+
+
+CALLS: dict[str, Callable[[AsyncOpenAI, str], Awaitable[None]]] = {
+    "chat": chat,
+    "chat, streamed": chat_streamed,
+    "chat, tools": chat_tools,
+    "chat, tools streamed": chat_tools_streamed,
+    "chat, parsed": chat_parsed,
+    "embeddings": embeddings,
+    "moderations": moderations,
+    "rerank": rerank,
+    "responses": responses,
+    "responses, streamed": responses_streamed,
+    "responses, tools": responses_tools,
+    "responses, parsed": responses_parsed,
+    "responses, chained": responses_chained,
+    "responses, kept": responses_kept,
+    "responses, in the background": responses_background,
+    "conversations": conversations,
+    "models": models,
+}

@@ -1,0 +1,58 @@
+"""The rows of the matrix: each call, and the providers and models that it is made with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+# Provider -> where its API begins, on the stand-in that speaks for all of them.
+PROVIDERS = {
+    "openai": "/v1",
+    "anthropic": "",
+    "gemini": "",
+    "mistral": "/v1",
+    "groq": "/openai/v1",
+    "cohere": "",
+    "deepseek": "/v1",
+    "together_ai": "/v1",
+}
+
+CHAT = {
+    "openai": "gpt-4o-mini",
+    "anthropic": "claude-haiku-4-5",
+    "gemini": "gemini-2.5-flash",
+    "mistral": "mistral-small-latest",
+    "groq": "openai/gpt-oss-120b",
+    "cohere": "command-a-03-2025",
+    "deepseek": "deepseek-chat",
+    "together_ai": "openai/gpt-oss-20b",
+}
+_KEPT = {name: CHAT[name] for name in ("openai", "anthropic", "gemini", "mistral")}
+
+ROWS: Mapping[str, Mapping[str, str]] = {
+    "chat": CHAT,
+    "chat, streamed": CHAT,
+    "chat, tools": CHAT,
+    "chat, tools streamed": CHAT,
+    "chat, parsed": CHAT,
+    "embeddings": {"openai": "text-embedding-3-small", "mistral": "mistral-embed"},
+    "moderations": {"openai": "omni-moderation-latest", "mistral": "mistral-moderation-latest"},
+    "rerank": {"cohere": "rerank-v4.0-pro", "together_ai": "mixedbread-ai/Mxbai-Rerank-Large-V2"},
+    "responses": CHAT,
+    "responses, streamed": CHAT,
+    "responses, tools": CHAT,
+    "responses, parsed": CHAT,
+    "responses, chained": _KEPT,
+    "responses, kept": _KEPT,
+    "responses, in the background": _KEPT,
+    "conversations": _KEPT,
+    "models": CHAT,
+}
+
+
+def cells() -> list[tuple[str, str]]:
+    """Every (row, provider)."""
+    return [(row, provider) for row, models in ROWS.items() for provider in models]
+
+
+def model(row: str, provider: str) -> str:
+    return f"{provider}/{ROWS[row][provider]}"

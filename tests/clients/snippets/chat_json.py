@@ -1,0 +1,13 @@
+from openai import OpenAI
+client = OpenAI(
+    api_key="YOUR_API_KEY",
+    base_url="https://broker.example/v1"
+)
+response = client.chat.completions.create(
+    model="openai/gpt-4o",
+    messages=[
+        {"role": "system", "content": "Output JSON."},
+        {"role": "user", "content": "List 3 colors"}
+    ],
+    response_format={"type": "json_object"}
+)

@@ -1,0 +1,10 @@
+from openai import OpenAI
+client = OpenAI(
+    api_key="YOUR_API_KEY",
+    base_url="https://broker.example/v1"
+)
+
+response = client.responses.create(
+    model="openai/o1-pro",
+    input="What is the capital of France?"
+)

@@ -1,0 +1,32 @@
+"""The official OpenAI SDKs, Python's and Node's, make every call with several providers each."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from openai import AsyncOpenAI
+
+from tests.clients.conftest import Matrix
+from tests.clients.python_calls import CALLS
+from tests.clients.rows import ROWS, cells, model
+from tests.system.stack import KEY, Stack
+
+
+@pytest.fixture(scope="session")
+async def sdk(stack: Stack) -> AsyncIterator[AsyncOpenAI]:
+    async with AsyncOpenAI(
+        api_key=KEY, base_url=f"{stack.url()}/v1", max_retries=0, timeout=30
+    ) as client:
+        yield client
+
+
+def test_every_call_is_made_with_two_providers_at_least() -> None:
+    assert set(CALLS) == set(ROWS)
+    assert all(len(models) >= 2 for models in ROWS.values())
+
+
+@pytest.mark.parametrize(("row", "provider"), cells())
+async def test_python(sdk: AsyncOpenAI, matrix: Matrix, row: str, provider: str) -> None:
+    await CALLS[row](sdk, model(row, provider))
+    matrix.done[row, provider].add("python")
