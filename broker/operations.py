@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broker.v1 import generation_pb2
+from broker.v1 import generation_pb2, operations_pb2
 
 GENERATE = "generate"
 EMBED = "embed"
@@ -45,3 +45,15 @@ def set_streamed(request: generation_pb2.Request, streamed: bool) -> None:
     operation = request.WhichOneof("operation") or ""
     if operation in _STREAMED:
         getattr(request, operation).stream = streamed
+
+
+def attachments(request: generation_pb2.Request) -> list[operations_pb2.Attachment]:
+    """The files of a request, to be changed in place."""
+    match request.WhichOneof("operation"):
+        case "transcribe":
+            return [request.transcribe.file]
+        case "image":
+            image = request.image
+            return [*image.images, *([image.mask] if image.HasField("mask") else ())]
+        case _:
+            return []

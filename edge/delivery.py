@@ -244,7 +244,7 @@ class DeliveryServer(pb_grpc.DeliveryServiceServicer):
         request: pb.FetchBodyRequest,
         context: _Context,
     ) -> AsyncIterator[pb.FetchBodyResponse]:
-        """The body of a large job, in pieces (R10)."""
+        """The body of a large job, or a file that came with it, in pieces (R10)."""
         await self._authenticate(context)
         exchange = self._desk.exchanges.get(request.request_id)
         attempt = exchange.attempt if exchange is not None else None
@@ -255,8 +255,15 @@ class DeliveryServer(pb_grpc.DeliveryServiceServicer):
             or not hmac.compare_digest(attempt.secret, request.secret)
         ):
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such attempt")
-        raw = memoryview(exchange.raw)
+        content: bytes | bytearray = exchange.raw
+        if request.HasField("attachment"):
+            if not 0 <= request.attachment < len(exchange.attachments):
+                await context.abort(grpc.StatusCode.NOT_FOUND, "no such attachment")
+            content = exchange.attachments[request.attachment]
+        raw = memoryview(content)
         for start in range(0, len(raw), _PIECE):
+            if exchange.attempt is not attempt or exchange.done:
+                await context.abort(grpc.StatusCode.NOT_FOUND, "the attempt is over")
             yield pb.FetchBodyResponse(data=bytes(raw[start : start + _PIECE]))
 
     async def _authenticate(self, context: _Context) -> None:

@@ -15,7 +15,7 @@ import socket
 import time
 import uuid
 from collections import defaultdict, deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -153,11 +153,13 @@ class Engine:
         timeout_s: float,
         alias: str = "",
         provider_key: str | None = None,
+        attachments: Sequence[bytes | bytearray] = (),
     ) -> Exchange:
         """Accept a request. Raises `InferenceError` when it is refused.
 
         `request_id` is unique; `alias` is the caller's own name for it, to cancel by;
-        `provider_key` is the caller's own key that came with it.
+        `provider_key` is the caller's own key that came with it; `attachments` are what references
+        in the request count: they stay here until it ends, for workers to fetch (R10).
         """
         if self._draining:
             raise InferenceError(
@@ -184,6 +186,7 @@ class Engine:
             plan=plan,
             timeout_s=timeout_s,
             provider_keys=provider_keys,
+            attachments=attachments,
         )
         exchange.alias = alias
         exchange.route = decision.explained

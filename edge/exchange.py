@@ -113,6 +113,7 @@ class Exchange:
         plan: dispatch.Plan,
         timeout_s: float,
         provider_keys: Mapping[str, str] = _NO_KEYS,
+        attachments: Sequence[bytes | bytearray] = (),
     ) -> None:
         self.request_id = request_id
         self.alias = ""
@@ -126,6 +127,8 @@ class Exchange:
         self.plan = plan
         # The caller's own, by provider: for grants alone.
         self.provider_keys = provider_keys
+        # Files that came with the request; workers fetch them.
+        self.attachments = attachments
         self.attempt: Attempt | None = None
         self.launched = False
         self.done = False
@@ -421,6 +424,7 @@ class Exchange:
     def _end(self, error: Exception | None, kill_reason: str) -> None:
         """The one way out."""
         self.done = True
+        self.attachments = ()
         self._error = error
         if error is not None:
             self._open = self._streaming and self._taken

@@ -17,12 +17,14 @@ from typing import Protocol
 from broker import operations
 from broker.errors import InferenceError
 from broker.v1 import delivery_service_pb2, event_pb2, generation_pb2, job_pb2, record_pb2
+from workers.delivery import EdgeLost
 from workers.emulation import Choices, Plan, Stepped, plan_of, total
 from workers.estimate import counted
 from workers.failures import Limits
 from workers.fetch import Fetcher
 from workers.keys import Key, Keys
-from workers.provider import Call, Decoder, Dialect, Provider, Unreadable
+from workers.provider import Call, Decoder, Detached, Dialect, Provider, Unreadable
+from workers.upload import Attachments, inlined, none
 from workers.upstream import Reply, Upstream
 
 _log = logging.getLogger(__name__)
@@ -50,6 +52,7 @@ class _Line:
     upstream: Upstream
     limits: Limits
     fetcher: Fetcher
+    attachments: Attachments
 
 
 class Session(Protocol):
@@ -94,10 +97,13 @@ class Attempt:
         upstream: Upstream,
         keys: Keys,
         fetcher: Fetcher,
+        *,
+        attachments: Attachments = none,
     ) -> None:
         """Make the call. Never raises for what a provider does: that is the `failed` event.
 
         It is made with the caller's own key, if the grant has one, else with one of `keys`.
+        `attachments` opens the files of the request.
         """
         job, model = self._job, self._job.route.model
         key: Key | None = None
@@ -105,14 +111,14 @@ class Attempt:
             key = keys.choose(job.request_id, model, job.avoid_keys, time.monotonic())
         self._secret = grant.credential or (key.secret if key is not None else "")
         try:
-            await self._answer(request, grant, upstream, fetcher)
+            await self._answer(request, grant, upstream, fetcher, attachments)
             if key is not None:
                 keys.worked(key, model)
         except InferenceError as exc:
             if key is not None:
                 keys.failed(key, exc, model, job.avoid_keys, time.monotonic())
             self._failed(exc, callers_key=bool(grant.credential))
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, EdgeLost):
             raise
         except Exception:  # noqa: BLE001
             # A bug in a dialect fails its one request, not the worker.
@@ -128,6 +134,7 @@ class Attempt:
         grant: delivery_service_pb2.Grant,
         upstream: Upstream,
         fetcher: Fetcher,
+        attachments: Attachments,
     ) -> None:
         model, operation = self._job.route.model, operations.name(request)
         self._provider = self._provider.serving(request, model)
@@ -139,6 +146,7 @@ class Attempt:
             upstream,
             _limits(grant, streaming=operations.streams(request)),
             fetcher,
+            attachments,
         )
         plan = plan_of(request, model, self._provider)
         if plan is None:
@@ -192,7 +200,9 @@ class Attempt:
             return line.dialect.call(request, model, self._provider), request
         except Unreadable as exc:
             request = await line.fetcher.inline(request, exc)
-            return line.dialect.call(request, model, self._provider), request
+        except Detached:
+            request = await inlined(request, line.attachments)
+        return line.dialect.call(request, model, self._provider), request
 
     async def _call(
         self,
@@ -212,6 +222,7 @@ class Attempt:
             key=self._secret or None,
             limits=line.limits,
             extra_headers=request.platform.extra_headers,
+            attachments=line.attachments,
         )
         try:
             self.record.upstream_status = reply.status

@@ -8,9 +8,10 @@ task has to be woken for each chunk. When nobody takes, reading stops at about h
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from typing import NamedTuple, cast
 
 import httptools
@@ -67,6 +68,8 @@ class Connection(asyncio.Protocol):
         self._patience = 0.0
         self._answered = self.complete = self._reusable = False
         self._head_done = self._flowing = self._paused = False
+        # The peer takes no more for now; a body is not yet written to its end.
+        self._full = self._sending = False
         self._head_size = 0
         self._chunks: list[bytes] = []
         self._waiting = 0
@@ -84,8 +87,14 @@ class Connection(asyncio.Protocol):
 
     # A request.
 
-    async def request(self, head: bytes, body: bytes, timing: Timing) -> None:
-        """Write a request and wait for the head of its answer: `status` and `headers`."""
+    async def request(
+        self, head: bytes, body: bytes | AsyncIterable[bytes], timing: Timing
+    ) -> None:
+        """Write a request and wait for the head of its answer: `status` and `headers`.
+
+        A body that comes in pieces is written as fast as the peer takes it, and no further than to
+        an answer that comes before its end.
+        """
         transport = self._transport
         assert transport is not None  # noqa: S101  # it is connected
         self._requests += 1
@@ -93,17 +102,35 @@ class Connection(asyncio.Protocol):
         self._begun = self._heard = self._loop.time()
         self._patience = timing.first_byte
         self._answered = self.complete = self._reusable = False
-        self._head_done = self._flowing = False
+        self._head_done = self._flowing = self._sending = False
         self._head_size = 0
         self.headers = []
         self._watch()
-        transport.write(head + body if len(body) < _MAX_WAITING else head)
-        if len(body) >= _MAX_WAITING:
+        if not isinstance(body, bytes):
+            transport.write(head)
+            await self._send(transport, body)
+        elif len(body) < _MAX_WAITING:
+            transport.write(head + body)
+        else:
+            transport.write(head)
             transport.write(body)
         while not self._head_done:
             if self._failure is not None:
                 raise self._failure
             await self._wait()
+
+    async def _send(self, transport: asyncio.Transport, body: AsyncIterable[bytes]) -> None:
+        self._sending = True
+        async with contextlib.aclosing(cast("AsyncGenerator[bytes]", aiter(body))) as pieces:
+            async for piece in pieces:
+                if self._head_done or self._failure is not None:
+                    return
+                transport.write(piece)
+                while self._full and not self._head_done and self._failure is None:
+                    await self._wait()
+                # The peer reads: that is no silence.
+                self._heard = self._loop.time()
+        self._sending = False
 
     async def take(self) -> bytes:
         """What has come of the body since the last time; empty at its end."""
@@ -143,7 +170,7 @@ class Connection(asyncio.Protocol):
         if (
             self.complete
             and self._reusable
-            and not self._lost
+            and not (self._lost or self._sending)
             and self._failure is None
             and transport is not None
             and not transport.get_write_buffer_size()
@@ -230,6 +257,13 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     # What the loop calls.
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        self._wake()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's are none by class.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -245,6 +245,24 @@ class EdgeLink:
         except (grpc.aio.AioRpcError, DecodeError) as exc:
             _log.warning("no body of %s from %s: %s", job.request_id, self.address, _why(exc))
             raise EdgeLost from exc
+
+    async def fetch_attachment(self, job: job_pb2.Job, number: int) -> AsyncGenerator[bytes, None]:
+        """A file of the request in pieces, no faster than they are taken. Raises `EdgeLost`."""
+        ask = pb.FetchBodyRequest(
+            request_id=job.request_id,
+            attempt=job.attempt,
+            secret=job.claim_secret,
+            attachment=number,
+        )
+        call = self._stub.FetchBody(ask, metadata=self._metadata)
+        try:
+            async for response in call:
+                yield response.data
+        except grpc.aio.AioRpcError as exc:
+            _log.warning("no file of %s from %s: %s", job.request_id, self.address, _why(exc))
+            raise EdgeLost from exc
+        finally:
+            call.cancel()
 
     async def close(self) -> None:
         """Send what is queued and hang up; takes 2 s at most."""

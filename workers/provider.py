@@ -26,6 +26,7 @@ from broker.operations import (
 )
 from broker.v1 import event_pb2, generation_pb2
 from broker.v1.content_pb2 import Part
+from broker.v1.operations_pb2 import Attachment
 from workers.parameters import Table
 
 # Operations as callers know them.
@@ -41,18 +42,38 @@ OPERATION_WORDS = {
 }
 
 
+# The fields of a multipart form, in their order: texts and files.
+Form = tuple[tuple[str, str | Attachment], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One HTTP call to make: `path` is appended to the provider's base URL."""
 
     path: str
-    body: bytes
+    body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     method: str = "POST"
     # Parameters the provider cannot take and that were left out, by their OpenAI names.
     dropped: tuple[str, ...] = ()
     # Stands in for the provider's base URL, such as that of another region; "" = it does not.
     base_url: str = ""
+    # Sent in place of `body`, its files as they come from the edge.
+    form: Form = ()
+
+
+class Detached(InferenceError):  # noqa: N818
+    """A dialect wants the bytes of a file, and they are still at the edge.
+
+    Raised by `Dialect.call`; whoever sends the call fetches them and asks for the call again.
+    """
+
+
+def data_of(attachment: Attachment) -> bytes:
+    """The bytes of a file, for a format that has them inside. Raises `Detached`."""
+    if attachment.HasField("reference"):
+        raise Detached("invalid_request", "a file has to be sent with the request")
+    return attachment.data
 
 
 class Unreadable(InferenceError):  # noqa: N818

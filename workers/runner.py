@@ -326,7 +326,14 @@ class Runner:
             request = job.request
             if job.HasField("body_reference"):
                 request = await session.link.fetch_body(job)
-            await attempt.run(request, grant, self._upstream, self._keys, self._fetcher)
+            await attempt.run(
+                request,
+                grant,
+                self._upstream,
+                self._keys,
+                self._fetcher,
+                attachments=partial(session.link.fetch_attachment, job),
+            )
         except EdgeLost:
             pass
         except asyncio.CancelledError:

@@ -11,7 +11,8 @@ Medians of two runs, not interleaved; other work came and went on the machine.
 Beyond httpx's own `timeout` extension (connect, read), two request extensions, in seconds:
 `first_byte` replaces `read` until the first byte of the body, `deadline` ends the whole call.
 0 or nothing means no limit. Time in which the consumer keeps the socket from being read is not
-counted as silence of the peer. A body comes decompressed, without its content-encoding header.
+counted as silence of the peer. A third, `upload`, is a request body that comes in pieces.
+A body comes decompressed, without its content-encoding header.
 Methods whose answers have no body although their headers speak of one (HEAD) are not for it.
 """
 
@@ -24,7 +25,7 @@ import math
 import socket
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from typing import Any, NamedTuple, Self, cast
 from urllib.parse import unquote
 
@@ -247,7 +248,9 @@ class Transport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         url = request.url
         stream = request.stream
-        data: bytes = stream.data if isinstance(stream, Body) else await request.aread()
+        data: bytes | AsyncIterable[bytes] | None = request.extensions.get("upload")
+        if data is None:
+            data = stream.data if isinstance(stream, Body) else await request.aread()
         origin = Origin(url.scheme, url.host, url.port or _PORTS.get(url.scheme, 0))
         if not (origin.host and origin.scheme in _PORTS):
             raise httpx.UnsupportedProtocol("no http or https URL")

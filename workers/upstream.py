@@ -27,6 +27,7 @@ from workers.failures import CONNECTING, FOREIGN, Limits, message_of, reasons_of
 from workers.headers import goes_on, request_id
 from workers.provider import Call, Credentials, Provider
 from workers.transport import Answer, Body, StaleConnectionError, Transport
+from workers.upload import Attachments, Upload, none
 
 _MAX_BODY = 64 << 20
 _USER_AGENT = f"millrace/{version('millrace')}"
@@ -212,18 +213,24 @@ class Upstream:
         key: str | None = None,
         limits: Limits,
         extra_headers: Mapping[str, str] | None = None,
+        attachments: Attachments = none,
     ) -> Reply:
         """Send `call` and wait for the headers of its answer, whatever its status but a redirect.
 
-        Raises `InferenceError`.
+        `attachments` opens the files of a form. Raises `InferenceError`, and what that raises.
         """
         headers = self._headers_of(call, key, extra_headers)
         if self._credentials is not None:
             url = (call.base_url or self._base) + call.path
             headers |= await self._credentials.headers(key, call, url)
+        upload = None
+        if call.form:
+            upload = Upload(call.form, attachments)
+            headers["content-type"] = upload.content_type
+            headers["content-length"] = str(upload.size)
         self.in_flight += 1
         try:
-            response = await self._send(call, headers, limits)
+            response = await self._send(call, headers, limits, upload)
         except BaseException as exc:
             self.in_flight -= 1
             if not isinstance(exc, FOREIGN):
@@ -249,7 +256,9 @@ class Upstream:
         """Close every connection, also those of replies still open."""
         await self._transport.aclose()
 
-    async def _send(self, call: Call, headers: dict[str, str], limits: Limits) -> httpx.Response:
+    async def _send(
+        self, call: Call, headers: dict[str, str], limits: Limits, upload: Upload | None
+    ) -> httpx.Response:
         request = httpx.Request(
             call.method,
             self._url((call.base_url or self._base) + call.path),
@@ -259,6 +268,7 @@ class Upstream:
                 "timeout": {"connect": limits.connect_s or None, "read": limits.stall_s or None},
                 "first_byte": limits.first_byte_s,
                 "deadline": limits.deadline_s,
+                "upload": upload,
             },
         )
         begun = time.monotonic()

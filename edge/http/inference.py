@@ -46,6 +46,8 @@ class Asked:
     request: generation_pb2.Request
     key: KeyRecord
     timeout_s: float
+    # What references in the request count (R10).
+    attachments: Sequence[bytes | bytearray] = ()
 
 
 class InferenceRoute:
@@ -75,14 +77,14 @@ class InferenceRoute:
     async def _serve(self, call: Call, receive: Receive, send: Send) -> None:
         key = call.key = await self._auth.authenticate(authorization(call.headers))
         timeout_s = call.timeout_s(self._limits.request_timeout_s)
-        request = await self._received(call, receive, timeout_s)
-        asked = Asked(request, key, timeout_s)
+        request, attachments = await self._received(call, receive, timeout_s)
+        asked = Asked(request, key, timeout_s, attachments)
         call.pass_on_headers(asked.request.platform)
         await self._answer(call, asked, send)
 
     async def _received(
         self, call: Call, receive: Receive, timeout_s: float
-    ) -> generation_pb2.Request:
+    ) -> tuple[generation_pb2.Request, Sequence[bytes | bytearray]]:
         limit, parse = self._limits.max_body_bytes, self._form.parse_form
         if parse is not None:
             boundary = boundary_of(call.headers.get(b"content-type", b""))
@@ -91,10 +93,10 @@ class InferenceRoute:
                     call.headers, receive, boundary, limit=limit, timeout_s=timeout_s
                 )
                 call.watch()
-                return parse(form)
+                return parse(form), form.contents
         body = await read_json_body(call.headers, receive, limit=limit, timeout_s=timeout_s)
         call.watch()
-        return self._form.parse(body)
+        return self._form.parse(body), ()
 
     async def _answer(self, call: Call, asked: Asked, send: Send) -> None:
         make = self._form.stream
@@ -210,6 +212,7 @@ class InferenceRoute:
             request_id=call.request_id,
             timeout_s=asked.timeout_s,
             provider_key=call.provider_key(),
+            attachments=asked.attachments,
         )
 
     async def _refuse(self, call: Call, error: InferenceError, send: Send) -> None:

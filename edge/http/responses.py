@@ -31,7 +31,7 @@ from edge.translate.responses_stream import ResponsesStream
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Asked(Asked):
     """A request with what it goes on from."""
 
@@ -48,7 +48,7 @@ class CreateResponse(InferenceRoute):
     async def _answer(self, call: Call, asked: Asked, send: Send) -> None:
         try:
             turn = await self._service.turn(asked.request, asked.key)
-            whole = _Asked(asked.request, asked.key, asked.timeout_s, turn)
+            whole = _Asked(asked.request, asked.key, asked.timeout_s, turn=turn)
             if turn.background:
                 await self._background(call, whole, send)
             else:

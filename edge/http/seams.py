@@ -63,10 +63,12 @@ class EngineLike(Protocol):
         request_id: str,
         timeout_s: float,
         provider_key: str | None = None,
+        attachments: Sequence[bytes | bytearray] = (),
     ) -> ExchangeLike:
         """Accept a request; raises `InferenceError` when it is refused.
 
-        `provider_key` is the caller's own key for the provider, if one came with the request.
+        `provider_key` is the caller's own key for the provider, if one came with the request;
+        `attachments` are what references in the request count.
         """
 
     def models(self) -> Sequence[ModelLike]: ...

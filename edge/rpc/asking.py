@@ -17,6 +17,7 @@ from edge.engine import Engine
 from edge.exchange import Exchange
 from edge.rpc.calls import Call, Context
 from edge.rpc.report import Asked, Reporter
+from edge.translate.attachments import detach
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ class Asking:
         self, question: Question, request: generation_pb2.Request
     ) -> AsyncIterator[Exchange]:
         """Inside, `request` runs on the question's terms."""
+        attachments = detach(request)
         exchange = await self._engine.submit(
             request,
             question.key,
@@ -83,6 +85,7 @@ class Asking:
             timeout_s=question.timeout_s,
             alias=question.alias,
             provider_key=question.provider_key,
+            attachments=attachments,
         )
         try:
             yield exchange

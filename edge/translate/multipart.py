@@ -1,7 +1,7 @@
 """Reads multipart/form-data as it comes: texts and files by the names of their fields.
 
-A name may end in `[]` or in `[number]`, as SDKs write lists. Nothing is copied but once: the pieces
-of a file are joined when its end is there.
+A name may end in `[]` or in `[number]`, as SDKs write lists, or in `[key]`, as they write objects.
+A file's bytes are there once, in a buffer that grows with them and goes back when it is let go.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from broker.errors import InferenceError
+from broker.v1 import operations_pb2
 from edge.translate.refusals import invalid, refused
 
 _Shape = TypeVar("_Shape", bound=msgspec.Struct)
@@ -24,6 +25,11 @@ _Shape = TypeVar("_Shape", bound=msgspec.Struct)
 _MOST_FIELDS = 1000
 _MOST_TEXT = 4 << 20
 _BRACKETS = re.compile(r"\[\d*\]$")
+_NAME = re.compile(r"([^\[\]]+)((?:\[[^\[\]]+\])*)")
+_KEY = re.compile(r"\[([^\[\]]+)\]")
+# A name of a file that is not ASCII, as RFC 5987 has it; RFC 7578 forbids it, some send it.
+_EXTENDED = re.compile(rb";\s*filename\*\s*=\s*utf-8'[^']*'([^;\s]+)", re.IGNORECASE)
+_ESCAPED = re.compile(rb"%([0-9A-Fa-f]{2})")
 _json = msgspec.json.Decoder().decode
 
 
@@ -33,7 +39,17 @@ class File:
 
     name: str
     media_type: str
-    data: bytes
+    data: bytearray
+    # Its place among the files of the form.
+    number: int = 0
+
+    def attachment(self) -> operations_pb2.Attachment:
+        """The file as the hub knows it: a reference, the bytes stay where they are (R10)."""
+        return operations_pb2.Attachment(
+            filename=self.name,
+            media_type=self.media_type,
+            reference=operations_pb2.AttachmentReference(number=self.number, size=len(self.data)),
+        )
 
 
 @dataclass(slots=True)
@@ -43,6 +59,12 @@ class Fields:
     texts: dict[str, list[str]] = field(default_factory=dict)
     files: dict[str, list[File]] = field(default_factory=dict)
 
+    @property
+    def contents(self) -> list[bytearray]:
+        """The bytes of all files, by their numbers."""
+        files = [file for files in self.files.values() for file in files]
+        return [file.data for file in sorted(files, key=lambda file: file.number)]
+
     def source(self, shape: type[msgspec.Struct], *, lists: Collection[str] = ()) -> dict[str, Any]:
         """The texts as a JSON body would have them.
 
@@ -50,7 +72,9 @@ class Fields:
         """
         source: dict[str, Any] = {}
         for name, texts in self.texts.items():
-            if name in lists or name in _LISTS:
+            if "[" in name:
+                _nest(source, name, texts)
+            elif name in lists or name in _LISTS:
                 source[name] = texts
             elif len(texts) > 1:
                 raise invalid(name, f"'{name}' is there {len(texts)} times; give it once.")
@@ -62,6 +86,29 @@ class Fields:
 
 
 _LISTS = frozenset({"tags", "models"})
+
+
+def _nest(source: dict[str, Any], name: str, texts: list[str]) -> None:
+    """Put texts where `a[b][c]` says; numbers and truth values are read as what they look like."""
+    path = _NAME.fullmatch(name)
+    if path is None:
+        raise invalid(name, f"Invalid name of a field: '{name}'.")
+    *outer, last = [path[1], *_KEY.findall(path[2])]
+    where = source
+    for key in outer:
+        where = where.setdefault(key, {})
+        if not isinstance(where, dict):
+            raise invalid(path[1], f"'{path[1]}' is there as a text and as an object.")
+    values = [_scalar(text) for text in texts]
+    where[last] = values[0] if len(values) == 1 else values
+
+
+def _scalar(text: str) -> Any:
+    try:
+        value = _json(text)
+    except (msgspec.DecodeError, RecursionError):
+        return text
+    return value if isinstance(value, int | float) else text
 
 
 def _is_object(shape: type[msgspec.Struct], name: str) -> bool:
@@ -118,8 +165,8 @@ class FormReader:
         self._header: list[bytes] = []
         self._value: list[bytes] = []
         self._headers: dict[bytes, bytes] = {}
-        self._pieces: list[bytes] = []
-        self._size = 0
+        self._content = bytearray()
+        self._files = 0
         self._text = False
         try:
             self._parser = MultipartParser(
@@ -160,8 +207,7 @@ class FormReader:
         if self._count > _MOST_FIELDS:
             raise _broken(f"it has more than {_MOST_FIELDS} fields")
         self._headers = {}
-        self._pieces = []
-        self._size = 0
+        self._content = bytearray()
 
     def _end_header(self) -> None:
         self._headers[b"".join(self._header).lower()] = b"".join(self._value)
@@ -169,7 +215,7 @@ class FormReader:
         self._value.clear()
 
     def _end_headers(self) -> None:
-        self._text = b"filename" not in self._disposition()
+        self._text = self._filename() is None
 
     def _disposition(self) -> dict[bytes, bytes]:
         given = self._headers.get(b"content-disposition", b"")
@@ -178,26 +224,31 @@ class FormReader:
             raise _broken("a part does not say which field it is")
         return parameters
 
+    def _filename(self) -> bytes | None:
+        name = self._disposition().get(b"filename")
+        extended = _EXTENDED.search(self._headers.get(b"content-disposition", b""))
+        if name is not None or extended is None:
+            return name
+        return _ESCAPED.sub(lambda found: bytes([int(found[1], 16)]), extended[1])
+
     def _data(self, data: bytes, start: int, end: int) -> None:
-        self._size += end - start
-        if self._text and self._size > _MOST_TEXT:
+        self._content += memoryview(data)[start:end]
+        if self._text and len(self._content) > _MOST_TEXT:
             raise _broken(f"a text is larger than {_MOST_TEXT >> 20} MiB")
-        self._pieces.append(data[start:end] if end - start < len(data) else data)
 
     def _end(self) -> None:
         parameters = self._disposition()
         try:
             name = _without_brackets(parameters[b"name"].decode())
-            data = b"".join(self._pieces)
-            self._pieces = []
+            filename = (self._filename() or b"").decode()
             if self._text:
-                self._fields.texts.setdefault(name, []).append(data.decode())
+                self._fields.texts.setdefault(name, []).append(self._content.decode())
                 return
-            filename = parameters[b"filename"].decode()
         except UnicodeDecodeError as exc:
             raise _broken("a name or a text is not valid UTF-8") from exc
         kind, _ = parse_options_header(self._headers.get(b"content-type", b"").decode("latin-1"))
-        file = File(filename, kind.decode("latin-1"), data)
+        file = File(filename, kind.decode("latin-1"), self._content, self._files)
+        self._files += 1
         self._fields.files.setdefault(name, []).append(file)
 
     def _end_all(self) -> None:

@@ -295,9 +295,14 @@ async def test_a_hand_back_of_nothing_is_passed_over(desk: Desk, worker: Worker)
 # Bodies (R10).
 
 
-async def body(worker: Worker, claim: pb.Claim, metadata: Any = AUTHORIZED) -> bytes:
+async def body(
+    worker: Worker, claim: pb.Claim, metadata: Any = AUTHORIZED, attachment: int | None = None
+) -> bytes:
     ask = pb.FetchBodyRequest(
-        request_id=claim.request_id, attempt=claim.attempt, secret=claim.secret
+        request_id=claim.request_id,
+        attempt=claim.attempt,
+        secret=claim.secret,
+        attachment=attachment,
     )
     call = worker.stub.FetchBody(ask, metadata=metadata)
     return b"".join([piece.data async for piece in call])
@@ -321,6 +326,23 @@ async def test_a_body_is_given_to_nobody_but_who_has_the_job(desk: Desk, worker:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await body(worker, desk.claim(), metadata=())
     assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_files_come_by_their_numbers_until_the_request_ends(
+    desk: Desk, worker: Worker
+) -> None:
+    exchange = desk.story.exchange
+    files = [bytearray(b"a" * 700_000), bytearray(), bytearray(b"c")]
+    exchange.attachments = files
+    claim = desk.claim()
+    for number, content in enumerate(files):
+        assert await body(worker, claim, attachment=number) == content
+    for missing in (-1, 3):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await body(worker, claim, attachment=missing)
+        assert refused.value.code() == grpc.StatusCode.NOT_FOUND
+    exchange.close()
+    assert not exchange.attachments
 
 
 # The server.

@@ -38,9 +38,41 @@ def test_a_form_is_the_same_however_it_is_cut(size: int) -> None:
     ]
     found = read(*form({"prompt": "grün\r\n--", "tags[]": ["a", "b"], "n": "2"}, sent), size)
     assert found.texts == {"prompt": ["grün\r\n--"], "tags": ["a", "b"], "n": ["2"]}
-    files = [(file.name, file.media_type, file.data) for file in found.files["image"]]
+    files = [(file.name, file.media_type, bytes(file.data)) for file in found.files["image"]]
     assert files == [("ä.png", "image/png", PNG), ("b.jpg", "image/jpeg", b"")]
     assert found.files["mask"][0].data == PNG * 3
+
+
+def test_a_file_is_known_by_reference_and_its_bytes_lie_beside() -> None:
+    sent = [("a", ("1", PNG)), ("b", ("2", b"x")), ("a", ("3", b""))]
+    found = read(*form({}, sent))
+    references = [file.attachment().reference for file in (*found.files["a"], *found.files["b"])]
+    assert [(reference.number, reference.size) for reference in references] == [
+        (0, len(PNG)),
+        (2, 0),
+        (1, 1),
+    ]
+    assert [bytes(content) for content in found.contents] == [PNG, b"x", b""]
+
+
+def test_an_extended_filename_makes_a_file() -> None:
+    part = b"Content-Disposition: form-data; name=\"f\"; filename*=UTF-8''sp%C3%A9.wav\r\n\r\nx"
+    found = read(b"multipart/form-data; boundary=b", b"--b\r\n" + part + b"\r\n--b--\r\n")
+    assert found.files["f"][0].name == "spé.wav"
+
+
+def test_brackets_with_names_make_objects() -> None:
+    texts = {"vad[type]": ["server_vad"], "vad[threshold]": ["0.5"], "provider[order]": ["a", "b"]}
+    assert Fields(texts).source(_Shape) == {
+        "vad": {"type": "server_vad", "threshold": 0.5},
+        "provider": {"order": ["a", "b"]},
+    }
+
+
+@pytest.mark.parametrize("names", [("a", "a[b]"), ("a[b]", "a[b][c]"), ("a[",), ("a[b]c",)])
+def test_names_that_contradict_each_other_are_refused(names: tuple[str, ...]) -> None:
+    with pytest.raises(InferenceError):
+        Fields({name: ["x"] for name in names}).source(_Shape)
 
 
 class _Shape(wire.Platform):

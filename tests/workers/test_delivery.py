@@ -473,6 +473,19 @@ async def test_a_body_is_put_together_from_its_pieces(edge: EdgeStandIn, link: E
     assert await link.fetch_body(JOB) == request
 
 
+async def test_a_file_comes_in_pieces(edge: EdgeStandIn, link: EdgeLink) -> None:
+    edge.body = [b"a", b"bc"]
+    assert [piece async for piece in link.fetch_attachment(JOB, 1)] == [b"a", b"bc"]
+
+
+async def test_a_file_that_cannot_be_had_is_the_edges_loss(
+    edge: EdgeStandIn, link: EdgeLink
+) -> None:
+    edge.body = grpc.StatusCode.NOT_FOUND
+    with pytest.raises(EdgeLost):
+        await anext(link.fetch_attachment(JOB, 1))
+
+
 @pytest.mark.parametrize(
     "body", [grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INTERNAL, [b"\xff\xff\xff"]]
 )

@@ -96,6 +96,7 @@ class Engine:
     )
 
     provider_keys: list[str | None] = field(default_factory=list)
+    attachments: list[Sequence[bytes | bytearray]] = field(default_factory=list)
 
     async def submit(
         self,
@@ -105,9 +106,11 @@ class Engine:
         request_id: str,
         timeout_s: float,
         provider_key: str | None = None,
+        attachments: Sequence[bytes | bytearray] = (),
     ) -> Exchange:
         self.requests.append((request, key, request_id, timeout_s))
         self.provider_keys.append(provider_key)
+        self.attachments.append(attachments)
         if self.refusal is not None:
             raise self.refusal
         exchange = Exchange(self.script, request_id)
