@@ -210,6 +210,10 @@ class Engine:
         exchange.cancel()
         return True
 
+    async def decide(self, request: generation_pb2.Request) -> routing.Decision:
+        """Where a request would go. Raises `InferenceError`."""
+        return await self.router.decide(request)
+
     def models(self) -> list[ModelInfo]:
         """The models that workers list."""
         return [ModelInfo(f"{p}/{m}", p, m) for p, m in self._fleet.fleet.models()]

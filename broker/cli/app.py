@@ -128,6 +128,28 @@ def models(settings: Settings) -> None:
 
 @app.command()
 @with_settings
+def route(  # noqa: PLR0917 - typer calls it by name
+    settings: Settings,
+    model: Annotated[str, typer.Argument(help="Such as openai/gpt-4o, gpt-4o or llama@ttft.")],
+    also: Annotated[
+        list[str] | None, typer.Option("--or", metavar="MODEL", help="Tried after it; repeatable.")
+    ] = None,
+    provider: Annotated[
+        str | None, typer.Option(metavar="JSON", help="The provider object of a request.")
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Prices, load, and who was left out, and why.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The whole decision as JSON.")] = False,
+) -> None:
+    """Show where a request for MODEL would go, first choice first."""
+    from broker.cli.route import Wanted, show
+
+    show(settings, Wanted(model, also or (), provider), explain=explain, as_json=as_json)
+
+
+@app.command()
+@with_settings
 def doctor(settings: Settings) -> None:
     """Check NATS, streams, workers, provider keys, ports and versions."""
     from broker.cli.doctor import examine

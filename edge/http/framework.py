@@ -13,6 +13,7 @@ from broker.errors import InferenceError
 from broker.telemetry import Metrics
 from edge.auth import Authenticator
 from edge.http.reply import error_reply
+from edge.http.route import route_routes
 from edge.http.routes import model_routes, operator_routes
 from edge.http.schema import add_raw_routes
 from edge.http.seams import EngineLike
@@ -33,6 +34,7 @@ def framework(engine: EngineLike, auth: Authenticator, metrics: Metrics) -> Fast
     )
     app.include_router(model_routes(engine, auth))
     app.include_router(v0_routes(engine, auth))
+    app.include_router(route_routes(engine, auth))
     app.include_router(operator_routes(engine, metrics, version))
     for kind in (InferenceError, HTTPException, Exception):
         app.add_exception_handler(kind, _refused)

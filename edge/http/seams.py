@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from broker.keys import KeyRecord
+from broker.routing import Decision
 from broker.v1 import control_service_pb2, event_pb2, generation_pb2
 
 
@@ -70,6 +71,9 @@ class EngineLike(Protocol):
         `provider_key` is the caller's own key for the provider, if one came with the request;
         `attachments` are what references in the request count.
         """
+
+    async def decide(self, request: generation_pb2.Request) -> Decision:
+        """Where a request would go; raises `InferenceError` when nobody can answer it."""
 
     def models(self) -> Sequence[ModelLike]: ...
 

@@ -248,6 +248,37 @@ def test_models_lists_what_the_edge_lists(running: Up, env: dict[str, str]) -> N
     assert result.stdout.splitlines() == sorted(model["id"] for model in listed)
 
 
+# route
+
+
+def test_route_shows_where_a_request_would_go(running: Up, env: dict[str, str]) -> None:
+    assert millrace("route", "sim/hello", env=env).stdout == "sim/hello\n"
+    explained = millrace("route", "sim/hello", "--explain", env=env).stdout
+    assert explained.startswith("sim/hello, by price\n")
+    assert re.search(r"^1 +sim/hello .* 0/\d+", explained, re.MULTILINE)
+    left = json.loads(
+        millrace("route", "no-such", "--or", "sim/x", "--provider", "{}", "--json", env=env).stdout
+    )
+    assert [c["model"] for c in left["candidates"]] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("no-such-model",), "does not exist"),
+        (("sim/x", "--provider", "{"), "--provider: not JSON"),
+        (("sim/x", "--provider", '{"sort": "beauty"}'), "field provider.sort"),
+        (("sim/x", "--provider", '{"only": ["openai"]}'), "sim: not in provider.only"),
+    ],
+)
+def test_route_says_why_a_request_would_go_nowhere(
+    running: Up, env: dict[str, str], arguments: tuple[str, ...], said: str
+) -> None:
+    result = millrace("route", *arguments, env=env)
+    assert result.returncode == 1
+    assert said in " ".join(result.stderr.split())
+
+
 # key
 
 

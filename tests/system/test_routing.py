@@ -147,6 +147,24 @@ async def test_a_parameter_that_is_required_is_never_dropped(town: Town) -> None
     assert (status, body["error"]["code"]) == (400, "unsupported_parameter"), json.dumps(body)
 
 
+async def test_a_decision_is_explained_without_asking_anybody(town: Town) -> None:
+    town.fake.take()
+    body = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "x"}],
+        "provider": {"order": ["groq"], "ignore": ["cerebras"]},
+    }
+    async with town.stack.client() as client:
+        decision = (await client.post("/v0/route", json=body)).json()
+    assert [c["provider"] for c in decision["candidates"]] == ["groq", "together_ai"]
+    assert decision["candidates"][0]["input_price"] > 0
+    assert decision["candidates"][0]["max_input_tokens"] > 0
+    assert [(c["provider"], c["reason"]) for c in decision["left_out"]] == [
+        ("cerebras", "in provider.ignore")
+    ]
+    assert town.asked() == []
+
+
 async def test_equals_share_the_work_by_load(town: Town) -> None:
     town.fake.take()
     async with town.stack.client() as client:

@@ -14,6 +14,10 @@ from broker import keys, telemetry
 from broker.bus import BusError
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
+from broker.routing import Decision, Target
+from broker.routing.candidates import Candidate
+from broker.routing.names import Wish
+from broker.routing.world import Live
 from broker.v1 import control_service_pb2, event_pb2, generation_pb2
 
 SECRET = "mr-test-secret"
@@ -116,6 +120,15 @@ class Engine:
         exchange = Exchange(self.script, request_id)
         self.exchanges.append(exchange)
         return exchange
+
+    async def decide(self, request: generation_pb2.Request) -> Decision:
+        found = [model for model in self.known if model.id == request.generate.model]
+        if not found:
+            raise InferenceError("model_not_found", "no such model", param="model")
+        target = Target(found[0].provider, "main", found[0].name, listed=True)
+        return Decision(
+            found[0].id, "price", (Candidate(target, Wish(target.model), None, Live()),)
+        )
 
     def models(self) -> Sequence[Model]:
         return self.known

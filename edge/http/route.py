@@ -1,0 +1,63 @@
+"""`POST /v0/route`: where a chat completion would go and why, without asking anybody."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from broker.errors import InferenceError
+from broker.routing import Decision
+from broker.routing.candidates import Candidate
+from edge.auth import Authenticator
+from edge.http.routes import signed_in
+from edge.http.seams import EngineLike
+from edge.translate.chat_request import parse_chat
+
+# A body may leave the conversation out: names and preferences are enough to decide by.
+_MOST_BYTES = 1 << 20
+
+
+def route_routes(engine: EngineLike, auth: Authenticator) -> APIRouter:
+    """The one route; its body is that of a chat completion."""
+    router = APIRouter(prefix="/v0", tags=["v0"], dependencies=signed_in(auth))
+
+    @router.post("/route", summary="Explain where a request would go")
+    async def route(request: Request) -> dict[str, Any]:
+        """Takes the body of a chat completion and answers with the decision alone."""
+        body = await request.body()
+        if len(body) > _MOST_BYTES:
+            raise InferenceError("request_too_large", f"more than {_MOST_BYTES} bytes")
+        return shown(await engine.decide(parse_chat(body)))
+
+    return router
+
+
+def shown(decision: Decision) -> dict[str, Any]:
+    """A decision as JSON: who is tried in order, and who is not, with the reason."""
+    return {
+        "object": "route",
+        "requested": decision.requested,
+        "strategy": decision.strategy,
+        "candidates": [_shown(candidate) for candidate in decision.chosen],
+        "left_out": [_shown(c) | {"reason": c.excluded} for c in decision.left_out],
+    }
+
+
+def _shown(candidate: Candidate) -> dict[str, Any]:
+    """Prices in USD per million tokens, times in milliseconds; null = not known."""
+    live = candidate.live
+    return {
+        "provider": candidate.provider,
+        "model": candidate.target.model,
+        "pool": candidate.target.pool,
+        "weight": candidate.weight,
+        "input_price": candidate.usd("input_tokens"),
+        "output_price": candidate.usd("output_tokens"),
+        "max_input_tokens": candidate.target.window or None,
+        "first_token_ms": live.first_ms or None,
+        "tokens_per_s": live.per_second or None,
+        "in_flight": live.busy,
+        "slots": live.slots or None,
+        "resting": live.resting,
+    }
