@@ -57,16 +57,18 @@ def _explain(decision: Mapping[str, Any]) -> None:
     console = Console()
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("", justify="right")
-    table.add_column("candidate", overflow="fold")
+    table.add_column("candidate", no_wrap=True)
     for name in ("in $/M", "out $/M", "context", "first token", "in flight"):
         table.add_column(name, justify="right")
-    table.add_column("why not", overflow="fold")
     for place, candidate in enumerate(decision["candidates"], 1):
-        table.add_row(str(place), _name(candidate), *_figures(candidate), _state(candidate))
-    for candidate in decision["left_out"]:
-        table.add_row("-", _name(candidate), *_figures(candidate), candidate["reason"])
-    console.print(f"{decision['requested']}, by {decision['strategy']}")
+        table.add_row(str(place), _name(candidate), *_figures(candidate))
+    typer.echo(f"{decision['requested']}, by {decision['strategy']}")
     console.print(table)
+    for candidate in decision["candidates"]:
+        if candidate["resting"]:
+            typer.echo(f"tried last: {_name(candidate)}: it has been failing")
+    for candidate in decision["left_out"]:
+        typer.echo(f"left out: {_name(candidate)}: {candidate['reason']}")
 
 
 def _name(candidate: Mapping[str, Any]) -> str:
@@ -87,7 +89,3 @@ def _figures(candidate: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _number(value: float | None) -> str:
     return "?" if value is None else f"{value:,g}" if value < 1000 else f"{value:,.0f}"
-
-
-def _state(candidate: Mapping[str, Any]) -> str:
-    return "failing: tried last" if candidate["resting"] else ""
