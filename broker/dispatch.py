@@ -104,12 +104,12 @@ def after_failure(
             # Not all are refused: the request may wait for those that are over their limits.
             error = next(e for e in reversed(plan.errors) if e.key == plan.tired_keys[-1])
     retry = error.row.retry
-    if retry is Retry.SAME and plan.tries < MAX_TRIES:
-        delay = _delay(plan.tries, error.retry_after, jitter)
-        if delay is not None and delay < left_s:
+    if retry is Retry.SAME and plan.tries < MAX_TRIES and not error.exhausted:
+        wait = delay(plan.tries, error.retry_after, jitter)
+        if wait is not None and wait < left_s:
             plan.tries += 1
             plan.tired_keys.clear()
-            return Again(delay)
+            return Again(wait)
     if retry in {Retry.SAME, Retry.NEXT} and plan.has_next:
         plan.go_on()
         return Again()
@@ -143,7 +143,7 @@ def _resume(plan: Plan, error: InferenceError, *, resumable: bool) -> Step:
     return Again(resume=True)
 
 
-def _delay(tries: int, retry_after: float | None, jitter: float) -> float | None:
+def delay(tries: int, retry_after: float | None, jitter: float) -> float | None:
     """Seconds to wait before the next try here; None when that is too long."""
     if retry_after is not None:
         return retry_after if retry_after <= PATIENCE_S else None

@@ -163,7 +163,8 @@ class InferenceError(Exception):
 
     `param` is the dotted path of the field at fault, `code` replaces the row's code where the
     upstream gave a better one, `retry_after` is in seconds. `key` is the fingerprint of the
-    operator's key that failed, `other_keys` how many others may be used at once.
+    operator's key that failed, `other_keys` how many others may be used at once. `exhausted`: the
+    worker has tried again by itself.
     """
 
     def __init__(
@@ -182,6 +183,7 @@ class InferenceError(Exception):
         phase: str = "",
         key: str = "",
         other_keys: int = 0,
+        exhausted: bool = False,
     ) -> None:
         super().__init__(message)
         self.reason = reason
@@ -197,6 +199,7 @@ class InferenceError(Exception):
         self.phase = phase
         self.key = key
         self.other_keys = other_keys
+        self.exhausted = exhausted
 
     @property
     def row(self) -> Row:
@@ -223,6 +226,7 @@ class InferenceError(Exception):
             phase=self.phase,
             key=self.key,
             other_keys=self.other_keys,
+            exhausted=self.exhausted,
         )
         if self.retry_after is not None:
             failure.retry_after_ms = int(self.retry_after * 1000)
@@ -246,4 +250,5 @@ class InferenceError(Exception):
             phase=failure.phase,
             key=failure.key,
             other_keys=failure.other_keys,
+            exhausted=failure.exhausted,
         )

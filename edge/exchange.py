@@ -316,7 +316,7 @@ class Exchange:
         """A whole answer is credited as it comes, up to a limit."""
         self._collected += size
         if self._collected > self._most:
-            message = f"the answer is larger than {self._most >> 20} MiB"
+            message = f"the answer is larger than {self._most >> 20} MiB: ask for less at a time"
             error = InferenceError("upstream_error", message)
             self._settle(dispatch.GiveUp(error))
         else:

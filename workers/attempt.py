@@ -1,7 +1,7 @@
 """One attempt is one upstream call: the granted job in, hub events out, an attempt record left.
 
-Where a provider gives one answer a call and several are asked for, it is that many calls; the
-record says how many, and counts what they used together.
+Where a provider gives one answer a call and several are asked for, or takes fewer inputs a call
+than there are, it is several calls; the record says how many, and counts what they used together.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from broker import operations
 from broker.errors import InferenceError
 from broker.v1 import delivery_service_pb2, event_pb2, generation_pb2, job_pb2, record_pb2
 from workers.delivery import EdgeLost
-from workers.emulation import Choices, Plan, Stepped, plan_of, total
+from workers.emulation import Plan, Split, Stepped, plan_of, total
 from workers.estimate import counted
 from workers.failures import Limits
 from workers.fetch import Fetcher
@@ -154,11 +155,11 @@ class Attempt:
         else:
             await self._emulate(line, plan)
 
-    async def _emulate(self, line: _Line, plan: Plan) -> None:
+    async def _emulate(self, line: _Line, plan: Plan | Split) -> None:
         """Do around the dialect what the provider lacks."""
         decoders: list[Stepped] = []
         try:
-            if plan.calls == 1:
+            if isinstance(plan, Plan) and plan.calls == 1:
                 await self._call(line, plan.request, self._send, plan, decoders)
             else:
                 await self._call_often(line, plan, decoders)
@@ -168,28 +169,51 @@ class Attempt:
                 # What came of these calls is no answer, and is billed all the same.
                 self.record.usage.CopyFrom(total(used))
 
-    async def _call_often(self, line: _Line, plan: Plan, decoders: list[Stepped]) -> None:
+    async def _call_often(self, line: _Line, plan: Plan | Split, decoders: list[Stepped]) -> None:
         """One answer of several calls; when one fails all do."""
-        choices = Choices(plan.calls)
-        gate = asyncio.Semaphore(CALLS_AT_ONCE)
-        _, readable = await self._written(line, plan.request)
-        plan = replace(plan, request=readable)
+        joint = plan.joint()
+        numbers = iter(range(plan.calls))
+        if isinstance(plan, Plan):
+            # What all calls need is fetched once.
+            _, readable = await self._written(line, plan.request)
+            plan = replace(plan, request=readable)
 
-        async def one(number: int) -> None:
-            def send(events: list[event_pb2.Event]) -> bool:
-                if merged := choices.add(number, events):
-                    self._send(merged)
-                return events[-1].HasField("completed")
+        async def call_on() -> None:
+            for number in numbers:
 
-            async with gate:
-                await self._call(line, plan.request_of(number), send, plan, decoders)
+                def send(events: list[event_pb2.Event], number: int = number) -> bool:
+                    if merged := joint.add(number, events):
+                        self._send(merged)
+                    return events[-1].HasField("completed")
+
+                await self._call_until(line, plan, number, send, decoders)
 
         try:
             async with asyncio.TaskGroup() as group:
-                for number in range(plan.calls):
-                    group.create_task(one(number))
+                for _ in range(min(CALLS_AT_ONCE, plan.calls)):
+                    group.create_task(call_on())
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
+
+    async def _call_until(
+        self, line: _Line, plan: Plan | Split, number: int, send: _Send, decoders: list[Stepped]
+    ) -> None:
+        """Make one of several calls, again where the plan says so and the deadline allows it."""
+        request = plan.request_of(number)
+        tries = 1
+        while True:
+            try:
+                await self._call(line, request, send, plan, decoders)
+            except InferenceError as exc:
+                wait = plan.again_after(tries, exc, random.random())
+                left = line.limits.deadline_s - self._elapsed_ms() / 1000
+                if wait is None or (line.limits.deadline_s and wait >= left):
+                    exc.exhausted = tries > 1
+                    raise
+                await asyncio.sleep(wait)
+                tries += 1
+            else:
+                return
 
     async def _written(
         self, line: _Line, request: generation_pb2.Request
@@ -209,7 +233,7 @@ class Attempt:
         line: _Line,
         request: generation_pb2.Request,
         send: _Send,
-        plan: Plan | None = None,
+        plan: Plan | Split | None = None,
         decoders: list[Stepped] | None = None,
     ) -> None:
         steps = plan.steps() if plan is not None else ()

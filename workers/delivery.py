@@ -67,7 +67,7 @@ class Session:
         self.over: Exception | None = None
         self.opened = asyncio.get_running_loop().time()
         self._granted: asyncio.Future[pb.Grant] = asyncio.get_running_loop().create_future()
-        self._more_credit: asyncio.Future[None] | None = None
+        self._more_credit = asyncio.Event()
         self._on_over: Callable[[], object] | None = None
         self._urgent = True
         # Whether the edge has been told how it ends.
@@ -103,13 +103,15 @@ class Session:
             self._urgent = False
 
     async def wait_credit(self) -> None:
-        """Wait until the edge wants more. Raises `Killed` or `EdgeLost`."""
+        """Wait until the edge wants more. Raises `Killed` or `EdgeLost`.
+
+        Several calls of an attempt may wait: each by itself, as one of them may be given up.
+        """
         while self.credit <= 0:
             if self.over is not None:
                 raise self.over
-            if self._more_credit is None or self._more_credit.done():
-                self._more_credit = asyncio.get_running_loop().create_future()
-            await self._more_credit
+            self._more_credit.clear()
+            await self._more_credit.wait()
 
     def hand_back(self, reason: str) -> None:
         """Give the attempt up: the edge lets another worker have it."""
@@ -151,8 +153,7 @@ class Session:
             self._on_over()
 
     def _wake(self) -> None:
-        if self._more_credit is not None and not self._more_credit.done():
-            self._more_credit.set_result(None)
+        self._more_credit.set()
 
 
 class EdgeLink:

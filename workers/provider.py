@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from broker.errors import InferenceError
 from broker.operations import (
@@ -122,6 +122,23 @@ class Dialect(Protocol):
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> InferenceError:
         """What an answer with an error status means."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Most:
+    """How much one call takes: inputs, and tokens of all of them together; 0 = any number."""
+
+    inputs: int
+    tokens: int = 0
+
+
+@runtime_checkable
+class Embeds(Protocol):
+    """A dialect of embeddings: says how much goes into one call."""
+
+    def most(self, model: str) -> Most:
+        """What one call takes at most; what is more is for several."""
         ...
 
 

@@ -8,7 +8,7 @@ and still JSON, is read as a whole at the end.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import orjson
 from broker.errors import InferenceError
 from broker.v1 import event_pb2, generation_pb2, operations_pb2
 from workers.headers import rate_limits, request_id
+from workers.parameters import Losses
 
 JSON = operations_pb2.VECTOR_FORMAT_JSON
 BASE64 = operations_pb2.VECTOR_FORMAT_BASE64
@@ -39,10 +40,16 @@ _Events = list[event_pb2.Event]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where vectors stand: as the value of a field, or in an array that is."""
+    """Where vectors stand: as the value of a field, or in an array that is.
+
+    The expression ends before a vector, or behind the bracket that opens an array of them.
+    """
 
     field: re.Pattern[bytes]
-    in_array: bool = False
+
+    def __or__(self, other: Place) -> Place:
+        """Either place."""
+        return Place(re.compile(self.field.pattern + b"|" + other.field.pattern))
 
     @classmethod
     def value(cls, *names: str) -> Place:
@@ -52,7 +59,12 @@ class Place:
     @classmethod
     def array(cls, *names: str) -> Place:
         """A field with one of these names is an array of vectors."""
-        return cls(re.compile(_names(names) + rb'\s*:\s*\[(?=\s*[\["\]])'), in_array=True)
+        return cls(re.compile(_names(names) + rb'\s*:\s*\[(?=\s*[\["\]])'))
+
+    @classmethod
+    def whole(cls) -> Place:
+        """The answer is an array of vectors."""
+        return cls(re.compile(rb'\A\s*\[(?=\s*[\["\]])'))
 
 
 def _names(names: Iterable[str]) -> bytes:
@@ -113,7 +125,7 @@ class Cutter:
             self._kept = data[kept:]
             return -1
         self.rest += data[at : found.end()]
-        if self._place.in_array:
+        if found[0].endswith(b"["):
             self._in_array = True
             return found.end()
         return self._open(data, found.end())
@@ -163,6 +175,28 @@ def only_texts(request: generation_pb2.Request, provider: str) -> None:
             param="input",
             provider=provider,
         )
+
+
+def one_size(model: str) -> InferenceError:
+    """Why dimensions cannot be chosen."""
+    message = f"{model} has vectors of one size: leave out dimensions"
+    return InferenceError("unsupported_parameter", message, param="dimensions")
+
+
+def extras_into(
+    body: dict[str, Any],
+    embed: operations_pb2.EmbedRequest,
+    known: Collection[str],
+    losses: Losses,
+) -> None:
+    """Write the caller's further fields that a provider knows; note the others as left out."""
+    if embed.HasField("user"):
+        losses.drop("user")
+    for name, data in embed.extra.items():
+        if name in known:
+            body[name] = orjson.Fragment(data)
+        else:
+            losses.drop(name)
 
 
 class VectorDecoder:
@@ -260,6 +294,9 @@ class VectorDecoder:
 
     def _vectors(self, first: int, values: list[bytes]) -> operations_pb2.Vectors:
         if values[0].startswith(b"["):
+            if values[0].startswith(b"[["):
+                message = "the model gives a vector for each token, none for a text"
+                raise self._error("unsupported_operation", message)
             return operations_pb2.Vectors(first=first, format=JSON, values=values)
         if any(b"\\" in value for value in values):  # some writers escape the slash
             values = [value.replace(b"\\/", b"/") for value in values]

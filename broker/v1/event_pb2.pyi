@@ -802,6 +802,7 @@ class Failure(_message.Message):
     PHASE_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
     OTHER_KEYS_FIELD_NUMBER: _builtins.int
+    EXHAUSTED_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """A row of the error table, such as "upstream_error" or "context_length_exceeded"."""
     message: _builtins.str
@@ -824,6 +825,8 @@ class Failure(_message.Message):
     """Fingerprint of the operator's key that was refused or is over its limit."""
     other_keys: _builtins.int
     """How many other keys the worker may use at once for this request."""
+    exhausted: _builtins.bool
+    """The worker made this one of its calls again and again: to run all of them anew is no help."""
     def __init__(
         self,
         *,
@@ -840,10 +843,11 @@ class Failure(_message.Message):
         phase: _builtins.str = ...,
         key: _builtins.str = ...,
         other_keys: _builtins.int = ...,
+        exhausted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_retry_after_ms", b"_retry_after_ms", "retry_after_ms", b"retry_after_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retry_after_ms", b"_retry_after_ms", "attempt", b"attempt", "code", b"code", "key", b"key", "message", b"message", "model", b"model", "other_keys", b"other_keys", "param", b"param", "phase", b"phase", "provider", b"provider", "reason", b"reason", "retry_after_ms", b"retry_after_ms", "upstream_request_id", b"upstream_request_id", "upstream_status", b"upstream_status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retry_after_ms", b"_retry_after_ms", "attempt", b"attempt", "code", b"code", "exhausted", b"exhausted", "key", b"key", "message", b"message", "model", b"model", "other_keys", b"other_keys", "param", b"param", "phase", b"phase", "provider", b"provider", "reason", b"reason", "retry_after_ms", b"retry_after_ms", "upstream_request_id", b"upstream_request_id", "upstream_status", b"upstream_status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__retry_after_ms: _TypeAlias = _typing.Literal["retry_after_ms"]  # noqa: Y015
     _WhichOneofArgType__retry_after_ms: _TypeAlias = _typing.Literal["_retry_after_ms", b"_retry_after_ms"]  # noqa: Y015

@@ -19,7 +19,8 @@ from edge.translate.form import JSON
 from edge.translate.refusals import invalid
 from edge.translate.usage import prompt_tokens
 
-_MOST_INPUTS = 2048
+# Whatever a provider takes in one call: the worker makes several.
+_MOST_INPUTS = 10_000
 # A body above this is written in pieces rather than put together.
 _LARGE = 1 << 20
 _FORMATS = {"float": vectors.JSON, "base64": vectors.BASE64}
@@ -33,8 +34,8 @@ class EmbeddingsRequest(wire.Platform):
     input: Annotated[
         str | list[Any],
         Meta(
-            description="A string, an array of up to 2,048 strings, an array of tokens, or an "
-            "array of up to 2,048 arrays of tokens; none of them empty."
+            description="A string, an array of up to 10,000 strings, an array of tokens, or an "
+            "array of up to 10,000 arrays of tokens; none of them empty."
         ),
     ]
     dimensions: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None

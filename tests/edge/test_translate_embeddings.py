@@ -60,9 +60,9 @@ MISTAKES: list[tuple[str, Any, str, str]] = [
     ("input", "", "input", "empty_string"),
     ("input", [], "input", "empty_array"),
     ("input", ["a", ""], "input[1]", "empty_string"),
-    ("input", ["a"] * 2049, "input", "array_above_max_length"),
+    ("input", ["a"] * 10_001, "input", "array_above_max_length"),
     ("input", [[1], []], "input[1]", "empty_array"),
-    ("input", [[1]] * 2049, "input", "array_above_max_length"),
+    ("input", [[1]] * 10_001, "input", "array_above_max_length"),
     ("input", [[1, -1]], "input[0][1]", "integer_below_min_value"),
     ("tags", ["x" * 300], "tags[0]", "string_above_max_length"),
 ]

@@ -15,11 +15,13 @@ from broker.v1 import generation_pb2, operations_pb2
 from workers.counts import count
 from workers.parameters import Losses
 from workers.paths import segment
-from workers.provider import Call, Decoder, Provider
-from workers.vectors import JSON, Place, Said, VectorDecoder, only_texts
+from workers.provider import Call, Decoder, Most, Provider
+from workers.vectors import JSON, Place, Said, VectorDecoder, one_size, only_texts
 
 _HEADERS = {"content-type": "application/json"}
 _PLACE = Place.value("embedding")
+# As at OpenAI.
+_MOST = Most(2048, 300_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,12 @@ class OpenAiEmbeddings:
     input_type: bool = False
     # Base64 is of 8-bit integers, not of float32.
     int8: bool = False
+    # What one call takes.
+    at_most: Most = _MOST
+
+    def most(self, model: str) -> Most:
+        """What one call takes at most."""
+        return self.at_most
 
     def call(self, request: generation_pb2.Request, model: str, provider: Provider) -> Call:
         """The HTTP call for a hub request.
@@ -56,7 +64,7 @@ class OpenAiEmbeddings:
             body["encoding_format"] = self.words[embed.format != JSON]
         if embed.HasField("dimensions"):
             if not self.dimensions:
-                raise _unsupported("dimensions", model)
+                raise one_size(model)
             body[self.dimensions] = embed.dimensions
         for name, understood in (("user", self.user), ("input_type", self.input_type)):
             if embed.HasField(name) and understood:  # type: ignore[arg-type]
@@ -107,8 +115,3 @@ def _status(rest: Any) -> int:
 
 def _floats_of_int8(text: bytes) -> bytes:
     return array("f", array("b", a2b_base64(text))).tobytes()
-
-
-def _unsupported(name: str, model: str) -> InferenceError:
-    message = f"{model} has vectors of one size: leave out {name}"
-    return InferenceError("unsupported_parameter", message, param=name)

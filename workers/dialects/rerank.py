@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,15 +9,14 @@ from typing import Any
 import orjson
 
 from broker.errors import InferenceError
-from broker.v1 import event_pb2, generation_pb2, operations_pb2
+from broker.v1 import event_pb2, generation_pb2
 from workers.counts import count
 from workers.parameters import Losses
 from workers.provider import Call, Decoder, Provider
+from workers.ranking import limits_into, place, text_of
 from workers.whole import WholeDecoder
 
 _HEADERS = {"content-type": "application/json"}
-# Of which one says how long a document may be, each in its own unit.
-_LIMITS = ("max_tokens_per_doc", "max_chunks_per_doc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +38,18 @@ class Rerank:
         body: dict[str, Any] = {
             "model": model,
             "query": rerank.query,
-            "documents": [_document(d, fields, objects=self.objects) for d in rerank.documents],
+            "documents": [
+                orjson.Fragment(document.json)
+                if self.objects and document.HasField("json")
+                else text_of(document, fields)
+                for document in rerank.documents
+            ],
         }
         if fields and self.objects:
             body["rank_fields"] = fields
         if rerank.HasField("top_n"):
             body["top_n"] = rerank.top_n
-        for name in _LIMITS:
-            if rerank.HasField(name) and name in self.limits:  # type: ignore[arg-type]
-                body[name] = getattr(rerank, name)
-            elif rerank.HasField(name):  # type: ignore[arg-type]
-                losses.drop(name)
+        limits_into(body, rerank, self.limits, losses)
         for name, data in rerank.extra.items():
             body.setdefault(name, orjson.Fragment(data))
         losses.refuse(request.platform, model)
@@ -58,7 +57,6 @@ class Rerank:
 
     def decoder(self, request: generation_pb2.Request, headers: Mapping[str, str]) -> Decoder:
         """A decoder for the answer to this request."""
-        documents = len(request.rerank.documents)
 
         def read(
             answer: Any,
@@ -69,37 +67,14 @@ class Rerank:
             started = event_pb2.Started(
                 model=str(answer.get("model") or ""), upstream_id=str(answer.get("id") or "")
             )
-            return started, [_ranked(place, documents) for place in results], _usage(answer)
+            places = [place(one["index"], one["relevance_score"], request) for one in results]
+            return started, places, _usage(answer)
 
         return WholeDecoder(headers, read)
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> InferenceError:
         """What an answer with an error status means."""
         return self.errors(status, headers, body)
-
-
-def _document(given: operations_pb2.RerankDocument, fields: list[str], *, objects: bool) -> Any:
-    if not given.HasField("json"):
-        return given.text
-    if objects:
-        return orjson.Fragment(given.json)
-    shown = orjson.loads(given.json)
-    if fields:
-        shown = {name: shown[name] for name in fields if name in shown}
-    return "\n".join(f"{name}: {_plain(value)}" for name, value in shown.items())
-
-
-def _plain(value: Any) -> str:
-    """A value as YAML has it; texts without quotes, as a model reads them best."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _ranked(place: dict[str, Any], documents: int) -> event_pb2.Event:
-    index = int(place["index"])
-    if not 0 <= index < documents:
-        raise ValueError(f"there is no document {index}")
-    ranked = operations_pb2.Ranked(index=index, relevance_score=float(place["relevance_score"]))
-    return event_pb2.Event(ranked=ranked)
 
 
 def _usage(answer: dict[str, Any]) -> event_pb2.Usage:

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from broker import operations
 from broker.errors import InferenceError
 from broker.v1 import generation_pb2
+from workers.emulation.choices import Choices
+from workers.emulation.split import Split, split
 from workers.emulation.steps import Step
 from workers.emulation.stop import StopCut
 from workers.parameters import Action, left_to_worker
-from workers.provider import Provider
+from workers.provider import Embeds, Provider
 
 _Format = generation_pb2.ResponseFormat
 _FORMS = {
@@ -54,12 +57,23 @@ class Plan:
         request.generate.seed = (request.generate.seed + call) % 2**31
         return request
 
+    def joint(self) -> Choices:
+        """What makes one answer of the calls' answers."""
+        return Choices(self.calls)
 
-def plan_of(request: generation_pb2.Request, model: str, provider: Provider) -> Plan | None:
+    def again_after(self, _tries: int, _error: InferenceError, _jitter: float) -> float | None:
+        """No call is made once more: its answer would be another one."""
+        return None
+
+
+def plan_of(request: generation_pb2.Request, model: str, provider: Provider) -> Plan | Split | None:
     """The plan for a request; None where the dialect does all of it.
 
     Raises `InferenceError` for more answers than can be asked for.
     """
+    if request.HasField("embed"):
+        dialect = provider.operations.get(operations.EMBED)
+        return split(request, dialect.most(model)) if isinstance(dialect, Embeds) else None
     generate = request.generate
     if generate.n < 2 and not generate.stop and not generate.HasField("response_format"):
         return None

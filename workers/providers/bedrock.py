@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from broker.operations import COUNT_TOKENS
+from broker.operations import COUNT_TOKENS, EMBED, RERANK
 from workers.dialects.bedrock_converse import DIALECT
-from workers.dialects.bedrock_converse.regions import host_of
 from workers.dialects.bedrock_converse.table import TABLE
+from workers.dialects.bedrock_embeddings import BedrockEmbeddings
+from workers.dialects.bedrock_rerank import BedrockRerank
 from workers.dialects.token_counts import TokenCounts, of_converse
 from workers.provider import Provider
+from workers.regions import host_of
 
 _REGION = "us-east-1"
 
@@ -28,7 +30,11 @@ PROVIDER = Provider(
     base_url=host_of(_REGION),
     credentials="aws",
     configure=_configure,
-    operations={COUNT_TOKENS: TokenCounts(DIALECT.error, of_converse)},
+    operations={
+        COUNT_TOKENS: TokenCounts(DIALECT.error, of_converse),
+        EMBED: BedrockEmbeddings(DIALECT.error),
+        RERANK: BedrockRerank(DIALECT.error),
+    },
     # Source: AWS's list of models; those that answer from several regions by their global profile.
     models=(
         "global.anthropic.claude-opus-5-5",
@@ -50,6 +56,14 @@ PROVIDER = Provider(
         "qwen.qwen3-vl-235b-a22b",
         "mistral.mistral-large-3-675b-instruct",
         "minimax.minimax-m2.5",
+        "amazon.titan-embed-text-v2:0",
+        "amazon.titan-embed-text-v1",
+        "amazon.nova-2-multimodal-embeddings-v1:0",
+        "cohere.embed-v4:0",
+        "cohere.embed-english-v3",
+        "cohere.embed-multilingual-v3",
+        "cohere.rerank-v3-5:0",
+        "amazon.rerank-v1:0",
     ),
     parameters=TABLE,
 )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from broker.operations import RERANK
+from broker.operations import EMBED, RERANK
 from workers.dialects.cohere_chat import DIALECT
 from workers.dialects.cohere_chat.table import TABLE
+from workers.dialects.cohere_embeddings import CohereEmbeddings
 from workers.dialects.rerank import Rerank
 from workers.provider import Provider
 
@@ -21,10 +22,16 @@ PROVIDER = Provider(
         "command-r7b-12-2024",
         "command-r-plus-08-2024",
         "command-r-08-2024",
+        "embed-v4.0",
+        "embed-english-v3.0",
+        "embed-multilingual-v3.0",
         "rerank-v4.0-pro",
         "rerank-v4.0-fast",
         "rerank-v3.5",
     ),
-    operations={RERANK: Rerank(DIALECT.error, "/v2/rerank", limits=("max_tokens_per_doc",))},
+    operations={
+        EMBED: CohereEmbeddings(DIALECT.error),
+        RERANK: Rerank(DIALECT.error, "/v2/rerank", limits=("max_tokens_per_doc",)),
+    },
     parameters=TABLE,
 )

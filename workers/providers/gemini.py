@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from broker.operations import COUNT_TOKENS
+from broker.operations import COUNT_TOKENS, EMBED
 from workers.dialects.gemini import AI_STUDIO, AI_STUDIO_TABLE, Gemini
+from workers.dialects.gemini.embeddings import AiStudioEmbeddings
 from workers.dialects.token_counts import TokenCounts, of_contents
 from workers.provider import Provider
 
@@ -27,7 +28,12 @@ PROVIDER = Provider(
         "gemini-2.5-flash",
         "gemini-2.5-flash-lite",
         "gemini-2.5-flash-image",
+        "gemini-embedding-2",
+        "gemini-embedding-001",
     ),
-    operations={COUNT_TOKENS: TokenCounts(_DIALECT.error, of_contents)},
+    operations={
+        COUNT_TOKENS: TokenCounts(_DIALECT.error, of_contents),
+        EMBED: AiStudioEmbeddings(),
+    },
     parameters=AI_STUDIO_TABLE,
 )

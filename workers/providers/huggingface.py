@@ -1,17 +1,42 @@
-"""Hugging Face's router: models of many providers as `org/name` or `org/name:provider`."""
+"""Hugging Face's router: models of many providers as `org/name` or `org/name:provider`.
+
+With another address it is an endpoint of the operator's own: embeddings are asked for in OpenAI's
+format there, and there alone is reranking.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from broker.operations import EMBED, RERANK
+from workers.dialects.feature_extraction import FeatureExtraction
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, PLAIN
+from workers.dialects.openai_embeddings import OpenAiEmbeddings
+from workers.dialects.tei_rerank import TeiRerank
 from workers.parameters import drop, keep
-from workers.provider import Provider
+from workers.provider import Most, Provider
+
+_ROUTER = "https://router.huggingface.co/v1"
+_RERANK = TeiRerank(DIALECT.error)
+# Inputs of one call: what its servers take unless they are told otherwise.
+_ENDPOINT = OpenAiEmbeddings(DIALECT.error, tokens=False, at_most=Most(32))
+
+
+def _configure(declared: Provider) -> Provider:
+    """What an endpoint offers, and the router does not."""
+    if declared.base_url.rstrip("/") == _ROUTER:
+        return declared
+    return replace(declared, operations={EMBED: _ENDPOINT, RERANK: _RERANK})
+
 
 PROVIDER = Provider(
     name="huggingface",
     dialect=DIALECT,
-    base_url="https://router.huggingface.co/v1",
-    models=("openai/gpt-oss-120b", "deepseek-ai/DeepSeek-R1"),
+    base_url=_ROUTER,
+    models=("openai/gpt-oss-120b", "deepseek-ai/DeepSeek-R1", "intfloat/multilingual-e5-large"),
     quirks={"assistant_fields": "plain"},
+    configure=_configure,
+    operations={EMBED: FeatureExtraction(DIALECT.error)},
     parameters=CHAT.but(PLAIN, drop("user", "parallel_tool_calls"), keep("logit_bias")),
 )

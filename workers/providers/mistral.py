@@ -8,10 +8,16 @@ from workers.dialects.openai_chat.parameters import CHAT, NAME_IN_TEXT, PLAIN, U
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
 from workers.dialects.openai_moderations import OpenAiModerations
 from workers.parameters import clamp, drop, keep, rename, words
-from workers.provider import Provider
+from workers.provider import Most, Provider
 
 _TIERS = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
-_EMBEDDINGS = OpenAiEmbeddings(DIALECT.error, dimensions="output_dimension", tokens=False)
+_EMBEDDINGS = OpenAiEmbeddings(
+    DIALECT.error,
+    dimensions="output_dimension",
+    tokens=False,
+    # Source: its errors ("Max is 16384").
+    at_most=Most(512, 16_384),
+)
 
 PROVIDER = Provider(
     name="mistral",

@@ -13,7 +13,7 @@ from workers.dialects.openai_chat.parameters import (
 )
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
 from workers.parameters import drop, emulate, keep, mapped
-from workers.provider import Provider
+from workers.provider import Most, Provider
 
 PROVIDER = Provider(
     name="perplexity",
@@ -23,7 +23,12 @@ PROVIDER = Provider(
     quirks={"assistant_fields": "plain", "system_messages": "one", "turns": "alternate"},
     operations={
         EMBED: OpenAiEmbeddings(
-            DIALECT.error, "/v1/embeddings", ("base64_int8", "base64_int8"), tokens=False, int8=True
+            DIALECT.error,
+            "/v1/embeddings",
+            ("base64_int8", "base64_int8"),
+            tokens=False,
+            int8=True,
+            at_most=Most(512, 120_000),
         )
     },
     parameters=CHAT.but(

@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from broker.errors import InferenceError
-from broker.operations import COUNT_TOKENS
+from broker.operations import COUNT_TOKENS, EMBED, RERANK
 from workers.dialects.anthropic_messages import ON_VERTEX_AI
 from workers.dialects.gemini import VERTEX_AI, VERTEX_AI_TABLE, Gemini
+from workers.dialects.gemini.embeddings import VertexAiEmbeddings
 from workers.dialects.token_counts import TokenCounts, of_publishers
+from workers.dialects.vertex_ranking import VertexRanking
 from workers.provider import Provider
 
 _GLOBAL = "global"
@@ -56,7 +58,11 @@ PROVIDER = Provider(
     base_url=f"https://{_HOSTS[_GLOBAL]}",
     credentials="google",
     configure=_configure,
-    operations={COUNT_TOKENS: TokenCounts(_error, of_publishers)},
+    operations={
+        COUNT_TOKENS: TokenCounts(_error, of_publishers),
+        EMBED: VertexAiEmbeddings(),
+        RERANK: VertexRanking(_DIALECT.error),
+    },
     # Source: recorded traffic and the model names in the official SDKs.
     models=(
         "gemini-3.1-pro-preview",
@@ -67,6 +73,10 @@ PROVIDER = Provider(
         "claude-opus-4-8",
         "claude-sonnet-4-6",
         "claude-haiku-4-5",
+        "gemini-embedding-001",
+        "text-embedding-005",
+        "text-multilingual-embedding-002",
+        "semantic-ranker-default-004",
     ),
     parameters=VERTEX_AI_TABLE,
 )

@@ -18,7 +18,6 @@ from workers.dialects.bedrock_converse.conversation import (
 )
 from workers.dialects.bedrock_converse.families import Facts, facts_of
 from workers.dialects.bedrock_converse.media import Block
-from workers.dialects.bedrock_converse.regions import base_url_for
 from workers.dialects.bedrock_converse.sampling import apply_defaults, fit_sampling, limit_of
 from workers.dialects.bedrock_converse.thinking import Wish, thinking_fields
 from workers.dialects.bedrock_converse.tools import Toolbox, toolbox
@@ -26,6 +25,7 @@ from workers.parameters import Losses, Reasoning, Row, asked, settle
 from workers.parameters.settle import put
 from workers.parameters.table import Sheet
 from workers.provider import Call, Provider
+from workers.regions import base_url_for
 from workers.standins import read_json
 
 _Generate = generation_pb2.GenerateRequest

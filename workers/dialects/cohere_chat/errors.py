@@ -34,17 +34,22 @@ _MESSAGES: tuple[tuple[tuple[int, ...], re.Pattern[str], str], ...] = (
 )
 # Fields that a message begins with, by the names the caller knows them under.
 _PARAMS = {
+    "documents": "documents",
     "frequency_penalty": "frequency_penalty",
+    "input_type": "input_type",
     "k": "top_k",
     "max_tokens": "max_tokens",
     "messages": "messages",
     "model": "model",
+    "output_dimension": "dimensions",
     "p": "top_p",
     "presence_penalty": "presence_penalty",
+    "query": "query",
     "response_format": "response_format",
     "seed": "seed",
     "stop_sequences": "stop",
     "temperature": "temperature",
+    "texts": "input",
     "thinking": "reasoning_effort",
     "tool_choice": "tool_choice",
     "tools": "tools",

@@ -1,4 +1,4 @@
-"""Finds the host of a region: the operator's, the caller's, or the one that an ARN belongs to."""
+"""Finds the host of an AWS region: the operator's, the caller's, or the one of an ARN; pure."""
 
 from __future__ import annotations
 
