@@ -41,9 +41,15 @@ def fail(
     retry_after: float | None = None,
     key: str = "",
     other_keys: int = 0,
+    exhausted: bool = False,
 ) -> Step:
     error = InferenceError(
-        reason, "said so", retry_after=retry_after, key=key, other_keys=other_keys
+        reason,
+        "said so",
+        retry_after=retry_after,
+        key=key,
+        other_keys=other_keys,
+        exhausted=exhausted,
     )
     return after_failure(
         plan, error, shown=shown, resumable=resumable, left_s=left_s, jitter=jitter
@@ -59,6 +65,14 @@ def test_what_may_pass_is_tried_three_times_here_then_elsewhere_then_given_up(re
     assert plan.target == B
     assert isinstance(steps[-1], GiveUp)
     assert steps[-1].error is plan.errors[-1]
+
+
+@pytest.mark.parametrize("reason", RETRIED)
+def test_what_the_worker_tried_again_itself_goes_elsewhere_at_once(reason: str) -> None:
+    plan = Plan([A, B])
+    assert fail(plan, reason, exhausted=True) == Again()
+    assert plan.target == B
+    assert isinstance(fail(plan, reason, exhausted=True), GiveUp)
 
 
 @pytest.mark.parametrize("reason", ELSEWHERE)

@@ -13,7 +13,7 @@ from tests.workers.parameters.cells import PROVIDERS, TABLES, Cell, at, body, ce
 from tests.workers.parameters.expected import EXPECTED, Absent, Among
 from tests.workers.parameters.models import MODELS
 from tests.workers.parameters.samples import SAMPLES, openai_value, request
-from workers.emulation import plan_of
+from workers.emulation import Plan, plan_of
 from workers.failures import Limits
 from workers.parameters import COLUMNS, Action, At, base_name
 from workers.parameters.settle import is_moot
@@ -147,7 +147,7 @@ def test_what_the_worker_does_around_the_dialect_does_not_reach_it(cell: Cell) -
     """The cells above say what a dialect does with it that is asked all the same."""
     asked = request(cell.column, effort=cell.effort)
     plan = plan_of(asked, cell.model, cell.provider)
-    assert plan is not None
+    assert isinstance(plan, Plan)
     assert {"n": plan.calls, "stop": plan.stops}[cell.column] == openai_value(cell.column)
     call = cell.call(plan.request)
     assert body(call) == body(_unasked(cell))
@@ -160,7 +160,7 @@ def test_what_the_worker_does_around_the_dialect_does_not_reach_it(cell: Cell) -
 def test_answers_are_checked_where_the_form_is_emulated(cell: Cell) -> None:
     asked = request(cell.column, effort=cell.effort)
     plan = plan_of(asked, cell.model, cell.provider)
-    checked = plan is not None and plan.form is not None
+    checked = isinstance(plan, Plan) and plan.form is not None
     # Cohere's own forms give way to ours beside tools and documents.
     sometimes = cell.provider.name == "cohere"
     assert checked == (cell.row.action is Action.EMULATE or sometimes)
