@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from broker import operations
 from broker.errors import InferenceError
 from broker.routing.candidates import Candidate
 from broker.routing.countries import covers
@@ -12,6 +13,11 @@ from broker.routing.names import Limit
 from broker.routing.preferences import named
 from broker.routing.world import Ask, World
 
+# What workers do with the help of another operation, where a provider does not.
+_STAND_IN = {
+    operations.COMPLETE: operations.GENERATE,
+    operations.COUNT_TOKENS: operations.GENERATE,
+}
 # Of the value of a metric for a candidate: None when it is not known.
 _METRIC: dict[str, Callable[[Candidate], float | None]] = {
     "input_cost": lambda c: c.usd("input_tokens"),
@@ -41,7 +47,9 @@ def metric(candidate: Candidate, name: str) -> float | None:
 
 def _offered(candidate: Candidate, ask: Ask, _world: World) -> str:
     offer = candidate.offer
-    if offer is None or ask.operation in offer.operations or "complete" in offer.operations:
+    if offer is None or operations.COMPLETE in offer.operations:
+        return ""
+    if {ask.operation, _STAND_IN.get(ask.operation)} & set(offer.operations):
         return ""
     return f"does not offer {ask.operation}"
 

@@ -195,6 +195,26 @@ class Started(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class ExtraEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.bytes
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.bytes = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     MODEL_FIELD_NUMBER: _builtins.int
     UPSTREAM_ID_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
@@ -205,6 +225,7 @@ class Started(_message.Message):
     DROPPED_PARAMS_FIELD_NUMBER: _builtins.int
     RATE_LIMITS_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    EXTRA_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """What the upstream says answered, without prefix."""
     upstream_id: _builtins.str
@@ -227,6 +248,10 @@ class Started(_message.Message):
     def usage(self) -> Global___Usage:
         """What is known of it so far, where the provider says so to a caller of its own format."""
 
+    @_builtins.property
+    def extra(self) -> _containers.ScalarMap[_builtins.str, _builtins.bytes]:
+        """What else it says to such a caller, as JSON by name."""
+
     def __init__(
         self,
         *,
@@ -240,10 +265,11 @@ class Started(_message.Message):
         dropped_params: _abc.Iterable[_builtins.str] | None = ...,
         rate_limits: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         usage: Global___Usage | None = ...,
+        extra: _abc.Mapping[_builtins.str, _builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "dropped_params", b"dropped_params", "model", b"model", "provider", b"provider", "rate_limits", b"rate_limits", "service_tier", b"service_tier", "system_fingerprint", b"system_fingerprint", "upstream_id", b"upstream_id", "upstream_request_id", b"upstream_request_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "dropped_params", b"dropped_params", "extra", b"extra", "model", b"model", "provider", b"provider", "rate_limits", b"rate_limits", "service_tier", b"service_tier", "system_fingerprint", b"system_fingerprint", "upstream_id", b"upstream_id", "upstream_request_id", b"upstream_request_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -156,7 +156,7 @@ class MessagesStream:
             return
         self._begun = True
         started = self._started
-        usage = usage_of(started.usage, started.service_tier, {})
+        usage = usage_of(started.usage, started.service_tier, started.extra)
         first = message(self._id, started.model, usage)
         self._write("message_start", {"type": "message_start", "message": first})
 

@@ -44,10 +44,15 @@ def unread(
     """The http(s) addresses that have to be fetched, as the provider does not read them."""
     return [
         found
-        for number, message in enumerate(request.generate.messages)
+        for number, message in enumerate(_asked(request).messages)
         for found in _addresses(message.parts, f"messages[{number}].content")
         if found.url.lower().startswith(("http://", "https://")) and not reads(found.part)
     ]
+
+
+def _asked(request: generation_pb2.Request) -> generation_pb2.GenerateRequest:
+    counts = request.HasField("count_tokens")
+    return request.count_tokens if counts else request.generate
 
 
 def _addresses(parts: Iterable[content_pb2.Part], path: str) -> Iterator[Address]:

@@ -101,6 +101,7 @@ class Answer:
                     upstream_request_id=request_id(self._headers),
                     rate_limits=rate_limits(self._headers),
                     usage=usage_of(self._counts) if self._is_own else None,
+                    extra=self._more_usage(),
                 )
             )
         ]
@@ -137,9 +138,8 @@ class Answer:
         finished = event_pb2.ChoiceFinished(
             reason=reason, upstream_reason=self._stop_reason, stop_sequence=self._stop_sequence
         )
-        if self._is_own and (more := uncounted(self._counts)):
-            self._extra["usage"] = orjson.dumps(more)
-        completed = event_pb2.Completed(usage=self._usage(), extra=self._extra)
+        extra = self._extra | self._more_usage()
+        completed = event_pb2.Completed(usage=self._usage(), extra=extra)
         return [*events, Event(choice_finished=finished), Event(completed=completed)]
 
     def block_start(self, index: int, data: dict[str, Any]) -> Iterable[Event]:
@@ -268,6 +268,10 @@ class Answer:
         if name == self._answer_tool:
             return [self._shown(whole, block.item)]
         return [_arguments(block, whole)]
+
+    def _more_usage(self) -> dict[str, bytes]:
+        more = uncounted(self._counts) if self._is_own else None
+        return {"usage": orjson.dumps(more)} if more else {}
 
     def _usage(self) -> event_pb2.Usage:
         if "input_tokens" in self._counts or "output_tokens" in self._counts:

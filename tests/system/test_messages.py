@@ -1,0 +1,504 @@
+"""The official Anthropic library against the whole system, with several formats behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import anthropic
+import httpx
+import pytest
+from anthropic import AsyncAnthropic
+
+from broker.v1 import generation_pb2
+from tests.system import rpc
+from tests.system.messages_wire import (
+    CONTENT,
+    SSE,
+    USAGE,
+    answer,
+    chunk,
+    claude,
+    claude_stream,
+    events,
+)
+from tests.system.provider import FakeProvider, Said, fake_provider
+from tests.system.shared import shared_stack
+from tests.system.stack import KEY, Stack
+
+PROVIDERS = {"anthropic": "", "openai": "/v1", "gemini": "", "bedrock": ""}
+OPUS = "anthropic/claude-opus-4-5"
+GPT = "openai/gpt-4o"
+WEATHER: Any = {
+    "name": "get_weather",
+    "description": "Of a city.",
+    "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}},
+}
+HELLO: Any = [{"role": "user", "content": "Hello!"}]
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def fake() -> AsyncIterator[FakeProvider]:
+    async with fake_provider(answer) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+async def stack(
+    tmp_path_factory: pytest.TempPathFactory, fake: FakeProvider
+) -> AsyncIterator[Stack]:
+    providers = {
+        name: {"base_url": fake.url(name) + path, "api_key": "k"}
+        for name, path in PROVIDERS.items()
+    }
+    async with shared_stack(
+        tmp_path_factory, providers=providers, serves=("sim", *PROVIDERS)
+    ) as stack:
+        yield stack
+
+
+@pytest.fixture(autouse=True)
+def script(fake: FakeProvider) -> Iterator[None]:
+    fake.take()
+    yield
+    fake.script = answer
+
+
+@pytest.fixture
+async def sdk(stack: Stack) -> AsyncIterator[AsyncAnthropic]:
+    async with AsyncAnthropic(
+        api_key=KEY, base_url=stack.url(), max_retries=0, timeout=30
+    ) as client:
+        yield client
+
+
+async def post(stack: Stack, body: dict[str, Any], **headers: str) -> httpx.Response:
+    async with httpx.AsyncClient(base_url=stack.url(), timeout=30) as client:
+        given = {"x-api-key": KEY, "anthropic-version": "2023-06-01", **headers}
+        path = "/v1/messages"
+        whole = {"max_tokens": 100, "messages": HELLO, **body}
+        return await client.post(path, json=whole, headers=given)
+
+
+async def said(sdk: AsyncAnthropic, *, stream: bool, **fields: Any) -> Any:
+    """The message that the library makes of an answer."""
+    whole = {"max_tokens": 100, "messages": HELLO, **fields}
+    if not stream:
+        return await sdk.messages.create(**whole)
+    async with sdk.messages.stream(**whole) as events:
+        return await events.get_final_message()
+
+
+async def streamed(stack: Stack, body: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The events of a stream, each with the name that stands before it."""
+    answered = await post(stack, {"stream": True, **body})
+    assert answered.status_code == 200, answered.text
+    text = answered.text
+    found = []
+    for block in filter(None, text.split("\n\n")):
+        name, data = block.split("\n")
+        found.append((name.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
+    assert all(name == event["type"] for name, event in found)
+    return found
+
+
+# --- Claude behind it: nothing is lost ---
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_claude_says_arrives_as_it_was_said(sdk: AsyncAnthropic, stream: bool) -> None:
+    message = await said(sdk, stream=stream, model=OPUS)
+    shown = message.to_dict()
+    assert shown["content"] == CONTENT
+    assert shown["usage"] == USAGE
+    assert shown["stop_reason"] == "tool_use"
+    assert shown["id"].startswith("msg_")
+    assert shown["model"] == "claude-opus-4-5-20251101"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_how_claude_stopped_arrives_as_it_was_said(
+    fake: FakeProvider, sdk: AsyncAnthropic, stream: bool
+) -> None:
+    end: dict[str, Any] = {
+        "stop_reason": "refusal",
+        "stop_details": {"type": "refusal", "category": "bio", "explanation": "No."},
+        "container": {"id": "container_1", "expires_at": "2026-11-22T00:00:00Z"},
+    }
+    if stream:
+        fake.script = lambda _: Said(body=claude_stream(CONTENT[:1], **end), headers=SSE)
+    else:
+        fake.script = lambda _: Said(body=claude(CONTENT[:1], **end))
+    message = await said(sdk, stream=stream, model=OPUS)
+    assert json.loads(message.to_json()).items() >= end.items()
+    assert message.to_dict()["content"] == CONTENT[:1]
+
+
+def shape(steps: Any) -> list[tuple[Any, ...]]:
+    """Which events in which order; pieces of one thing count once."""
+    found: list[tuple[Any, ...]] = []
+    for step in steps:
+        kind = step.get("delta", step.get("content_block", {})).get("type")
+        one = (step["type"], step.get("index"), kind)
+        if one[0] != "content_block_delta" or found[-1] != one:
+            found.append(one)
+    return found
+
+
+async def test_the_stream_of_claude_has_the_events_of_claudes_own(stack: Stack) -> None:
+    own = [
+        json.loads(line[6:]) for line in claude_stream(CONTENT).split(b"\n") if line[:4] == b"data"
+    ]
+    shown = await streamed(stack, {"model": OPUS})
+    assert shape(event for _, event in shown) == shape(own)
+    start = shown[0][1]["message"]
+    assert start["usage"]["input_tokens"] == 12
+    assert start["stop_reason"] is None
+
+
+MARK = {"type": "ephemeral", "ttl": "1h"}
+HISTORY: list[dict[str, Any]] = [
+    {
+        "role": "user",
+        "content": [
+            {"type": "text", "text": "Look", "cache_control": MARK},
+            {
+                "type": "image",
+                "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0K"},
+            },
+            {"type": "image", "source": {"type": "url", "url": "https://i.example/a.png"}},
+            {
+                "type": "document",
+                "source": {"type": "text", "media_type": "text/plain", "data": "facts"},
+                "title": "Facts",
+                "context": "old",
+                "citations": {"enabled": True},
+            },
+            {
+                "type": "search_result",
+                "source": "https://s.example",
+                "title": "S",
+                "content": [{"type": "text", "text": "found"}],
+                "citations": {"enabled": True},
+            },
+        ],
+    },
+    {"role": "assistant", "content": CONTENT},
+    {
+        "role": "user",
+        "content": [
+            {
+                "type": "tool_result",
+                "tool_use_id": "toolu_1",
+                "content": [
+                    {"type": "text", "text": "rain"},
+                    {"type": "text", "text": "and wind", "cache_control": MARK},
+                ],
+                "is_error": True,
+                "cache_control": MARK,
+            },
+            {"type": "text", "text": "And?"},
+        ],
+    },
+]
+
+
+async def test_what_claude_is_asked_arrives_as_it_was_asked(
+    stack: Stack, fake: FakeProvider
+) -> None:
+    asked = {
+        "model": "claude-opus-4-5",
+        "max_tokens": 9000,
+        "system": [{"type": "text", "text": "Be brief.", "cache_control": MARK}],
+        "messages": HISTORY,
+        "tools": [
+            {**WEATHER, "cache_control": MARK, "defer_loading": True, "strict": False, "x": 1},
+            {"type": "web_search_20250305", "name": "web_search", "max_uses": 3},
+            {"type": "new_tool", "name": "new"},
+        ],
+        "tool_choice": {"type": "auto", "disable_parallel_tool_use": True},
+        "stop_sequences": ["END"],
+        "thinking": {"type": "enabled", "budget_tokens": 2048, "display": "summarized"},
+        "output_config": {"effort": "low", "task_budget": {"type": "tokens", "total": 9}},
+        "metadata": {"user_id": "someone@example.org"},
+        "service_tier": "standard_only",
+        "context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]},
+        "cache_control": MARK,
+        "new_field": {"a": 1},
+    }
+    body = {**asked, "model": "anthropic/claude-opus-4-5", "drop_params": False}
+    answered = await post(stack, body, **{"anthropic-beta": "new-thing-2026-01-01"})
+    assert answered.status_code == 200, answered.text
+    [call] = fake.take()
+    del asked["tools"][0]["strict"]  # type: ignore[attr-defined]  # false is what it is anyway
+    assert call.json == asked
+    assert (call.path, call.key) == ("/v1/messages", "k")
+    assert call.headers["anthropic-version"] == "2023-06-01"
+    assert "new-thing-2026-01-01" in call.headers["anthropic-beta"]
+
+
+# --- another format behind it ---
+
+
+async def test_a_chat_model_is_asked_in_its_own_format(stack: Stack, fake: FakeProvider) -> None:
+    use = {"type": "tool_use", "id": "toolu_1", "name": "get_weather", "input": {"city": "Oslo"}}
+    body = {
+        "model": GPT,
+        "system": "Be brief.",
+        "messages": [
+            *HELLO,
+            {"role": "assistant", "content": [{"type": "text", "text": "Hm"}, use]},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "tool_result", "tool_use_id": "toolu_1", "content": "rain"},
+                    {"type": "text", "text": "And?", "citations": None},
+                ],
+            },
+        ],
+        "tools": [{**WEATHER, "cache_control": MARK, "defer_loading": True}],
+        "tool_choice": {"type": "any"},
+        "stop_sequences": ["END"],
+        "top_k": 5,
+        "thinking": {"type": "disabled"},
+        "metadata": {"user_id": "u-1"},
+        "service_tier": "standard_only",
+        "output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}},
+    }
+    answered = await post(stack, body)
+    assert answered.status_code == 200, answered.text
+    assert answered.headers["x-dropped-params"] == "top_k, reasoning_effort"
+    [call] = fake.take()
+    function = {"name": "get_weather", "arguments": '{"city":"Oslo"}'}
+    assert call.json == {
+        "model": "gpt-4o",
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Hello!"},
+            {
+                "role": "assistant",
+                "content": "Hm",
+                "tool_calls": [{"id": "toolu_1", "type": "function", "function": function}],
+            },
+            {"role": "tool", "tool_call_id": "toolu_1", "content": "rain"},
+            {"role": "user", "content": "And?"},
+        ],
+        "tools": [
+            {
+                "type": "function",
+                "function": {
+                    "name": "get_weather",
+                    "description": "Of a city.",
+                    "parameters": WEATHER["input_schema"],
+                },
+            }
+        ],
+        "tool_choice": "required",
+        "max_completion_tokens": 100,
+        "stop": ["END"],
+        "user": "u-1",
+        "service_tier": "default",
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": {"type": "object"}, "strict": True},
+        },
+    }
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_chat_model_answers_in_claudes_form(sdk: AsyncAnthropic, stream: bool) -> None:
+    message = await said(sdk, stream=stream, model=GPT, tools=[WEATHER])
+    text, *calls = message.content
+    assert (text.type, text.text) == ("text", "Look: ")
+    assert [(call.type, call.id, call.input) for call in calls] == [
+        ("tool_use", "call_0", {"city": "Paris"}),
+        ("tool_use", "call_1", {"city": "Rome"}),
+    ]
+    assert message.stop_reason == "tool_use"
+    assert message.model == "gpt-4o-1"
+    usage = message.usage
+    assert (usage.input_tokens, usage.cache_read_input_tokens, usage.output_tokens) == (15, 5, 9)
+
+
+async def test_mixed_pieces_of_calls_become_one_block_after_the_other(stack: Stack) -> None:
+    shown = await streamed(stack, {"model": GPT, "tools": [WEATHER]})
+    assert shape(event for _, event in shown) == [
+        ("message_start", None, None),
+        ("content_block_start", 0, "text"),
+        ("ping", None, None),
+        ("content_block_delta", 0, "text_delta"),
+        ("content_block_stop", 0, None),
+        ("content_block_start", 1, "tool_use"),
+        ("content_block_delta", 1, "input_json_delta"),
+        ("content_block_stop", 1, None),
+        ("content_block_start", 2, "tool_use"),
+        ("content_block_delta", 2, "input_json_delta"),
+        ("content_block_stop", 2, None),
+        ("message_delta", None, None),
+        ("message_stop", None, None),
+    ]
+
+
+async def test_the_simulator_thinks_and_calls_tools(sdk: AsyncAnthropic) -> None:
+    message = await said(sdk, stream=True, model="sim/reasoning=4,tool_call=1", tools=[WEATHER])
+    assert [block.type for block in message.content] == ["thinking", "tool_use"]
+    assert message.content[0].thinking
+    again = await sdk.messages.create(
+        model="sim/echo",
+        max_tokens=50,
+        tools=[WEATHER],
+        messages=[
+            *HELLO,
+            {"role": "assistant", "content": message.content},
+            {
+                "role": "user",
+                "content": [
+                    {
+                        "type": "tool_result",
+                        "tool_use_id": message.content[1].id,
+                        "content": "rain",
+                    },
+                    {"type": "text", "text": "so it rains"},
+                ],
+            },
+        ],
+    )
+    assert again.content[0].to_dict()["text"] == "so it rains"
+
+
+# --- counting ---
+
+
+@pytest.mark.parametrize(
+    ("model", "path", "inside"),
+    [
+        (OPUS, "/v1/messages/count_tokens", []),
+        (
+            "gemini/gemini-2.5-flash",
+            "/v1beta/models/gemini-2.5-flash:countTokens",
+            ["generateContentRequest"],
+        ),
+        (
+            "bedrock/us.anthropic.claude-sonnet-4-5-20250929-v1:0",
+            "/model/anthropic.claude-sonnet-4-5-20250929-v1%3A0/count-tokens",
+            ["input", "converse"],
+        ),
+    ],
+)
+async def test_providers_that_count_are_asked_to(
+    sdk: AsyncAnthropic, fake: FakeProvider, model: str, path: str, inside: list[str]
+) -> None:
+    counted = await sdk.messages.count_tokens(
+        model=model, messages=HELLO, system="Be brief.", tools=[WEATHER]
+    )
+    assert counted.to_dict() == {"input_tokens": 42}
+    [call] = fake.take()
+    assert call.path == path
+    body = call.json
+    for name in inside:
+        body = body[name]
+    assert not {"max_tokens", "inferenceConfig", "stream"} & body.keys()
+    assert {"messages", "contents"} & body.keys()
+
+
+async def test_for_others_it_is_estimated(sdk: AsyncAnthropic, fake: FakeProvider) -> None:
+    counted = await sdk.messages.count_tokens(model=GPT, messages=HELLO, system="Be brief.")
+    assert counted.to_dict() == {"input_tokens": 4, "estimated": True}
+    assert not fake.take()
+
+
+async def test_typed_requests_are_counted_too(stack: Stack) -> None:
+    request = generation_pb2.Request(count_tokens=rpc.ask(OPUS).generate)
+    async with rpc.connected(stack) as client:
+        answer = (await client.infer(request)).answer
+    assert answer.token_count.input_tokens == 42
+
+
+# --- what goes wrong ---
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "shown"),
+    [
+        (400, "invalid_request_error", anthropic.BadRequestError),
+        (404, "not_found_error", anthropic.NotFoundError),
+        (413, "request_too_large", anthropic.APIStatusError),
+        (429, "rate_limit_error", anthropic.RateLimitError),
+        (529, "overloaded_error", anthropic.APIStatusError),
+    ],
+)
+async def test_an_upstream_error_keeps_its_type(
+    sdk: AsyncAnthropic, fake: FakeProvider, status: int, kind: str, shown: Any
+) -> None:
+    error = {"type": "error", "error": {"type": kind, "message": "model: told so"}}
+    fake.script = lambda _: Said(status, error, headers={"retry-after": "0.01"})
+    with pytest.raises(shown) as caught:
+        await said(sdk, stream=False, model=OPUS)
+    assert caught.value.status_code == status
+    body: Any = caught.value.body
+    assert body.keys() == {"type", "error", "request_id"}
+    assert body["error"] == {"type": kind, "message": "model: told so"}
+    assert body["request_id"] == caught.value.request_id
+
+
+async def test_a_wrong_key_is_refused_in_the_same_form(stack: Stack) -> None:
+    answered = await post(stack, {"model": OPUS}, **{"x-api-key": "mr-wrong"})
+    assert answered.status_code == 401
+    assert answered.json()["error"]["type"] == "authentication_error"
+
+
+async def test_a_wrong_field_is_named(stack: Stack) -> None:
+    answered = await post(stack, {"model": OPUS, "messages": [{"role": "user", "content": [{}]}]})
+    error = answered.json()["error"]
+    assert answered.status_code == 400
+    assert error["type"] == "invalid_request_error"
+    assert "messages[0].content[0].type" in error["message"]
+
+
+@pytest.mark.parametrize("fault", ["error_event", "cut", "reset"])
+async def test_a_stream_that_breaks_ends_with_an_error_and_no_message_stop(
+    stack: Stack, fault: str
+) -> None:
+    """Text was shown, and the second run says something else, so that it cannot go on."""
+    model = f"sim/fault={fault},vary,tokens=12,after=4,delay_ms=40"
+    shown = await streamed(stack, {"model": model})
+    names = [name for name, _ in shown]
+    assert names[0] == "message_start"
+    assert names[-1] == "error"
+    assert not {"message_stop", "message_delta"} & set(names)
+    assert shown[-1][1]["error"]["type"] == "api_error"
+
+
+async def test_a_stream_that_fails_before_it_begins_has_the_status_of_its_error(
+    stack: Stack, fake: FakeProvider
+) -> None:
+    error = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
+    fake.script = lambda _: Said(body=events(error), headers=SSE)
+    answered = await post(stack, {"model": OPUS, "stream": True})
+    assert answered.status_code == 529
+    assert answered.json()["error"] == error["error"]
+
+
+async def test_the_library_raises_for_an_error_inside_a_stream(
+    fake: FakeProvider, sdk: AsyncAnthropic
+) -> None:
+    failed = b'data: {"error": {"message": "it broke", "type": "server_error"}}\n\n'
+    fake.script = lambda _: Said(body=chunk({"content": "a"}) + failed, headers=SSE)
+    with pytest.raises(anthropic.APIStatusError):
+        await said(sdk, stream=True, model=GPT)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_leaves_closes_the_upstream_call(stack: Stack, stream: bool) -> None:
+    body = {"model": "sim/fault=hang", "stream": stream}
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.7):
+            await post(stack, body)
+    await stack.quiet(timeout_s=5)
