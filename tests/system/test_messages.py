@@ -213,7 +213,7 @@ HISTORY: list[dict[str, Any]] = [
 async def test_what_claude_is_asked_arrives_as_it_was_asked(
     stack: Stack, fake: FakeProvider
 ) -> None:
-    asked = {
+    asked: dict[str, Any] = {
         "model": "claude-opus-4-5",
         "max_tokens": 9000,
         "system": [{"type": "text", "text": "Be brief.", "cache_control": MARK}],
@@ -237,7 +237,7 @@ async def test_what_claude_is_asked_arrives_as_it_was_asked(
     answered = await post(stack, body, **{"anthropic-beta": "new-thing-2026-01-01"})
     assert answered.status_code == 200, answered.text
     [call] = fake.take()
-    del asked["tools"][0]["strict"]  # type: ignore[attr-defined]  # false is what it is anyway
+    del asked["tools"][0]["strict"]  # false is what it is anyway
     assert call.json == asked
     assert (call.path, call.key) == ("/v1/messages", "k")
     assert call.headers["anthropic-version"] == "2023-06-01"
