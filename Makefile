@@ -1,7 +1,7 @@
 # "make" prints this list. Everything is installed into .venv from the pinned locks in deploy/.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help install dev run test check fix pages protos buf bench lock clean
+.PHONY: help install dev clients run test check fix pages protos buf bench lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,6 +11,10 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 pytho
 # Stamps carry a checksum of what was installed, so a changed lock reinstalls and nothing else does.
 RUNTIME := $(VENV)/.runtime-$(firstword $(shell cat pyproject.toml deploy/requirements.lock | cksum))
 DEV := $(VENV)/.dev-$(firstword $(shell cat pyproject.toml deploy/requirements-dev.lock | cksum))
+CLIENTS := $(VENV)/.clients-$(firstword $(shell cksum deploy/requirements-clients.lock))
+# The clients for Node that tests start, where there is npm; their tests are skipped elsewhere.
+NODE := tests/clients/node
+NODE_PACKAGES := $(if $(shell command -v npm 2>/dev/null),$(NODE)/node_modules/.package-lock.json)
 # Two makes at once must not install into the same folder at once.
 ONE_AT_A_TIME := $(if $(shell command -v flock 2>/dev/null),flock $(VENV),)
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -27,10 +31,12 @@ install: $(RUNTIME) ## create .venv with the pinned packages and the millrace co
 
 dev: $(DEV) ## install what tests and checks need too
 
+clients: $(CLIENTS) ## install LangChain and LlamaIndex apart, for their tests
+
 run: $(RUNTIME) ## start everything on 127.0.0.1:8000 (HTTP) and :8001 (gRPC); ARGS="..." are passed on
 	@$(BIN)/millrace up $(ARGS)
 
-test: $(DEV) ## run the tests; ARGS="-k name" are passed to pytest
+test: $(DEV) $(NODE_PACKAGES) ## run the tests; ARGS="-k name" are passed to pytest
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: $(DEV) ## lint, format, types, import contracts, generated code up to date
@@ -63,12 +69,13 @@ lock: $(DEV) ## renew deploy/*.lock to the newest versions that fit pyproject.to
 	$(BIN)/uv pip compile pyproject.toml --group build $(LOCK_OPTIONS) -o deploy/requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --group build --group dev -c deploy/requirements.lock \
 	  $(LOCK_OPTIONS) -o deploy/requirements-dev.lock
+	$(BIN)/uv pip compile --group clients $(LOCK_OPTIONS) -o deploy/requirements-clients.lock
 
 LOCK_OPTIONS := --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --no-header --no-annotate
 
 clean: ## remove .venv and caches (data folders stay)
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info
+	rm -rf $(VENV) $(NODE)/node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info
 
 # pip is the last thing that venv puts there: an interrupted venv is made again.
 $(BIN)/pip:
@@ -88,3 +95,16 @@ $(DEV): | $(BIN)/pip
 	@$(ONE_AT_A_TIME) $(PIP_INSTALL) $(LOCKED) -r deploy/requirements-dev.lock
 	@$(ONE_AT_A_TIME) $(EDITABLE)
 	@rm -f $(VENV)/.dev-* $(VENV)/.runtime-* && touch $@ $(RUNTIME)
+
+$(CLIENTS): | $(BIN)/pip
+	@echo "installing LangChain and LlamaIndex into $(VENV)/clients"
+	@rm -rf $(VENV)/clients && $(BIN)/python -m venv --without-pip $(VENV)/clients
+	@$(BIN)/python -m pip --python $(VENV)/clients --quiet --disable-pip-version-check install \
+	  $(LOCKED) --no-compile -r deploy/requirements-clients.lock
+	@rm -f $(VENV)/.clients-* && touch $@
+
+# Without the network this fails, and the other tests run all the same.
+$(NODE)/node_modules/.package-lock.json: $(NODE)/package-lock.json
+	@echo "installing the clients for Node into $(NODE)/node_modules"
+	@cd $(NODE) && npm ci --no-audit --no-fund --ignore-scripts --loglevel=error \
+	  && touch node_modules/.package-lock.json || echo "npm failed: tests of Node clients are skipped"

@@ -8,6 +8,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from tests.clients.conftest import Matrix
+from tests.clients.node_packages import run_node
 from tests.clients.python_calls import CALLS
 from tests.clients.rows import ROWS, cells, model
 from tests.system.stack import KEY, Stack
@@ -30,3 +31,17 @@ def test_every_call_is_made_with_two_providers_at_least() -> None:
 async def test_python(sdk: AsyncOpenAI, matrix: Matrix, row: str, provider: str) -> None:
     await CALLS[row](sdk, model(row, provider))
     matrix.done[row, provider].add("python")
+
+
+@pytest.fixture(scope="session")
+def node(stack: Stack) -> dict[tuple[str, str], str]:
+    """What went wrong in each cell, all of them made by one process."""
+    given = [(row, provider, model(row, provider)) for row, provider in cells()]
+    told = run_node("matrix.mjs", stack, given)
+    return {(line["row"], line["provider"]): line["wrong"] for line in told}
+
+
+@pytest.mark.parametrize(("row", "provider"), cells())
+def test_node(node: dict[tuple[str, str], str], matrix: Matrix, row: str, provider: str) -> None:
+    assert node[row, provider] == ""
+    matrix.done[row, provider].add("node")

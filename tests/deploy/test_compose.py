@@ -248,7 +248,9 @@ def test_everything_the_dockerfile_copies_is_in_the_build_context(root: Path) ->
     assert all((root / path).exists() for path in copied)
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
+@pytest.mark.parametrize(
+    "lock", ["requirements.lock", "requirements-dev.lock", "requirements-clients.lock"]
+)
 def test_a_lock_pins_every_package_by_version_and_hash_and_names_no_index(
     root: Path, lock: str
 ) -> None:

@@ -83,11 +83,14 @@ def test_an_error_has_its_reason_its_field_and_when_to_retry(node: Node, name: s
     assert "retryAfter: 70" in result.stderr
 
 
-def test_every_package_is_pinned_by_version_and_checksum_and_no_index_is_named() -> None:
-    package = json.loads((NODE / "package.json").read_text())
+@pytest.mark.parametrize("folder", [NODE, ROOT / "tests" / "clients" / "node"])
+def test_every_package_is_pinned_by_version_and_checksum_and_no_index_is_named(
+    folder: Path,
+) -> None:
+    package = json.loads((folder / "package.json").read_text())
     for name, wanted in package["dependencies"].items():
         assert re.fullmatch(r"\d+\.\d+\.\d+", wanted), name
-    lock = json.loads((NODE / "package-lock.json").read_text())
+    lock = json.loads((folder / "package-lock.json").read_text())
     for name, row in lock["packages"].items():
         if name:
             assert row["integrity"].startswith("sha512-"), name
