@@ -6,7 +6,6 @@ so that of two workers with the same job one is turned away (R1, R19).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from enum import Enum
 
@@ -14,6 +13,7 @@ from broker import subjects
 from broker.answer import INCOMPLETE_REASONS
 from broker.dispatch import LOSSES_BEFORE_ALONE, Plan
 from broker.errors import InferenceError
+from broker.items import name_messages, name_record
 from broker.routing import Target
 from broker.v1 import (
     content_pb2,
@@ -34,10 +34,6 @@ FINAL = frozenset(
         stored_pb2.RESPONSE_STATUS_CANCELLED,
     }
 )
-# Messages of these roles are one item; of the others each part is.
-_WHOLE = frozenset({content_pb2.ROLE_USER, content_pb2.ROLE_SYSTEM, content_pb2.ROLE_DEVELOPER})
-# What the id of an item begins with. Reasoning has none but its provider's.
-_PREFIXES = {"text": "msg_", "refusal": "msg_", "tool_call": "fc_", "tool_result": "fco_"}
 
 
 class Verdict(Enum):
@@ -91,7 +87,8 @@ def complete(
     record.completed_at = now
     record.status = stored_pb2.RESPONSE_STATUS_COMPLETED
     record.ClearField("claim")
-    for choice in answer.choices:
+    name_record(record)
+    for choice in record.answer.choices:
         if reason := INCOMPLETE_REASONS.get(choice.finish_reason):
             record.status = stored_pb2.RESPONSE_STATUS_INCOMPLETE
             record.incomplete_reason = reason
@@ -142,29 +139,20 @@ def converse(
 def add_messages(
     conversation: stored_pb2.StoredConversation,
     messages: Iterable[content_pb2.Message],
-    owner: str,
+    salt: str,
 ) -> list[content_pb2.Message]:
-    """Add messages whose items have ids of their own from now on; the same `owner`, the same ids.
+    """Add messages whose items have ids of their own from now on; the same `salt`, the same ids.
 
     Returns them as they were added.
     """
     added = []
-    for place, message in enumerate(messages):
-        new = conversation.messages.add()
+    for message in messages:
+        new = content_pb2.Message()
         new.CopyFrom(message)
-        if new.role in _WHOLE and not new.item_id:
-            new.item_id = _item_id("msg_", owner, place, 0)
-        for number, part in enumerate(new.parts):
-            prefix = _PREFIXES.get(part.WhichOneof("kind") or "")
-            if prefix and not part.item_id and new.role not in _WHOLE:
-                part.item_id = _item_id(prefix, owner, place, number)
         added.append(new)
+    name_messages(added, conversation.id, salt)
+    conversation.messages.extend(added)
     return added
-
-
-def _item_id(prefix: str, owner: str, place: int, number: int) -> str:
-    digest = hashlib.blake2b(f"{owner}:{place}.{number}".encode(), digest_size=24)
-    return prefix + digest.hexdigest()
 
 
 def said(record: stored_pb2.StoredResponse) -> list[content_pb2.Message]:

@@ -88,8 +88,8 @@ def conversation_routes(service: ResponseService, auth: Authenticator) -> APIRou
     @router.post("/{name}/items", summary="Add items to a conversation")
     async def add(name: str, request: Request) -> Response:
         messages = wire.read_items(await request.body())
-        owner, added = await conversations.add(_tenant(request), name, messages)
-        return _json(page(wire.items(added, owner), {"order": "asc", "limit": "100"}, _id_of))
+        added = await conversations.add(_tenant(request), name, messages)
+        return _json(page(wire.items(added, name), {"order": "asc", "limit": "100"}, _id_of))
 
     @router.get("/{name}/items/{item_id}", summary="Retrieve an item of a conversation")
     async def item(name: str, item_id: str, request: Request) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from broker import durable
+from broker import durable, items
 from broker.bus.responses import Responses
 from broker.errors import InferenceError
 from broker.v1 import content_pb2, stored_pb2
@@ -29,7 +29,7 @@ class Conversations:
             id="conv_" + ids.random_bytes().hex(), tenant=tenant, created_at=now()
         )
         record.metadata.update(metadata)
-        durable.add_messages(record, messages, record.id)
+        durable.add_messages(record, messages, "")
         with told():
             await self._store.create(record)
         return record
@@ -60,30 +60,24 @@ class Conversations:
                 raise conversation_not_found(name)
 
     async def item(self, tenant: str, name: str, item_id: str) -> content_pb2.Message:
-        """The message that is the item, or has it as its part, without other items' parts."""
-        for message in (await self.get(tenant, name)).messages:
-            if message.item_id == item_id:
-                return message
-            if parts := [part for part in message.parts if part.item_id == item_id]:
-                del message.parts[:]
-                message.parts.extend(parts)
-                return message
-        raise _no_item(item_id)
+        """One item, as a message of its own."""
+        found = items.find((await self.get(tenant, name)).messages, item_id)
+        if found is None:
+            raise _no_item(item_id)
+        return found
 
-    async def add(
-        self, tenant: str, name: str, messages: _Messages
-    ) -> tuple[str, list[content_pb2.Message]]:
-        """Add messages; returns what their ids were made of, and them as they are kept."""
-        owner = ids.random_bytes().hex()
+    async def add(self, tenant: str, name: str, messages: _Messages) -> list[content_pb2.Message]:
+        """Add messages; returns them as they are kept."""
+        salt = ids.random_bytes().hex()
         added: list[content_pb2.Message] = []
 
         def edit(record: stored_pb2.StoredConversation) -> bool:
-            added[:] = durable.add_messages(record, messages, owner)
+            added[:] = durable.add_messages(record, messages, salt)
             return True
 
         with told():
             _found(await self._store.change(tenant, name, edit, whole=True), name)
-        return owner, added
+        return added
 
     async def remove(self, tenant: str, name: str, item_id: str) -> stored_pb2.StoredConversation:
         """Take one item out."""

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Iterator
 from functools import partial
 from typing import Protocol
 
-from broker import dispatch, durable
+from broker import dispatch, durable, items
 from broker.bus import Bus, BusError
 from broker.bus.background import publish, tell_cancelled
 from broker.bus.eventlog import EventLog, FencedError
@@ -139,6 +139,7 @@ class ResponseService:
             watched=watched,
         )
         asked.fill(record)
+        items.name_messages(record.request.generate.messages, record.id)
         with told():
             job = await self._job(asked, record, plan)
             await self.stored.responses.create(record)

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from broker import durable
+from broker import durable, items
 from broker.bus.responses import Responses
 from broker.errors import InferenceError
 from broker.v1 import content_pb2, generation_pb2, stored_pb2
-from edge.translate.responses_messages import check_calls, reference_of
+from edge.translate.responses_messages import check_calls, joined, reference_of
 from edge.translate.responses_object import context
 
 # The longest chain of responses; all of it is sent to the provider with each turn.
@@ -55,9 +55,7 @@ async def load(
     """
     options = request.generate.responses
     turn = Turn(request, request, tenant)
-    for message in request.generate.messages:
-        if name := reference_of(message):
-            raise InferenceError("not_found", f"Item with id '{name}' not found.", param="input")
+    await _resolve(store, tenant, request)
     if turn.background and not turn.kept:
         raise _invalid("background", "a response that is not stored cannot run in the background")
     if options.previous_response_id:
@@ -70,6 +68,38 @@ async def load(
             raise conversation_not_found(options.conversation)
         return Turn(request, _behind(kept.record.messages, request, limit), tenant)
     return turn
+
+
+async def _resolve(store: Responses, tenant: str, request: generation_pb2.Request) -> None:
+    """Put the items that a request refers to in the places of its references."""
+    messages = request.generate.messages
+    names = [reference_of(message) for message in messages]
+    if not any(names):
+        return
+    found = await asyncio.gather(*(_item(store, tenant, name) for name in names if name))
+    following = iter(found)
+    whole = [next(following) if name else messages[at] for at, name in enumerate(names)]
+    whole = joined(whole)
+    del messages[:]
+    messages.extend(whole)
+    if not (
+        request.generate.responses.previous_response_id or request.generate.responses.conversation
+    ):
+        check_calls(messages)
+
+
+async def _item(store: Responses, tenant: str, name: str) -> content_pb2.Message:
+    """What an item says, wherever it is kept: its id has that of its owner in it."""
+    owner = items.owner_of(name)
+    found = None
+    if owner and (kept := await store.responses.get(tenant, f"resp_{owner}")):
+        said = [*kept.record.request.generate.messages, *durable.said(kept.record)]
+        found = items.find(said, name, with_state=items.with_state(kept.record.request))
+    elif owner and (talk := await store.conversations.get(tenant, f"conv_{owner}")):
+        found = items.find(talk.record.messages, name)
+    if found is None:
+        raise InferenceError("not_found", f"Item with id '{name}' not found.", param="input")
+    return found
 
 
 async def _chain(store: Responses, tenant: str, name: str) -> list[stored_pb2.StoredResponse]:

@@ -68,7 +68,7 @@ class ConversationsService(pb_grpc.ConversationsServiceServicer):
         """Add what was said elsewhere."""
         async with self._calls.call(context, request) as call:
             check_items(request.messages)
-            _, added = await self._conversations.add(
+            added = await self._conversations.add(
                 call.key.tenant, request.conversation_id, request.messages
             )
             return pb.AddConversationItemsResponse(messages=added)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from broker.answer import CallPart, ImagePart, OpaquePart, ReasoningPart, SaidPart, hub_part
+from broker.items import Group
 from broker.v1 import content_pb2
-from edge.translate.responses_items import COMPLETED, Group, item
+from edge.translate.responses_items import COMPLETED, item
 
 Part = SaidPart | ReasoningPart | CallPart | ImagePart | OpaquePart
 

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
+from broker.items import grouped, name_messages, name_of
 from broker.v1 import content_pb2, stored_pb2
-from edge.translate.responses_ids import item_id
-from edge.translate.responses_items import COMPLETED, grouped, item
+from edge.translate.responses_items import COMPLETED, item
 
 _json = msgspec.json.Encoder().encode
 
@@ -30,31 +30,38 @@ def input_items(stored: stored_pb2.StoredResponse) -> list[bytes]:
 
 def items_of(messages: Iterable[content_pb2.Message], owner: str) -> list[Any]:
     """Items for messages; those that came without an id get one from `owner` and their position."""
+    named = [_copy(message) for message in messages]
+    name_messages(named, owner)
     items: list[Any] = []
-    for message in messages:
+    for message in named:
         if message.role == content_pb2.ROLE_ASSISTANT:
-            for group in grouped(message.parts, with_state=True):
-                name = group.parts[-1].item_id or item_id(owner, f"in{len(items)}", group.type)
-                items.append(item(group, name, COMPLETED, with_state=True))
+            items += (
+                item(group, name_of(group, owner, ""), COMPLETED, with_state=True)
+                for group in grouped(message.parts, with_state=True)
+            )
             continue
         rest: list[content_pb2.Part] = []
         for part in message.parts:
             if part.HasField("tool_result"):
-                items.append(_result(part, owner, len(items)))
+                items.append(_result(part))
             elif part.HasField("opaque"):
                 items.append(Raw(part.opaque.json))
             else:
                 rest.append(part)
         if rest or not message.parts:
-            items.append(_message(message, rest, owner, len(items)))
+            items.append(_message(message, rest))
     return items
 
 
-def _message(
-    message: content_pb2.Message, parts: list[content_pb2.Part], owner: str, position: int
-) -> dict[str, Any]:
+def _copy(message: content_pb2.Message) -> content_pb2.Message:
+    copied = content_pb2.Message()
+    copied.CopyFrom(message)
+    return copied
+
+
+def _message(message: content_pb2.Message, parts: list[content_pb2.Part]) -> dict[str, Any]:
     return {
-        "id": message.item_id or item_id(owner, f"in{position}", "message"),
+        "id": message.item_id,
         "type": "message",
         "status": COMPLETED,
         "content": _content(parts),
@@ -62,14 +69,14 @@ def _message(
     }
 
 
-def _result(part: content_pb2.Part, owner: str, position: int) -> dict[str, Any]:
+def _result(part: content_pb2.Part) -> dict[str, Any]:
     result = part.tool_result
     kind = "custom_tool_call_output" if result.kind == _CUSTOM else "function_call_output"
     output: Any = _content(result.parts)
     if len(output) == 1 and output[0].keys() == {"type", "text"}:
         output = output[0]["text"]
     return {
-        "id": part.item_id or item_id(owner, f"in{position}", kind),
+        "id": part.item_id,
         "type": kind,
         "status": COMPLETED,
         "call_id": result.call_id,

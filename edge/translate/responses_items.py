@@ -1,89 +1,22 @@
-"""Renders what a model said as the output items of a response.
-
-`grouped` says which parts of an answer make up one item; the stream and the whole object both go
-by it, so that an item looks the same in either.
-"""
+"""Renders what a model said as the output items of a response."""
 
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 import orjson
 from msgspec import Raw
 
+from broker.items import Group, grouped, name_of
 from broker.v1 import content_pb2, operations_pb2
-from edge.translate.responses_ids import item_id
-from edge.translate.responses_state import RESPONSES, seal
+from edge.translate.responses_state import seal
 
 Item = dict[str, Any] | Raw
 COMPLETED, INCOMPLETE = "completed", "incomplete"
 _CUSTOM = content_pb2.TOOL_KIND_CUSTOM
-
-
-@dataclass(slots=True)
-class Group:
-    """Parts that are one item. Of those that are not shown, the ones before it are among them."""
-
-    type: str
-    parts: list[content_pb2.Part] = field(default_factory=list)
-
-
-def is_shown(part: content_pb2.Part, *, with_state: bool) -> bool:
-    """Whether callers see a part: not a provider's state alone, unless they asked for it.
-
-    Reasoning that a server of this API announced is seen also where it says nothing of it.
-    """
-    kind = part.WhichOneof("kind")
-    if kind == "opaque":
-        return part.opaque.issuer == RESPONSES
-    if kind == "reasoning":
-        reasoning = part.reasoning
-        if reasoning.text or reasoning.summary or (with_state and reasoning.blobs):
-            return True
-        return any(blob.issuer == RESPONSES for blob in reasoning.blobs)
-    return kind in _TYPES
-
-
-def type_of(part: content_pb2.Part) -> str:
-    """The type of the item that a shown part belongs to."""
-    kind = part.WhichOneof("kind") or ""
-    if kind == "tool_call" and part.tool_call.kind == _CUSTOM:
-        return "custom_tool_call"
-    return _TYPES[kind]
-
-
-def grouped(parts: Iterable[content_pb2.Part], *, with_state: bool) -> list[Group]:
-    """The items that parts make up.
-
-    A text begins a new message, unless what came before it belongs to it: a refusal, or state
-    that is not shown.
-    """
-    groups: list[Group] = []
-    hidden: list[content_pb2.Part] = []
-    for part in parts:
-        if not is_shown(part, with_state=with_state):
-            hidden.append(part)
-            continue
-        kind = type_of(part)
-        last = groups[-1] if groups else None
-        if (
-            last is not None
-            and kind == last.type == "message"
-            and (hidden or _goes_on(last.parts[-1], part))
-        ):
-            last.parts += [*hidden, part]
-        else:
-            groups.append(Group(kind, [*hidden, part]))
-        hidden = []
-    return groups
-
-
-def _goes_on(before: content_pb2.Part, part: content_pb2.Part) -> bool:
-    return before.WhichOneof("kind") != part.WhichOneof("kind")
 
 
 def output_items(
@@ -99,7 +32,7 @@ def output_items(
     items = []
     for index, group in enumerate(groups):
         status = last_status if index == len(groups) - 1 else COMPLETED
-        name = item_id(answer_id, index, group.type)
+        name = name_of(group, answer_id, index)
         items.append(item(group, name, status, with_state=with_state, facts=facts))
     return items
 
@@ -236,14 +169,6 @@ def _opaque(group: Group, _name: str, _status: str) -> Item:
     return Raw(group.parts[-1].opaque.json)
 
 
-_TYPES = {
-    "text": "message",
-    "refusal": "message",
-    "reasoning": "reasoning",
-    "tool_call": "function_call",
-    "image": "image_generation_call",
-    "opaque": "opaque",
-}
 _WRITE: dict[str, Callable[[Group, str, str], Item]] = {
     "message": _message,
     "reasoning": _reasoning,

@@ -12,10 +12,11 @@ from typing import Any
 import orjson
 
 from broker.errors import InferenceError
+from broker.items import RESPONSES
 from broker.v1 import content_pb2, generation_pb2
 from edge.translate.media import is_data_url, read_base64, read_data_url
 from edge.translate.refusals import invalid, json_text, missing
-from edge.translate.responses_state import RESPONSES, unseal
+from edge.translate.responses_state import unseal
 
 _FUNCTION = content_pb2.TOOL_KIND_FUNCTION
 _CUSTOM = content_pb2.TOOL_KIND_CUSTOM

@@ -9,19 +9,17 @@ import msgspec
 
 from broker.answer import INCOMPLETE_REASONS
 from broker.errors import InferenceError
+from broker.items import RESPONSES, Group, name_of, name_record, with_state
 from broker.v1 import content_pb2, event_pb2, generation_pb2, inference_service_pb2, stored_pb2
 from edge.translate.responses_echo import echo
-from edge.translate.responses_ids import item_id
 from edge.translate.responses_input import input_items
 from edge.translate.responses_items import (
     COMPLETED,
     INCOMPLETE,
-    Group,
     Item,
     item,
     output_items,
 )
-from edge.translate.responses_state import RESPONSES
 from edge.translate.usage import completion_tokens, prompt_tokens
 
 __all__ = [
@@ -31,7 +29,6 @@ __all__ = [
     "finished",
     "input_items",
     "render",
-    "with_state",
 ]
 
 _json = msgspec.json.Encoder().encode
@@ -45,16 +42,7 @@ STATUS = {
     stored_pb2.RESPONSE_STATUS_FAILED: FAILED,
     stored_pb2.RESPONSE_STATUS_CANCELLED: CANCELLED,
 }
-_STATE = "reasoning.encrypted_content"
 _NO_MESSAGE = content_pb2.Message()
-
-
-def with_state(request: generation_pb2.Request) -> bool:
-    """Whether callers keep the provider's state of reasoning themselves."""
-    generate = request.generate
-    if _STATE in generate.responses.include:
-        return True
-    return generate.HasField("store") and not generate.store
 
 
 def error_of(exc: InferenceError) -> dict[str, Any]:
@@ -160,6 +148,7 @@ def finished(
         answer=answer,
         background=request.generate.responses.background,
     )
+    name_record(kept)
     if reason in INCOMPLETE_REASONS:
         kept.status = stored_pb2.RESPONSE_STATUS_INCOMPLETE
         kept.incomplete_reason = INCOMPLETE_REASONS[reason]
@@ -191,7 +180,7 @@ def _said(stored: stored_pb2.StoredResponse) -> content_pb2.Message:
     for position, part in enumerate(message.parts):
         if part.HasField("image"):
             group = Group("image_generation_call", [part])
-            name = item_id(stored.id, position, group.type)
+            name = name_of(group, stored.id, position)
             opaque = content_pb2.Opaque(type=group.type, issuer=RESPONSES)
             opaque.json = _json(item(group, name, COMPLETED, with_state=False))
             part.opaque.CopyFrom(opaque)

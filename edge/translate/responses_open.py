@@ -16,19 +16,17 @@ import orjson
 from msgspec import Raw
 
 from broker.answer import CallPart, Fold, ImagePart, ReasoningPart, SaidPart, hub_part
+from broker.items import RESPONSES, Group, item_id
 from broker.v1 import content_pb2, event_pb2, operations_pb2
 from edge.translate.responses_close import Open, Part, Writer, end_item, end_within
-from edge.translate.responses_ids import item_id
 from edge.translate.responses_items import (
     COMPLETED,
     INCOMPLETE,
-    Group,
     Item,
     annotation,
     item,
     output_text,
 )
-from edge.translate.responses_state import RESPONSES
 
 _CUSTOM = content_pb2.TOOL_KIND_CUSTOM
 _PROGRESS = "in_progress"

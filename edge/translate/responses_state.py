@@ -12,10 +12,10 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 
 from google.protobuf.message import DecodeError
 
+from broker.items import RESPONSES
 from broker.v1 import content_pb2
 from edge.translate.refusals import invalid
 
-RESPONSES = "openai_responses"
 _OURS = "mlr1."
 
 

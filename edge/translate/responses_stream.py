@@ -16,6 +16,7 @@ import msgspec
 
 from broker.answer import INCOMPLETE_REASONS, Fold
 from broker.errors import InferenceError
+from broker.items import with_state
 from broker.v1 import event_pb2, generation_pb2, stored_pb2
 from edge.translate.errors import error_body
 from edge.translate.form import COMMENT, EVENT_STREAM
@@ -25,7 +26,6 @@ from edge.translate.responses_object import (
     ResponseObject,
     finished,
     shown,
-    with_state,
 )
 from edge.translate.responses_open import OpenItems
 
