@@ -59,6 +59,7 @@ class CallPart:
     call_id: str = ""
     name: str = ""
     pieces: list[str] = field(default_factory=list)
+    namespace: str = ""
     kind: content_pb2.ToolKind.ValueType = content_pb2.TOOL_KIND_UNSPECIFIED
     extra: dict[str, bytes] = field(default_factory=dict)
 
@@ -240,6 +241,7 @@ def _tool_call(fold: Fold, delta: event_pb2.ToolCallDelta) -> None:
     part.call_id = delta.call_id or part.call_id
     part.name = delta.name or part.name
     part.kind = delta.kind or part.kind
+    part.namespace = delta.namespace or part.namespace
     part.extra.update(delta.extra)
     if delta.arguments:
         part.pieces.append(delta.arguments)
@@ -302,6 +304,13 @@ def _completed(fold: Fold, event: event_pb2.Completed) -> None:
     if event.HasField("usage"):
         fold.usage = event.usage
     fold.extra = dict(event.extra)
+    # What is known only at the end takes the place of what was said at the beginning.
+    if event.model or event.service_tier:
+        told = event_pb2.Started(model=event.model, service_tier=event.service_tier)
+        started = event_pb2.Started()
+        started.CopyFrom(fold.started)
+        started.MergeFrom(told)
+        fold.started = started
 
 
 def _token_count(fold: Fold, count: event_pb2.TokenCount) -> None:
@@ -361,6 +370,7 @@ def _fill_call(hub: content_pb2.Part, part: CallPart) -> None:
     call.name = part.name
     call.arguments = "".join(part.pieces).encode()
     call.kind = part.kind or content_pb2.TOOL_KIND_FUNCTION
+    call.namespace = part.namespace
     for name, data in part.extra.items():
         hub.extra[name] = data
 

@@ -404,6 +404,7 @@ class ToolCallDelta(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     ARGUMENTS_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
     EXTRA_FIELD_NUMBER: _builtins.int
     choice: _builtins.int
     item: _builtins.int
@@ -414,6 +415,8 @@ class ToolCallDelta(_message.Message):
     arguments: _builtins.str
     """A piece of the JSON text (or of the free text of a custom tool)."""
     kind: _content_pb2.ToolKind.ValueType
+    namespace: _builtins.str
+    """Of a tool that was found by tool search."""
     @_builtins.property
     def extra(self) -> _containers.ScalarMap[_builtins.str, _builtins.bytes]:
         """What else the provider says of the call, as JSON by name, on the first piece."""
@@ -428,11 +431,12 @@ class ToolCallDelta(_message.Message):
         name: _builtins.str = ...,
         arguments: _builtins.str = ...,
         kind: _content_pb2.ToolKind.ValueType = ...,
+        namespace: _builtins.str = ...,
         extra: _abc.Mapping[_builtins.str, _builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "call_id", b"call_id", "choice", b"choice", "extra", b"extra", "index", b"index", "item", b"item", "kind", b"kind", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "call_id", b"call_id", "choice", b"choice", "extra", b"extra", "index", b"index", "item", b"item", "kind", b"kind", "name", b"name", "namespace", b"namespace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -667,9 +671,11 @@ class Completed(_message.Message):
 
     USAGE_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    SERVICE_TIER_FIELD_NUMBER: _builtins.int
     EXTRA_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """What answered, where the provider says it only at the end; it replaces what `started` says."""
+    service_tier: _builtins.str
     @_builtins.property
     def usage(self) -> Global___Usage: ...
     @_builtins.property
@@ -681,11 +687,12 @@ class Completed(_message.Message):
         *,
         usage: Global___Usage | None = ...,
         model: _builtins.str = ...,
+        service_tier: _builtins.str = ...,
         extra: _abc.Mapping[_builtins.str, _builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra", b"extra", "model", b"model", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra", b"extra", "model", b"model", "service_tier", b"service_tier", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

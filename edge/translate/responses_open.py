@@ -263,8 +263,9 @@ class OpenItems:
         kind, field = ("custom_tool_call", "input") if custom else ("function_call", "arguments")
 
         def added(name: str) -> Item:
-            shown = {"id": name, "type": kind, "status": _PROGRESS, field: ""}
-            return {**shown, "call_id": part.call_id, "name": part.name}
+            shown: dict[str, Any] = {"id": name, "type": kind, "status": _PROGRESS, field: ""}
+            shown |= {"call_id": part.call_id, "name": part.name}
+            return {**shown, "namespace": part.namespace} if part.namespace else shown
 
         opened = self._next(kind, added)
         opened.parts.append(("tool_call", part))

@@ -107,7 +107,8 @@ class AnswerEvents:
         kinds = (item.type for item in self._items.values())
         usage = usage_of(response.get("usage"), kinds, self._characters)
         events.append(_Event(choice_finished=finished))
-        events.append(_Event(completed=event_pb2.Completed(usage=usage)))
+        tier = _tier(response)
+        events.append(_Event(completed=event_pb2.Completed(usage=usage, service_tier=tier)))
         return events
 
     # --- items ---
@@ -121,12 +122,10 @@ class AnswerEvents:
             model=_text(response, "model"),
             upstream_id=_text(response, "id"),
             created=int(created) if isinstance(created, int | float) else 0,
-            service_tier=_text(response, "service_tier"),
+            service_tier=_tier(response),
             upstream_request_id=request_id(self._headers),
             rate_limits=rate_limits(self._headers),
         )
-        if started.service_tier == "auto":
-            started.service_tier = ""  # what was asked for, not what was given
         events.append(_Event(started=started))
 
     def _find(self, said: _Said) -> _Item | None:
@@ -274,6 +273,7 @@ class AnswerEvents:
         event.tool_call.call_id = _text(shown, "call_id") or _text(shown, "id")
         event.tool_call.name = _text(shown, "name")
         event.tool_call.kind = kind
+        event.tool_call.namespace = _text(shown, "namespace")
         if not event.tool_call.name:
             raise InferenceError("upstream_error", "the provider sent a tool call with no name")
         events.append(event)
@@ -350,6 +350,11 @@ def _reasoning_step(kind: str, number: str, *, whole: bool) -> Callable[..., Non
         answer._tell_reasoning(item, kind, place, text, events)
 
     return step
+
+
+def _tier(response: _Said) -> str:
+    tier = _text(response, "service_tier")
+    return "" if tier == "auto" else tier  # that is what was asked for, not what was given
 
 
 def _text(said: _Said, name: str) -> str:
