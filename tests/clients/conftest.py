@@ -45,7 +45,7 @@ def matrix(request: pytest.FixtureRequest) -> Matrix:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     found = config.stash.get(_MATRIX, None)
     if found is not None:
-        terminalreporter.section("endpoint x provider, by the official OpenAI SDKs")
+        terminalreporter.section("endpoint x provider, by the official SDKs")
         for line in found.lines():
             terminalreporter.write_line(line)
 

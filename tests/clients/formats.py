@@ -197,7 +197,7 @@ def anthropic_messages(call: Call) -> Said:
     return events(found, named=True)
 
 
-def anthropic_count(call: Call) -> Said:
+def anthropic_count(_call: Call) -> Said:
     return said({"input_tokens": 7})
 
 
@@ -248,6 +248,10 @@ def gemini(call: Call) -> Said:
         return said(answer(said_parts, finishReason="STOP"))
     *begun, last = said_parts
     return events([*(answer([part]) for part in begun), answer([last], finishReason="STOP")])
+
+
+def gemini_count(_call: Call) -> Said:
+    return said({"totalTokens": 7})
 
 
 # --- Cohere's chat ---

@@ -28,6 +28,17 @@ def embeddings(call: Call) -> Said:
     return said({"object": "list", "data": data, "model": body["model"], "usage": usage})
 
 
+def gemini_embeddings(call: Call) -> Said:
+    texts = [one["content"]["parts"][0]["text"] for one in call.body["requests"]]
+    return said({"embeddings": [{"values": [float(len(text)), 0.5, -2.0]} for text in texts]})
+
+
+def cohere_embeddings(call: Call) -> Said:
+    vectors = [[float(len(text)), 0.5, -2.0] for text in call.body["texts"]]
+    meta = {"billed_units": {"input_tokens": 4}}
+    return said({"id": "e", "embeddings": {"float": vectors}, "meta": meta})
+
+
 def moderation(call: Call) -> Said:
     given = call.body["input"]
     count = len(given) if isinstance(given, list) and isinstance(given[0], str) else 1

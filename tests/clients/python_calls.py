@@ -1,4 +1,4 @@
-"""What the official OpenAI library for Python does for each row of the matrix, and what it is told."""
+"""What the official libraries for Python do for each row of the matrix, and what it is told."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import anthropic
 import openai
 import pytest
+from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 from pydantic import BaseModel
+
+from tests.clients.upstream import REFUSED
 
 HELLO: Any = [{"role": "user", "content": "Hello there!"}]
 WEATHER: dict[str, Any] = {
@@ -222,6 +226,78 @@ async def models(sdk: AsyncOpenAI, model: str) -> None:
     assert await sdk.models.retrieve(listed[0].id) == listed[0]
 
 
+def anthropic_client(sdk: AsyncOpenAI) -> AsyncAnthropic:
+    base_url = str(sdk.base_url).removesuffix("/v1/")
+    return AsyncAnthropic(api_key=sdk.api_key, base_url=base_url, max_retries=0, timeout=30)
+
+
+async def messages(sdk: AsyncOpenAI, model: str) -> None:
+    async with anthropic_client(sdk) as client:
+        told = await client.messages.create(model=model, messages=HELLO, max_tokens=100)
+    assert [block.text for block in told.content if block.type == "text"] == [heard(model)]
+    assert (told.role, told.stop_reason) == ("assistant", "end_turn")
+    assert told.id.startswith("msg_")
+    assert told.usage.output_tokens > 0
+    assert told._request_id
+    assert told._request_id.startswith("req_")
+
+
+async def messages_streamed(sdk: AsyncOpenAI, model: str) -> None:
+    async with (
+        anthropic_client(sdk) as client,
+        client.messages.stream(model=model, messages=HELLO, max_tokens=100) as stream,
+    ):
+        pieces = [text async for text in stream.text_stream]
+        told = await stream.get_final_message()
+    assert len(pieces) > 1
+    assert "".join(pieces) == heard(model)
+    assert told.stop_reason == "end_turn"
+
+
+async def messages_tools(sdk: AsyncOpenAI, model: str) -> None:
+    tool: Any = {"name": WEATHER["name"], "input_schema": WEATHER["parameters"]}
+    async with anthropic_client(sdk) as client:
+        asked: Any = {"model": model, "max_tokens": 100, "tools": [tool]}
+        told = await client.messages.create(**asked, messages=HELLO)
+        assert told.stop_reason == "tool_use"
+        [call] = [block for block in told.content if block.type == "tool_use"]
+        assert (call.name, call.input) == ("get_weather", ARGUMENTS)
+        result = {"type": "tool_result", "tool_use_id": call.id, "content": "18 degrees"}
+        said = {"role": "assistant", "content": [block.model_dump() for block in told.content]}
+        history = [*HELLO, said, {"role": "user", "content": [result]}]
+        told = await client.messages.create(**asked, messages=history)
+    assert told.stop_reason == "end_turn"
+
+
+async def messages_counted(sdk: AsyncOpenAI, model: str) -> None:
+    async with anthropic_client(sdk) as client:
+        told = await client.messages.count_tokens(model=model, messages=HELLO)
+    assert told.input_tokens > 0
+
+
+async def errors(sdk: AsyncOpenAI, model: str) -> None:
+    """What the provider refuses, what we refuse, and who is not known, in each API's classes."""
+    refused: Any = [{"role": "user", "content": REFUSED}]
+    for stream in (False, True):
+        with pytest.raises(openai.BadRequestError, match=REFUSED) as chat_error:
+            await sdk.chat.completions.create(model=model, messages=refused, stream=stream)
+        assert chat_error.value.type == "invalid_request_error"
+        assert chat_error.value.request_id
+    with pytest.raises(openai.BadRequestError, match=REFUSED):
+        await sdk.responses.create(model=model, input=REFUSED)
+    with pytest.raises(openai.BadRequestError) as hot:
+        await sdk.chat.completions.create(model=model, messages=HELLO, temperature=3)
+    assert hot.value.param == "temperature"
+    async with anthropic_client(sdk) as client:
+        with pytest.raises(anthropic.BadRequestError, match=REFUSED):
+            await client.messages.create(model=model, messages=refused, max_tokens=100)
+    with pytest.raises(openai.AuthenticationError) as unknown:
+        await sdk.with_options(api_key="mr-wrong").chat.completions.create(
+            model=model, messages=HELLO
+        )
+    assert unknown.value.code == "invalid_api_key"
+
+
 CALLS: dict[str, Callable[[AsyncOpenAI, str], Awaitable[None]]] = {
     "chat": chat,
     "chat, streamed": chat_streamed,
@@ -239,5 +315,10 @@ CALLS: dict[str, Callable[[AsyncOpenAI, str], Awaitable[None]]] = {
     "responses, kept": responses_kept,
     "responses, in the background": responses_background,
     "conversations": conversations,
+    "messages": messages,
+    "messages, streamed": messages_streamed,
+    "messages, tools": messages_tools,
+    "messages, counted": messages_counted,
     "models": models,
+    "errors": errors,
 }

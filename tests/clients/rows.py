@@ -34,7 +34,13 @@ ROWS: Mapping[str, Mapping[str, str]] = {
     "chat, tools": CHAT,
     "chat, tools streamed": CHAT,
     "chat, parsed": CHAT,
-    "embeddings": {"openai": "text-embedding-3-small", "mistral": "mistral-embed"},
+    "embeddings": {
+        "openai": "text-embedding-3-small",
+        "gemini": "gemini-embedding-001",
+        "mistral": "mistral-embed",
+        "cohere": "embed-v4.0",
+        "together_ai": "intfloat/multilingual-e5-large-instruct",
+    },
     "moderations": {"openai": "omni-moderation-latest", "mistral": "mistral-moderation-latest"},
     "rerank": {"cohere": "rerank-v4.0-pro", "together_ai": "mixedbread-ai/Mxbai-Rerank-Large-V2"},
     "responses": CHAT,
@@ -45,7 +51,12 @@ ROWS: Mapping[str, Mapping[str, str]] = {
     "responses, kept": _KEPT,
     "responses, in the background": _KEPT,
     "conversations": _KEPT,
+    "messages": CHAT,
+    "messages, streamed": CHAT,
+    "messages, tools": CHAT,
+    "messages, counted": CHAT,
     "models": CHAT,
+    "errors": CHAT,
 }
 
 

@@ -28,6 +28,9 @@ _ROUTES: dict[str, Answer] = {
     "/rerank": media.ranking,
     "/v1/messages": formats.anthropic_messages,
     "/v1/messages/count_tokens": formats.anthropic_count,
+    ":countTokens": formats.gemini_count,
+    ":batchEmbedContents": media.gemini_embeddings,
+    "/v2/embed": media.cohere_embeddings,
     ":generateContent": formats.gemini,
     ":streamGenerateContent": formats.gemini,
     "/chat/completions": formats.openai_chat,
@@ -40,6 +43,21 @@ _ROUTES: dict[str, Answer] = {
     "/audio/transcriptions": media.transcript,
     "/audio/translations": media.transcript,
     "/audio/speech": media.speech,
+}
+
+
+# What providers say, each in its own way, to somebody who asks for what they refuse.
+REFUSED = "this is refused"
+_OPENAI = {"error": {"message": REFUSED, "type": "invalid_request_error", "param": None}}
+_REFUSALS: dict[str, Any] = {
+    "anthropic": {
+        "type": "error",
+        "error": {"type": "invalid_request_error", "message": REFUSED},
+        "request_id": "req_up",
+    },
+    "gemini": {"error": {"code": 400, "message": REFUSED, "status": "INVALID_ARGUMENT"}},
+    "mistral": {"object": "error", "message": REFUSED, "type": "invalid_request", "param": None},
+    "cohere": {"message": REFUSED},
 }
 
 
@@ -58,6 +76,8 @@ class Upstream:
                 "body": shown,
             }
         )
+        if REFUSED in json.dumps(shown):
+            return web.json_response(_REFUSALS.get(call.provider, _OPENAI), status=400)
         for end, answer in _ROUTES.items():
             if call.path.endswith(end):
                 said = answer(call)

@@ -1,8 +1,9 @@
-// What the official OpenAI library for Node does for each row of the matrix, and what it is told.
+// What the official libraries for Node do for each row of the matrix, and what it is told.
 
 import assert from 'node:assert/strict';
 
-import { NotFoundError } from 'openai';
+import Anthropic from '@anthropic-ai/sdk';
+import OpenAI from 'openai';
 import { zodResponseFormat, zodTextFormat } from 'openai/helpers/zod';
 import { z } from 'zod';
 
@@ -19,6 +20,7 @@ const WEATHER = {
   strict: true,
 };
 const ARGUMENTS = { location: 'Boston', days: 18 };
+const REFUSED = 'this is refused';
 const Weather = z.object({ city: z.string(), degrees: z.number().int() });
 const PARSED = { city: 'Boston', degrees: 18 };
 
@@ -151,7 +153,7 @@ async function responsesKept(sdk, model) {
   const page = await sdk.responses.inputItems.list(told.id, { limit: 1, order: 'asc' });
   assert.deepEqual(page.data.map((item) => item.type), ['message']);
   await sdk.responses.delete(told.id);
-  await assert.rejects(sdk.responses.retrieve(told.id), NotFoundError);
+  await assert.rejects(sdk.responses.retrieve(told.id), OpenAI.NotFoundError);
 }
 
 async function responsesBackground(sdk, model) {
@@ -182,13 +184,82 @@ async function conversations(sdk, model) {
   await sdk.conversations.update(opened.id, { metadata });
   assert.deepEqual((await sdk.conversations.retrieve(opened.id)).metadata, metadata);
   assert.ok((await sdk.conversations.delete(opened.id)).deleted);
-  await assert.rejects(sdk.conversations.retrieve(opened.id), NotFoundError);
+  await assert.rejects(sdk.conversations.retrieve(opened.id), OpenAI.NotFoundError);
 }
 
 async function models(sdk, model) {
   const provider = model.split('/')[0];
   const listed = (await all(sdk.models.list())).filter((found) => found.owned_by === provider);
   assert.deepEqual(await sdk.models.retrieve(listed[0].id), listed[0]);
+}
+
+function anthropicClient(sdk) {
+  const baseURL = sdk.baseURL.replace(/\/v1\/?$/, '');
+  return new Anthropic({ apiKey: sdk.apiKey, baseURL, maxRetries: 0, timeout: 30_000 });
+}
+
+const max_tokens = 100;
+
+async function messages(sdk, model) {
+  const told = await anthropicClient(sdk).messages.create({ model, messages: HELLO, max_tokens });
+  assert.deepEqual(told.content.map((block) => block.text), [heard(model)]);
+  assert.equal(told.stop_reason, 'end_turn');
+  assert.match(told.id, /^msg_/);
+  assert.match(told._request_id, /^req_/);
+}
+
+async function messagesStreamed(sdk, model) {
+  const stream = anthropicClient(sdk).messages.stream({ model, messages: HELLO, max_tokens });
+  const pieces = [];
+  stream.on('text', (piece) => pieces.push(piece));
+  assert.equal(await stream.finalText(), heard(model));
+  assert.ok(pieces.length > 1);
+}
+
+async function messagesTools(sdk, model) {
+  const client = anthropicClient(sdk);
+  const tools = [{ name: WEATHER.name, input_schema: WEATHER.parameters }];
+  const asked = { model, max_tokens, tools };
+  const told = await client.messages.create({ ...asked, messages: HELLO });
+  assert.equal(told.stop_reason, 'tool_use');
+  const call = told.content.find((block) => block.type === 'tool_use');
+  assert.deepEqual(call.input, ARGUMENTS);
+  const result = { type: 'tool_result', tool_use_id: call.id, content: '18 degrees' };
+  const history = [
+    ...HELLO,
+    { role: 'assistant', content: told.content },
+    { role: 'user', content: [result] },
+  ];
+  const after = await client.messages.create({ ...asked, messages: history });
+  assert.equal(after.stop_reason, 'end_turn');
+}
+
+async function messagesCounted(sdk, model) {
+  const told = await anthropicClient(sdk).messages.countTokens({ model, messages: HELLO });
+  assert.ok(told.input_tokens > 0);
+}
+
+async function errors(sdk, model) {
+  const refused = [{ role: 'user', content: REFUSED }];
+  for (const stream of [false, true]) {
+    await assert.rejects(sdk.chat.completions.create({ model, messages: refused, stream }), (error) => {
+      assert.ok(error instanceof OpenAI.BadRequestError);
+      assert.match(error.message, new RegExp(REFUSED));
+      assert.equal(error.type, 'invalid_request_error');
+      assert.match(error.requestID, /^req_/);
+      return true;
+    });
+  }
+  await assert.rejects(sdk.responses.create({ model, input: REFUSED }), OpenAI.BadRequestError);
+  const hot = sdk.chat.completions.create({ model, messages: HELLO, temperature: 3 });
+  await assert.rejects(hot, { param: 'temperature' });
+  const body = { model, messages: refused, max_tokens };
+  await assert.rejects(anthropicClient(sdk).messages.create(body), Anthropic.BadRequestError);
+  const stranger = sdk.withOptions({ apiKey: 'mr-wrong' });
+  await assert.rejects(
+    stranger.chat.completions.create({ model, messages: HELLO }),
+    OpenAI.AuthenticationError,
+  );
 }
 
 export const CALLS = {
@@ -208,5 +279,10 @@ export const CALLS = {
   'responses, kept': responsesKept,
   'responses, in the background': responsesBackground,
   conversations,
+  messages,
+  'messages, streamed': messagesStreamed,
+  'messages, tools': messagesTools,
+  'messages, counted': messagesCounted,
   models,
+  errors,
 };
