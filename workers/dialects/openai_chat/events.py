@@ -131,7 +131,7 @@ class AnswerEvents:
             self._usage = usage
         if chunk.search_results or chunk.citations:
             self._sources = chunk.search_results or chunk.citations
-        if not self._started and (chunk.choices or chunk.id):
+        if not self._started and (chunk.choices or (chunk.id and chunk.model)):
             # A filter report can come first, with no id, no model and no choice.
             events.append(self._start(chunk))
         for choice in chunk.choices or ():
