@@ -10,6 +10,7 @@ import orjson
 from broker.errors import InferenceError
 from broker.v1 import event_pb2, generation_pb2
 from workers.dialects.openai_responses.events import AnswerEvents
+from workers.dialects.openai_responses.fields import text_at
 from workers.framing import SseFramer
 from workers.headers import request_id
 
@@ -28,7 +29,7 @@ class UnaryDecoder:
     def __init__(
         self, request: generation_pb2.Request, headers: Mapping[str, str], errors: Errors
     ) -> None:
-        self._answer = AnswerEvents(headers)
+        self._answer = AnswerEvents(request, headers)
         self._headers = headers
         self._errors = errors
         self._body = bytearray()
@@ -58,7 +59,7 @@ class StreamDecoder:
     def __init__(
         self, request: generation_pb2.Request, headers: Mapping[str, str], errors: Errors
     ) -> None:
-        self._answer = AnswerEvents(headers)
+        self._answer = AnswerEvents(request, headers)
         self._headers = headers
         self._errors = errors
         self._framer = SseFramer()
@@ -86,14 +87,14 @@ class StreamDecoder:
         if self._ended or not payload or payload.isspace() or payload.startswith(b"[DONE]"):
             return ()
         event = _object(payload, self._headers)
-        kind = event.get("type") or name.decode("utf-8", "replace")
+        kind = text_at(event, "type") or name.decode("utf-8", "replace")
         if kind == "error" or (not kind and event.get("error")):
             raise _failure(event, self._headers, self._errors)
         if kind in _TERMINAL:
             self._ended = True
             response = event.get("response")
             response = response if isinstance(response, dict) else {}
-            response.setdefault("status", kind.partition(".")[2])
+            response["status"] = text_at(response, "status") or kind.partition(".")[2]
             return _ended(self._answer, response, self._headers, self._errors)
         return self._answer.step(kind, event)
 
@@ -110,11 +111,11 @@ def _ended(
     errors: Errors,
 ) -> Iterable[event_pb2.Event]:
     """The last events of an answer, or why there is none."""
-    status = response.get("status")
+    status = text_at(response, "status")
     if status == "failed" or (status not in _WHOLE and response.get("error")):
         raise _failure(response, headers, errors)
-    if status is not None and status not in _WHOLE:
-        said = f"the provider ended the answer with status {str(status)[:_SHOWN]!r}"
+    if status and status not in _WHOLE:
+        said = f"the provider ended the answer with status {status[:_SHOWN]!r}"
         raise _error("upstream_error", said, headers)
     return answer.finish(response)
 

@@ -15,9 +15,20 @@ from typing import Any
 import orjson
 
 from broker.errors import InferenceError
-from broker.v1 import content_pb2, event_pb2
+from broker.v1 import content_pb2, event_pb2, generation_pb2
+from workers.counts import count
+from workers.dialects.openai_responses.fields import (
+    arguments_text,
+    index_at,
+    nested,
+    number_at,
+    objects_at,
+    text_at,
+    tier_at,
+)
 from workers.dialects.openai_responses.items import ISSUER
 from workers.dialects.openai_responses.usage import usage_of
+from workers.estimate import estimate
 from workers.headers import rate_limits, request_id
 
 _Event = event_pb2.Event
@@ -54,16 +65,19 @@ class _Item:
 
 
 class AnswerEvents:
-    """The events of one answer; `headers` are those that it came with."""
+    """The events of the answer to a request; `headers` are those that it came with."""
 
-    def __init__(self, headers: Mapping[str, str]) -> None:
+    def __init__(self, request: generation_pb2.Request, headers: Mapping[str, str]) -> None:
+        self._request = request
         self._headers = headers
         self._started = False
         self._items: dict[int, _Item] = {}
         self._by_id: dict[str, _Item] = {}
         self._done: set[int] = set()
         self._calls = 0
+        # Of the answer, and of the reasoning before it.
         self._characters = 0
+        self._thought = 0
 
     def step(self, kind: str, said: _Said) -> _Events:
         """The hub events of one event of the stream."""
@@ -90,9 +104,9 @@ class AnswerEvents:
         output = response.get("output")
         for number, item in enumerate(output if isinstance(output, list) else ()):
             if isinstance(item, dict) and number not in self._done:
-                known = self._items.get(number)
+                known, before = self._items.get(number), len(events)
                 self._whole({"output_index": number, "item": item}, events)
-                if known is not None and events[-1].HasField("opaque"):
+                if known is not None and len(events) > before and events[-1].HasField("opaque"):
                     events[-1].opaque.done = False  # it was never said to be done
         details = response.get("incomplete_details")
         reason = details.get("reason") if isinstance(details, dict) else None
@@ -105,11 +119,14 @@ class AnswerEvents:
                 event_pb2.FINISH_REASON_TOOL_CALLS if self._calls else event_pb2.FINISH_REASON_STOP
             )
         kinds = (item.type for item in self._items.values())
-        usage = usage_of(response.get("usage"), kinds, self._characters)
+        usage = usage_of(response.get("usage"), kinds, self._estimate)
         events.append(_Event(choice_finished=finished))
-        tier = _tier(response)
+        tier = tier_at(response)
         events.append(_Event(completed=event_pb2.Completed(usage=usage, service_tier=tier)))
         return events
+
+    def _estimate(self) -> event_pb2.Usage:
+        return estimate(self._request, self._characters, self._thought)
 
     # --- items ---
 
@@ -117,22 +134,21 @@ class AnswerEvents:
         if self._started:
             return
         self._started = True
-        created = response.get("created_at")
         started = event_pb2.Started(
-            model=_text(response, "model"),
-            upstream_id=_text(response, "id"),
-            created=int(created) if isinstance(created, int | float) else 0,
-            service_tier=_tier(response),
+            model=text_at(response, "model"),
+            upstream_id=text_at(response, "id"),
+            created=count(response.get("created_at")) or 0,
+            service_tier=tier_at(response),
             upstream_request_id=request_id(self._headers),
             rate_limits=rate_limits(self._headers),
         )
         events.append(_Event(started=started))
 
     def _find(self, said: _Said) -> _Item | None:
-        number = said.get("output_index")
-        if isinstance(number, int) and number in self._items:
+        number = index_at(said, "output_index")
+        if number is not None and number in self._items:
             return self._items[number]
-        return self._by_id.get(_text(said, "item_id"))
+        return self._by_id.get(text_at(said, "item_id"))
 
     def _added(self, said: _Said, events: _Events) -> None:
         shown = said.get("item")
@@ -140,12 +156,12 @@ class AnswerEvents:
             return
         if not self._started:
             self._start({}, events)
-        number = said.get("output_index")
-        if not isinstance(number, int) or number in self._items:
+        number = index_at(said, "output_index")
+        if number is None or number in self._items:
             number = max(self._items, default=-1) + 1
-        item = _Item(number, _text(shown, "type"))
+        item = _Item(number, text_at(shown, "type"))
         self._items[number] = item
-        if name := _text(shown, "id"):
+        if name := text_at(shown, "id"):
             self._by_id[name] = item
         if item.type in _OPEN:
             _OPEN[item.type](self, item, shown, events)
@@ -156,7 +172,7 @@ class AnswerEvents:
         shown = said.get("item")
         if not isinstance(shown, dict):
             return
-        item = self._find(said) or self._by_id.get(_text(shown, "id"))
+        item = self._find(said) or self._by_id.get(text_at(shown, "id"))
         if item is None:
             self._added(said, events)
             item = self._find(said) or self._items[max(self._items)]
@@ -171,7 +187,7 @@ class AnswerEvents:
     # --- messages ---
 
     def _open_message(self, item: _Item, shown: _Said, _events: _Events) -> None:
-        item.phase = _text(shown, "phase")
+        item.phase = text_at(shown, "phase")
 
     def _tell_text(
         self, item: _Item, number: int, text: str, logprobs: Any, events: _Events
@@ -188,26 +204,29 @@ class AnswerEvents:
         events.append(event)
 
     def _tell(self, item: _Item, kind: str, number: int, text: str) -> None:
-        self._characters += len(text)
+        if item.type == "reasoning":
+            self._thought += len(text)
+        else:
+            self._characters += len(text)
         key = (kind, number)
         item.told[key] = item.told.get(key, 0) + len(text)
 
     def _text_delta(self, item: _Item, said: _Said, events: _Events) -> None:
-        text = _text(said, "delta")
-        self._tell_text(item, _number(said, "content_index"), text, said.get("logprobs"), events)
+        text = text_at(said, "delta")
+        self._tell_text(item, number_at(said, "content_index"), text, said.get("logprobs"), events)
 
     def _text_done(self, item: _Item, said: _Said, events: _Events) -> None:
-        number = _number(said, "content_index")
-        if ("text", number) not in item.told and _text(said, "text"):
-            self._tell_text(item, number, _text(said, "text"), said.get("logprobs"), events)
+        number = number_at(said, "content_index")
+        if ("text", number) not in item.told and text_at(said, "text"):
+            self._tell_text(item, number, text_at(said, "text"), said.get("logprobs"), events)
 
     def _refusal_delta(self, item: _Item, said: _Said, events: _Events) -> None:
-        self._tell_refusal(item, _number(said, "content_index"), _text(said, "delta"), events)
+        self._tell_refusal(item, number_at(said, "content_index"), text_at(said, "delta"), events)
 
     def _refusal_done(self, item: _Item, said: _Said, events: _Events) -> None:
-        number = _number(said, "content_index")
+        number = number_at(said, "content_index")
         if ("refusal", number) not in item.told:
-            self._tell_refusal(item, number, _text(said, "refusal"), events)
+            self._tell_refusal(item, number, text_at(said, "refusal"), events)
 
     def _tell_refusal(self, item: _Item, number: int, text: str, events: _Events) -> None:
         self._tell(item, "refusal", number, text)
@@ -215,18 +234,18 @@ class AnswerEvents:
 
     def _annotation(self, item: _Item, said: _Said, events: _Events) -> None:
         item.notes += 1
-        note = orjson.dumps(_nested(said.get("annotation")))
+        note = orjson.dumps(nested(said.get("annotation")))
         events.append(_Event(annotation=event_pb2.AnnotationEvent(item=item.number, json=note)))
 
     def _close_message(self, item: _Item, shown: _Said, events: _Events) -> None:
-        item.phase = item.phase if item.told else _text(shown, "phase")
+        item.phase = item.phase if item.told else text_at(shown, "phase")
         notes = 0
-        for number, part in enumerate(_objects(shown, "content")):
+        for number, part in enumerate(objects_at(shown, "content")):
             if part.get("type") == "refusal":
                 self._refusal_done(item, {**part, "content_index": number}, events)
             elif part.get("type") == "output_text":
                 self._text_done(item, {**part, "content_index": number}, events)
-                for note in _objects(part, "annotations"):
+                for note in objects_at(part, "annotations"):
                     notes += 1
                     if notes > item.notes:
                         self._annotation(item, {"annotation": note}, events)
@@ -237,7 +256,7 @@ class AnswerEvents:
 
     def _open_reasoning(self, item: _Item, shown: _Said, events: _Events) -> None:
         # The state that comes at the end is bound to this id.
-        self._blob(item, "item_id", _text(shown, "id"), events)
+        self._blob(item, "item_id", text_at(shown, "id"), events)
 
     def _blob(self, item: _Item, kind: str, text: str, events: _Events) -> None:
         blob = content_pb2.Blob(issuer=ISSUER, kind=kind, data=text.encode())
@@ -256,10 +275,10 @@ class AnswerEvents:
 
     def _close_reasoning(self, item: _Item, shown: _Said, events: _Events) -> None:
         for kind, name in (("summary", "summary"), ("thought", "content")):
-            for number, part in enumerate(_objects(shown, name)):
+            for number, part in enumerate(objects_at(shown, name)):
                 if (kind, number) not in item.told:
-                    self._tell_reasoning(item, kind, number, _text(part, "text"), events)
-        if state := _text(shown, "encrypted_content"):
+                    self._tell_reasoning(item, kind, number, text_at(part, "text"), events)
+        if state := text_at(shown, "encrypted_content"):
             self._blob(item, "encrypted_content", state, events)
 
     # --- calls ---
@@ -268,12 +287,12 @@ class AnswerEvents:
         field, kind = _CALLS[item.type]
         item.call = self._calls
         self._calls += 1
-        said = _arguments(shown.get(field))
+        said = arguments_text(shown.get(field))
         event = self._call_event(item, said)
-        event.tool_call.call_id = _text(shown, "call_id") or _text(shown, "id")
-        event.tool_call.name = _text(shown, "name")
+        event.tool_call.call_id = text_at(shown, "call_id") or text_at(shown, "id")
+        event.tool_call.name = text_at(shown, "name")
         event.tool_call.kind = kind
-        event.tool_call.namespace = _text(shown, "namespace")
+        event.tool_call.namespace = text_at(shown, "namespace")
         if not event.tool_call.name:
             raise InferenceError("upstream_error", "the provider sent a tool call with no name")
         events.append(event)
@@ -285,11 +304,11 @@ class AnswerEvents:
         return _Event(tool_call=delta)
 
     def _call_delta(self, item: _Item, said: _Said, events: _Events) -> None:
-        if piece := _arguments(said.get("delta")):
+        if piece := arguments_text(said.get("delta")):
             events.append(self._call_event(item, piece))
 
     def _call_done(self, item: _Item, said: _Said, events: _Events) -> None:
-        whole = _arguments(said.get("arguments") or said.get("input"))
+        whole = arguments_text(said.get("arguments") or said.get("input"))
         if whole and not item.told:
             events.append(self._call_event(item, whole))
 
@@ -305,7 +324,7 @@ class AnswerEvents:
 
     def _partial_image(self, item: _Item, said: _Said, events: _Events) -> None:
         delta = event_pb2.ImageDelta(item=item.number, partial=True)
-        delta.partial_index = _number(said, "partial_image_index")
+        delta.partial_index = number_at(said, "partial_image_index")
         _fill_image(delta, said, "partial_image_b64")
         events.append(_Event(image=delta))
 
@@ -313,9 +332,9 @@ class AnswerEvents:
         event = _Event()
         event.image_facts.SetInParent()
         for name in _FACTS:
-            setattr(event.image_facts, name, _text(shown, name))
+            setattr(event.image_facts, name, text_at(shown, name))
         delta = event_pb2.ImageDelta(item=item.number)
-        delta.revised_prompt = _text(shown, "revised_prompt")
+        delta.revised_prompt = text_at(shown, "revised_prompt")
         if shown.get("result"):
             _fill_image(delta, shown, "result")
         events += [event, _Event(image=delta)]
@@ -343,56 +362,21 @@ class AnswerEvents:
 
 def _reasoning_step(kind: str, number: str, *, whole: bool) -> Callable[..., None]:
     def step(answer: AnswerEvents, item: _Item, said: _Said, events: _Events) -> None:
-        place = _number(said, number)
+        place = number_at(said, number)
         if whole and (kind, place) in item.told:
             return
-        text = _text(said, "text" if whole else "delta")
+        text = text_at(said, "text" if whole else "delta")
         answer._tell_reasoning(item, kind, place, text, events)
 
     return step
 
 
-def _tier(response: _Said) -> str:
-    tier = _text(response, "service_tier")
-    return "" if tier == "auto" else tier  # that is what was asked for, not what was given
-
-
-def _text(said: _Said, name: str) -> str:
-    value = said.get(name)
-    return value if isinstance(value, str) else ""
-
-
-def _number(said: _Said, name: str) -> int:
-    value = said.get(name)
-    return value if isinstance(value, int) and value >= 0 else 0
-
-
-def _objects(said: _Said, name: str) -> list[_Said]:
-    value = said.get(name)
-    return [part for part in value if isinstance(part, dict)] if isinstance(value, list) else []
-
-
-def _arguments(value: Any) -> str:
-    """JSON text by the format; an object is written as one."""
-    if isinstance(value, str):
-        return value
-    return "" if value is None else orjson.dumps(value).decode()
-
-
-def _nested(note: Any) -> Any:
-    """A citation of an address in the form that the hub's annotations have, which is chat's."""
-    if not isinstance(note, dict) or note.get("type") != "url_citation":
-        return note
-    inner = {name: value for name, value in note.items() if name != "type"}
-    return {"type": "url_citation", "url_citation": inner}
-
-
 def _fill_image(delta: event_pb2.ImageDelta, said: _Said, name: str) -> None:
     try:
-        delta.image.data = base64.b64decode(_text(said, name), validate=True)
+        delta.image.data = base64.b64decode(text_at(said, name), validate=True)
     except binascii.Error as exc:
         raise InferenceError("upstream_error", f"the provider sent a bad image: {exc}") from exc
-    delta.image.media_type = f"image/{_text(said, 'output_format') or 'png'}"
+    delta.image.media_type = f"image/{text_at(said, 'output_format') or 'png'}"
 
 
 _Step = Callable[[AnswerEvents, _Item, _Said, _Events], None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from broker.v1 import event_pb2
@@ -14,17 +14,17 @@ _BILLED = {
     "file_search_call": "file_search",
     "web_search_call": "web_search",
 }
-# Good for English prose.
-_CHARACTERS_PER_TOKEN = 4
 
 
-def usage_of(reported: Any, items: Iterable[str], characters: int) -> event_pb2.Usage:
-    """The classes of a `usage` object; an estimate by `characters` of output where there is none.
+def usage_of(
+    reported: Any, items: Iterable[str], estimated: Callable[[], event_pb2.Usage]
+) -> event_pb2.Usage:
+    """The classes of a `usage` object; what is `estimated` where there is none.
 
     `items` are the types of the answer's items.
     """
-    usage = event_pb2.Usage()
     if isinstance(reported, dict) and count(reported.get("output_tokens")) is not None:
+        usage = event_pb2.Usage()
         read, made = (_details(reported, f"{side}_tokens_details") for side in ("input", "output"))
         _split(
             usage,
@@ -42,8 +42,7 @@ def usage_of(reported: Any, items: Iterable[str], characters: int) -> event_pb2.
             output_audio_tokens=made.get("audio_tokens"),
         )
     else:
-        usage.output_tokens = -(-characters // _CHARACTERS_PER_TOKEN)
-        usage.estimated = True
+        usage = estimated()
     for kind in items:
         if kind in _BILLED:
             usage.tool_calls[_BILLED[kind]] += 1
