@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 
+class Pace(msgspec.Struct, frozen=True, array_like=True):
+    """How fast a model answered lately; 0 = not known.
+
+    Milliseconds to the first content and between two tokens, and tokens per second.
+    """
+
+    first_ms: float
+    token_ms: float
+    per_second: float
+
+
 class WorkerLease(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One worker process. `slots` is how many calls it makes at a time."""
+    """One worker process.
+
+    `slots` is how many calls it makes at a time, `busy` how many it makes now; `paces` are by
+    model.
+    """
 
     worker: str
     provider: str
@@ -14,6 +31,13 @@ class WorkerLease(msgspec.Struct, frozen=True, omit_defaults=True):
     slots: int
     models: tuple[str, ...] = ()
     version: str = ""
+    busy: int = 0
+    paces: Mapping[str, Pace] = {}
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        """What routes depend on: it stays while the rest of the lease changes."""
+        return self.provider, self.pool, self.slots, self.models
 
 
 class EdgeLease(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -99,6 +99,11 @@ def worker_key(provider: str, worker: str) -> str:
     return f"w.{token(provider)}.{token(worker)}"
 
 
+def breaker_key(provider: str, model: str) -> str:
+    """Key of an open breaker."""
+    return f"{token(provider)}.{token(model)}"
+
+
 def edge_key(edge: str) -> str:
     """Key of an edge's presence lease, in the same bucket."""
     return f"e.{token(edge)}"

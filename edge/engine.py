@@ -30,7 +30,6 @@ from broker.catalog import catalog
 from broker.config import Settings
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
-from broker.routing.world import Live
 from broker.v1 import (
     control_service_pb2,
     delivery_service_pb2,
@@ -43,6 +42,7 @@ from edge.admission import PoolQueue
 from edge.delivery import DeliveryServer
 from edge.exchange import Attempt, Exchange
 from edge.fleet import FleetView
+from edge.health import Health
 from edge.provider_keys import ProviderKeys
 from edge.router import Router
 
@@ -86,7 +86,8 @@ class Engine:
         self._fleet = FleetView(bus, self._resize)
         self._provider_keys = ProviderKeys(settings)
         catalogue = catalog.load(settings.offers)
-        self.router = Router(self._fleet, self._fresh, catalogue, settings.routing, self._states)
+        self._health = Health(bus, self._fleet, self.name, self._own)
+        self.router = Router(self._fleet, self._fresh, catalogue, settings.routing, self._health)
         self._delivery = DeliveryServer(self, fleet_token)
         self._queues: dict[tuple[str, str], PoolQueue] = defaultdict(PoolQueue)
         self._aliases: dict[tuple[str, str], str] = {}
@@ -111,6 +112,7 @@ class Engine:
             self._address = f"{advertise.host or socket.gethostname()}:{advertise.port}"
         await self._publisher.start()
         await self._fleet.start()
+        await self._health.start()
         lease = presence.encode(presence.EdgeLease(edge=self.name, address=self._address))
         self._lease = Lease(
             self._bus, subjects.WORKERS, subjects.edge_key(self.name), lambda: lease
@@ -140,6 +142,7 @@ class Engine:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._delivery.close()
         await self._publisher.close()
+        await self._health.close()
         await self._fleet.close()
 
     # What front ends call.
@@ -174,6 +177,8 @@ class Engine:
             request.platform, key, provider_key, decision.targets
         )
         plan = dispatch.Plan(targets)
+        if plan.has_next:
+            self._health.chosen(plan.target)
         if alias and (key.tenant, alias) in self._aliases:
             raise InferenceError(
                 "idempotency_conflict", f"request {alias!r} is running already", param="request_id"
@@ -212,7 +217,7 @@ class Engine:
 
     async def decide(self, request: generation_pb2.Request) -> routing.Decision:
         """Where a request would go. Raises `InferenceError`."""
-        return await self.router.decide(request)
+        return await self.router.explain(request)
 
     def models(self) -> list[ModelInfo]:
         """The models that workers list."""
@@ -286,6 +291,8 @@ class Engine:
     ) -> None:
         """Record the one charge of an answered request (R16)."""
         target = attempt.target
+        if not exchange.provider_keys:
+            self._health.worked(target)
         self._recorder.charge(
             record_pb2.Charge(
                 request_id=exchange.request_id,
@@ -299,6 +306,12 @@ class Engine:
                 signature=exchange.platform.signature,
             )
         )
+
+    def failed(self, exchange: Exchange, attempt: Attempt, error: InferenceError) -> None:
+        """A provider failed an attempt: routes of others may avoid it."""
+        # A caller's own key tells nothing of ours, nor does one key of several.
+        if not exchange.provider_keys and not error.other_keys:
+            self._health.failed(attempt.target, error)
 
     def dead_letter(self, exchange: Exchange, attempt: Attempt) -> None:
         """Bury a job that killed the worker it ran on alone."""
@@ -342,14 +355,10 @@ class Engine:
         fleet = self._fleet.fleet
         return routing.Fleet({**links, **fleet.live}, fleet.known)
 
-    def _states(self) -> dict[tuple[str, str], Live]:
-        """How busy each provider's pools are, as far as this edge has a part in it."""
-        busy: dict[str, int] = defaultdict(int)
-        slots: dict[str, int] = defaultdict(int)
-        for (provider, pool), queue in self._queues.items():
-            busy[provider] += queue.outstanding + queue.waiting
-            slots[provider] += self._fleet.slots.get((provider, pool), 0)
-        return {(name, ""): Live(busy=busy[name], slots=slots[name]) for name in busy}
+    def _own(self, provider: str) -> int:
+        """Requests of this edge that wait for a provider or run there."""
+        queues = (queue for (name, _), queue in self._queues.items() if name == provider)
+        return sum(queue.outstanding + queue.waiting for queue in queues)
 
     def _resize(self) -> None:
         for (provider, pool), slots in self._fleet.slots.items():

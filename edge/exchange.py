@@ -62,6 +62,9 @@ class Host(Protocol):
     ) -> None:
         """Record the one charge of an answered request (R16)."""
 
+    def failed(self, exchange: Exchange, attempt: Attempt, error: InferenceError) -> None:
+        """A provider failed an attempt: routes of others may avoid it."""
+
     def dead_letter(self, exchange: Exchange, attempt: Attempt) -> None:
         """Bury a job that killed the worker it ran on alone (R6)."""
 
@@ -363,6 +366,7 @@ class Exchange:
         error.provider = error.provider or attempt.target.provider
         error.model = error.model or attempt.target.model
         error.attempt = attempt.number
+        self._host.failed(self, attempt, error)
         self._settle(self._after_failure(error))
 
     def _after_failure(self, error: InferenceError) -> dispatch.Step:

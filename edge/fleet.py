@@ -10,11 +10,14 @@ import msgspec
 from broker import presence, subjects
 from broker.bus import Bus
 from broker.bus.mirror import Mirror
+from broker.presence import Pace
 from broker.routing import Fleet
+
+UNKNOWN = Pace(0.0, 0.0, 0.0)
 
 
 class FleetView:
-    """Keeps a `Fleet` and the slots of every pool; rebuilt when a lease changes."""
+    """Keeps a `Fleet`, the slots of every pool, and what workers say of how they are doing."""
 
     def __init__(self, bus: Bus, on_change: Callable[[], None]) -> None:
         self._leases = Mirror(bus, subjects.WORKERS, self._changed)
@@ -23,6 +26,9 @@ class FleetView:
         self.fleet = Fleet()
         self.slots: dict[tuple[str, str], int] = {}
         self.workers: dict[str, presence.WorkerLease] = {}
+        # Added up when they are asked for.
+        self._paces: dict[tuple[str, str], Pace] = {}
+        self._loads: dict[str, tuple[int, int]] = {}
         self.edges = 1
 
     async def start(self) -> None:
@@ -39,7 +45,48 @@ class FleetView:
         await self._leases.close()
         await self._cfg.close()
 
-    def _changed(self, _key: str, _value: bytes | None) -> None:
+    def pace(self, provider: str, model: str) -> Pace:
+        """How fast a model answers: the worst that a worker has seen."""
+        if not self._paces:
+            self._add_up()
+        return self._paces.get((provider, model), UNKNOWN)
+
+    def load(self, provider: str) -> tuple[int, int]:
+        """Calls that run at a provider, and slots for them, in the whole fleet."""
+        if not self._loads:
+            self._add_up()
+        return self._loads.get(provider, (0, 0))
+
+    def _add_up(self) -> None:
+        for lease in self.workers.values():
+            busy, slots = self._loads.get(lease.provider, (0, 0))
+            self._loads[lease.provider] = busy + lease.busy, slots + lease.slots
+            for model, pace in lease.paces.items():
+                place = lease.provider, model
+                known = self._paces.get(place, UNKNOWN)
+                self._paces[place] = pace if pace.first_ms > known.first_ms else known
+
+    def _renewed(self, key: str, value: bytes | None) -> bool:
+        """Whether a lease changed in nothing that routes depend on."""
+        if value is None or not key.startswith("w."):
+            return False
+        try:
+            lease = presence.decode_worker(value)
+        except msgspec.DecodeError:
+            return False
+        known = self.workers.get(lease.worker)
+        if known is None or known.place != lease.place:
+            return False
+        self.workers[lease.worker] = lease
+        return True
+
+    def _changed(self, key: str, value: bytes | None) -> None:
+        self._paces.clear()
+        self._loads.clear()
+        if not self._renewed(key, value):
+            self._rebuild()
+
+    def _rebuild(self) -> None:
         live: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
         slots: dict[tuple[str, str], int] = defaultdict(int)
         workers: dict[str, presence.WorkerLease] = {}

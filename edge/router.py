@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 from broker import operations, routing
 from broker.catalog.catalog import Catalog
 from broker.errors import InferenceError
 from broker.routing import reading
-from broker.routing.world import Live, Rules
+from broker.routing.world import Rules
 from broker.v1 import generation_pb2
 from edge.fleet import FleetView
+from edge.health import Health
 
 # Callers choose names: they must not fill the memory.
 _MOST_PLAIN = 10_000
-# (provider, model) -> how it does; ("", ...) stands for all models of a provider.
-States = Mapping[tuple[str, str], Live]
 
 
 class Router:
-    """See the module. `fresh` reads the fleet anew; `states` is asked for each decision."""
+    """See the module. `fresh` reads the fleet anew."""
 
     def __init__(
         self,
@@ -28,13 +27,13 @@ class Router:
         fresh: Callable[[], Awaitable[routing.Fleet]],
         catalog: Catalog,
         rules: Rules,
-        states: Callable[[], States],
+        health: Health,
     ) -> None:
         self._fleet = fleet
         self._fresh = fresh
         self._catalog = catalog
         self._rules = rules
-        self._states = states
+        self._health = health
         self._dice = random.Random().random
         # Names with one candidate, for this fleet.
         self._plain: dict[str, routing.Decision] = {}
@@ -50,20 +49,25 @@ class Router:
         name = "" if platform.provider or platform.models else operations.model(request)
         if (known := self._plain.get(name)) is not None:
             return known
+        decision = await self.explain(request)
+        alone = len(decision.chosen) == 1 and not decision.left_out
+        if name and alone and len(self._plain) < _MOST_PLAIN:
+            self._plain[name] = decision
+        return decision
+
+    async def explain(self, request: generation_pb2.Request) -> routing.Decision:
+        """The same, with what is known at this moment of every candidate."""
         try:
-            decision = self._decide(request, fleet)
+            return self._decide(request, self._fleet.fleet)
         except InferenceError as exc:
             if exc.reason != "no_worker":
                 raise
-            return self._decide(request, await self._fresh())
-        if name and len(decision.chosen) == 1 and len(self._plain) < _MOST_PLAIN:
-            self._plain[name] = decision
-        return decision
+        return self._decide(request, await self._fresh())
 
     def _decide(self, request: generation_pb2.Request, fleet: routing.Fleet) -> routing.Decision:
         ask = reading.read(request)
         if ask.preferences.require_parameters:
             # Which parameters a provider lacks its worker knows: it refuses, and the next is tried.
             request.platform.drop_params = False
-        world = routing.World(fleet, self._catalog, self._rules, self._states())
+        world = routing.World(fleet, self._catalog, self._rules, self._health.state)
         return routing.decide(ask, world, self._dice)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from functools import partial
@@ -31,6 +32,7 @@ from workers.claimed import Tools
 from workers.delivery import EdgeLink, EdgeLost, Killed, Session
 from workers.fetch import Fetcher
 from workers.keys import Keys
+from workers.pace import Paces
 from workers.provider import Provider
 from workers.upstream import Upstream
 
@@ -72,6 +74,7 @@ class Runner:
             credentials=credentials.load(provider),
         )
         self._keys = Keys(settings.api_keys)
+        self._paces = Paces()
         self._publisher = Publisher(bus, timeout_s=2.0)
         self._recorder = Recorder(self._publisher)
         self._links: dict[str, EdgeLink] = {}
@@ -110,17 +113,8 @@ class Runner:
                 _time_limits(limits or Limits()),
             ),
         )
-        lease = presence.encode(
-            presence.WorkerLease(
-                worker=self.name,
-                provider=settings.name,
-                pool=settings.pool,
-                slots=settings.slots,
-                models=settings.models or provider.models,
-            )
-        )
         key = subjects.worker_key(settings.name, self.name)
-        self._lease = Lease(bus, subjects.WORKERS, key, lambda: lease)
+        self._lease = Lease(bus, subjects.WORKERS, key, self._presence)
 
     # Life.
 
@@ -180,6 +174,19 @@ class Runner:
             records=self._recorder.pending,
             tasks=len(asyncio.all_tasks()),
         )
+
+    def _presence(self) -> bytes:
+        """What this worker says of itself when it renews its lease."""
+        lease = presence.WorkerLease(
+            worker=self.name,
+            provider=self._settings.name,
+            pool=self._settings.pool,
+            slots=self._settings.slots,
+            models=self._settings.models or self._provider.models,
+            busy=self._busy,
+            paces=self._paces.known(time.monotonic()),
+        )
+        return presence.encode(lease)
 
     # Taking jobs.
 
@@ -344,6 +351,7 @@ class Runner:
             session.when_over(None)
             session.close()
             if attempt.called:
+                self._paces.took(attempt.record, time.monotonic())
                 self._recorder.attempt(attempt.record, partial(self.answer, reply, ACK))
             else:
                 self.answer(reply, ACK)

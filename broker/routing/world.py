@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from broker.catalog.catalog import Catalog
@@ -26,6 +26,10 @@ class Live:
 
 
 UNKNOWN = Live()
+
+
+def _unknown(_provider: str, _model: str) -> Live:
+    return UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +65,12 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """See the module. `live` is by (provider, model)."""
+    """See the module. `state` tells how a model does at a provider."""
 
     fleet: Fleet = field(default_factory=Fleet)
     catalog: Catalog = field(default_factory=Catalog)
     rules: Rules = field(default_factory=Rules)
-    live: Mapping[tuple[str, str], Live] = field(default_factory=dict)
-
-    def state(self, provider: str, model: str) -> Live:
-        """How a model does, or what is known of its provider."""
-        live = self.live
-        return live.get((provider, model)) or live.get((provider, "")) or UNKNOWN
+    state: Callable[[str, str], Live] = _unknown
 
 
 @dataclass(frozen=True, slots=True)

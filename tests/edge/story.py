@@ -40,6 +40,7 @@ class Host:
         self.moves: list[tuple[Target, Target]] = []
         self.charges: list[tuple[int, event_pb2.Usage]] = []
         self.letters: list[int] = []
+        self.failures: list[str] = []
         self.over: list[Exchange] = []
 
     def publish(self, exchange: Exchange, attempt: Attempt) -> None:
@@ -61,6 +62,9 @@ class Host:
         usage: event_pb2.Usage,
     ) -> None:
         self.charges.append((attempt.number, usage))
+
+    def failed(self, exchange: Exchange, attempt: Attempt, error: InferenceError) -> None:
+        self.failures.append(error.reason)
 
     def dead_letter(self, exchange: Exchange, attempt: Attempt) -> None:
         self.letters.append(exchange.plan.losses)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from broker import dispatch
+from broker.errors import InferenceError
 from broker.keys import KeyRecord
 from broker.routing import Target
 from broker.v1 import event_pb2, generation_pb2
@@ -33,6 +34,8 @@ class Host:
     def moved(self, old: Target, new: Target) -> None: ...
 
     def charge(self, *_: object) -> None: ...
+
+    def failed(self, exchange: Exchange, attempt: Attempt, error: InferenceError) -> None: ...
 
     def dead_letter(self, exchange: Exchange, attempt: Attempt) -> None: ...
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from tests.system.provider import FakeProvider, Received, Said, chat_answer, fake_provider
-from tests.system.stack import MakeStack, Stack
+from tests.system.stack import MakeStack, Stack, until
 
 # A model that the catalogue knows at all three.
 MODEL = "gpt-oss-120b"
@@ -165,10 +167,76 @@ async def test_a_decision_is_explained_without_asking_anybody(town: Town) -> Non
     assert town.asked() == []
 
 
-async def test_equals_share_the_work_by_load(town: Town) -> None:
-    town.fake.take()
-    async with town.stack.client() as client:
-        for _ in range(40):
-            assert (await town.stack.chat(client, "pair")).status_code == 200
-    counts = {kind: town.asked().count(kind) for kind in ("groq", "cerebras")}
-    assert min(counts.values()) >= 8, counts
+async def test_equals_share_the_work_by_load(make_stack: MakeStack) -> None:
+    model = "tokens=2,ttft_ms=300"
+    rules = {"aliases": {"pair": [f"left/{model}", f"right/{model}"]}}
+    kinds = {name: {"kind": "openai_compatible"} for name in ("left", "right")}
+    stack = await make_stack(workers=1, providers=kinds, sections={"routing": rules})
+    sim = f"http://127.0.0.1:{stack.sim_port}/v1"
+    stack.worker_env = {"LEFT_BASE_URL": sim, "RIGHT_BASE_URL": sim}
+    stack.start_worker(1, "left", "right")
+    await until(lambda: stack.live_workers(3), "the workers are live")
+    async with stack.client() as client:
+        answers = await asyncio.gather(*(stack.chat(client, "pair") for _ in range(40)))
+    counts = Counter(answer.headers["x-millrace-provider"] for answer in answers)
+    assert counts.total() == 40
+    assert min(counts["left"], counts["right"]) >= 12, counts
+
+
+async def test_a_dead_provider_costs_few_requests_anything_and_is_taken_back(town: Town) -> None:
+    broken = Said(500, {"error": {"message": "down", "type": "server_error", "code": None}})
+    town.failing = {"groq": broken}
+    calls = []
+    for _ in range(12):
+        status, body, _ = await town.ask("house")
+        assert (status, said(body)) == (200, "cerebras")
+        calls.append(town.asked().count("groq"))
+    # It opens within the first request's tries; from then on there are probes alone.
+    assert calls[0] == 3
+    assert sum(call > 0 for call in calls[1:]) <= 3, calls
+    town.failing = {}
+
+    async def back() -> bool:
+        return said((await town.ask("house"))[1]) == "groq"
+
+    await until(back, "it is asked first again", 30)
+    for _ in range(5):
+        assert said((await town.ask("house"))[1]) == "groq"
+
+
+async def test_what_one_edge_learns_the_others_know(town: Town) -> None:
+    stack = town.stack
+    stack.start_edge(1)
+    await until(lambda: stack.ready("edge1"), "the second edge is ready")
+    limited = Said(429, {"error": {"message": "slow", "code": None}}, {"retry-after": "50"})
+    town.failing = {"groq": limited}
+    assert said((await town.ask("house"))[1]) == "cerebras"
+
+    async def known() -> bool:
+        town.fake.take()
+        async with stack.client("edge1") as client:
+            body = {"model": "house", "messages": [{"role": "user", "content": "x"}]}
+            first = (await client.post("/v0/route", json=body)).json()["candidates"][0]
+        return bool(first["provider"] == "cerebras")
+
+    await until(known, "the other edge knows that it is limited")
+    assert town.asked() == []
+
+
+async def test_the_pace_of_a_model_is_measured_where_it_runs(make_stack: MakeStack) -> None:
+    stack = await make_stack(workers=1)
+    async with stack.client() as client:
+        for _ in range(3):
+            answer = await stack.stream_text(client, "sim/tokens=20,delay_ms=5,ttft_ms=120")
+            assert answer.done
+        body = {
+            "model": "sim/tokens=20,delay_ms=5,ttft_ms=120",
+            "messages": [{"role": "user", "content": "x"}],
+        }
+
+        async def measured() -> bool:
+            found = (await client.post("/v0/route", json=body)).json()["candidates"][0]
+            first, speed = found["first_token_ms"], found["tokens_per_s"]
+            return first is not None and 100 < first < 1000 and 20 < speed < 170
+
+        await until(measured, "the edge knows the pace of the model")

@@ -45,7 +45,12 @@ FLEET = Fleet(
 
 
 def world(live: Mapping[tuple[str, str], Live] | None = None, rules: Rules | None = None) -> World:
-    return World(FLEET, CATALOG, rules or Rules(), live or {})
+    states = live or {}
+
+    def state(provider: str, model: str) -> Live:
+        return states.get((provider, model)) or states.get((provider, "")) or Live()
+
+    return World(FLEET, CATALOG, rules or Rules(), state)
 
 
 def decision(model: str, given: World | None = None, seed: int = 1, **fields: Any) -> Decision:
