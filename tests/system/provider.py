@@ -65,6 +65,11 @@ class FakeProvider:
     def url(self, provider: str) -> str:
         return f"http://127.0.0.1:{self.port}/{provider}"
 
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._open)
+
     def take(self) -> list[Received]:
         """What came since the last time."""
         calls, self.calls = self.calls, []

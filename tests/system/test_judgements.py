@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -24,7 +25,17 @@ PROVIDERS = {
     "together_ai": "/v1",
     "openrouter": "/v1",
     "vllm": "/v1",
+    "fireworks": "/inference/v1",
+    "bedrock": "",
+    "vertex_ai": "",
+    "huggingface": "/v1",
     "anthropic": "",
+}
+# Those that rank in a format of their own.
+NATIVE = {
+    "bedrock": "cohere.rerank-v3-5:0",
+    "vertex_ai": "semantic-ranker-default-004",
+    "huggingface": "tei",
 }
 PARTS = [
     {"type": "text", "text": "harm?"},
@@ -68,8 +79,18 @@ def ranked(call: Received) -> Said:
     if call.provider == "cohere":
         meta = {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}}
         return Said(body={"id": "r", "results": results, "meta": meta})
+    if call.provider == "bedrock":
+        return Said(body={"results": results})
+    if call.provider == "vertex_ai":
+        records = [{"id": str(one["index"]), "score": one["relevance_score"]} for one in results]
+        return Said(body={"records": records})
+    if call.provider == "huggingface":
+        scores = [{"index": one["index"], "score": one["relevance_score"]} for one in results]
+        return Said(body=json.dumps([*scores, {"index": 1, "score": 0.1}]).encode())
     for place in results:
         place["document"] = {"text": "as the provider has it"}
+    if call.provider == "fireworks":
+        return Said(body={"object": "list", "data": results, "usage": {"total_tokens": 30}})
     body = {"id": "r", "model": "m-1", "results": results, "usage": {"total_tokens": 30}}
     return Said(body=body)
 
@@ -95,10 +116,11 @@ async def fake() -> AsyncIterator[FakeProvider]:
 async def stack(
     tmp_path_factory: pytest.TempPathFactory, fake: FakeProvider
 ) -> AsyncIterator[Stack]:
-    providers = {
+    providers: dict[str, Any] = {
         name: {"base_url": fake.url(name) + path, "api_key": "k"}
         for name, path in PROVIDERS.items()
     }
+    providers["vertex_ai"]["options"] = {"project": "p1"}
     serves = ("sim", *PROVIDERS)
     async with shared_stack(tmp_path_factory, providers=providers, serves=serves) as stack:
         yield stack
@@ -151,6 +173,15 @@ async def test_parts_are_judged_as_one_thing(sdk: AsyncOpenAI, fake: FakeProvide
     assert fake.take()[0].json["input"] == PARTS
 
 
+async def test_parts_of_text_alone_are_one_text_where_there_are_no_parts(
+    sdk: AsyncOpenAI, fake: FakeProvider
+) -> None:
+    parts = [{"type": "text", "text": text} for text in ("harm?", "no")]
+    told = await sdk.moderations.create(model="mistral/m", input=parts)  # type: ignore[arg-type]
+    assert len(told.results) == 1
+    assert fake.take()[0].json["input"] == "harm?\nno"
+
+
 async def test_a_provider_with_categories_of_its_own_keeps_them(sdk: AsyncOpenAI) -> None:
     told = await sdk.moderations.create(model="mistral/m", input=["harm?", "hello"])
     assert [result.flagged for result in told.results] == [True, False]
@@ -175,7 +206,7 @@ async def test_sim_judges_by_the_words(sdk: AsyncOpenAI) -> None:
         ({"input": [{"type": "sound"}]}, "input[0].type", "invalid_value"),
         ({"input": [{"text": "a"}]}, "input[0].type", "missing_required_parameter"),
         ({"input": "a", "model": "anthropic/m"}, "model", "unsupported_operation"),
-        ({"input": PARTS, "model": "mistral/m"}, "input", "unsupported_parameter"),
+        ({"input": PARTS, "model": "mistral/m"}, "input[1]", "unsupported_parameter"),
     ],
 )
 async def test_what_cannot_be_judged_is_refused(
@@ -193,7 +224,7 @@ DOCUMENTS: list[Any] = ["one", "two", {"title": "three", "year": 3}]
 
 
 @pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank"])
-@pytest.mark.parametrize("provider", ["cohere", "together_ai", "openrouter", "vllm"])
+@pytest.mark.parametrize("provider", ["cohere", "together_ai", "openrouter", "fireworks", "vllm"])
 async def test_a_ranking_has_coheres_shape_whoever_made_it(
     stack: Stack, fake: FakeProvider, provider: str, path: str
 ) -> None:
@@ -206,7 +237,22 @@ async def test_a_ranking_has_coheres_shape_whoever_made_it(
     [call] = fake.take()
     third = DOCUMENTS[2] if provider == "together_ai" else "title: three\nyear: 3"
     assert call.json == {"model": "m", "query": "q", "documents": ["one", "two", third], "top_n": 2}
-    assert call.path == ("/v2/rerank" if provider == "cohere" else "/v1/rerank")
+    paths = {"cohere": "/v2/rerank", "fireworks": "/inference/v1/rerank"}
+    assert call.path == paths.get(provider, "/v1/rerank")
+
+
+@pytest.mark.parametrize("provider", NATIVE)
+async def test_a_ranking_in_a_format_of_its_own_has_the_same_shape(
+    stack: Stack, fake: FakeProvider, provider: str
+) -> None:
+    model = f"{provider}/{NATIVE[provider]}"
+    body = {"model": model, "query": "q", "documents": DOCUMENTS, "top_n": 2}
+    told = (await post(stack, "/v1/rerank", body | {"return_documents": True})).json()
+    shown = [{**place, "document": None} for place in RANKING]
+    assert [{**place, "document": None} for place in told["results"]] == shown
+    assert [place["document"] for place in told["results"]] == [DOCUMENTS[2], {"text": "one"}]
+    [call] = fake.take()
+    assert b"title: three\\nyear: 3" in call.body
 
 
 @pytest.mark.parametrize("provider", ["cohere", "vllm"])

@@ -24,22 +24,20 @@ class OpenAiModerations:
 
     # Reads an error answer: status, headers, body.
     errors: Callable[[int, Mapping[str, str], bytes], InferenceError]
-    # Whether pictures, and several parts of one thing, are understood.
+    # Whether pictures are understood, and parts of one thing; texts alone become one text.
     parts: bool = True
 
     def call(self, request: generation_pb2.Request, model: str, provider: Provider) -> Call:
         """The HTTP call for a hub request.
 
-        Raises `InferenceError` for parts where they are not understood.
+        Raises `InferenceError` for pictures where they are not understood.
         """
         moderate = request.moderate
         if moderate.together and not self.parts:
-            raise InferenceError(
-                "unsupported_parameter",
-                f"{provider.name} judges texts alone: send strings as input",
-                param="input",
-            )
-        body: dict[str, Any] = {"model": model, "input": _input(moderate)}
+            given: Any = _one_text(moderate, provider.name)
+        else:
+            given = _input(moderate)
+        body: dict[str, Any] = {"model": model, "input": given}
         for name, data in moderate.extra.items():
             body.setdefault(name, orjson.Fragment(data))
         return Call("/moderations", orjson.dumps(body), _HEADERS)
@@ -84,6 +82,18 @@ def _input(moderate: operations_pb2.ModerateRequest) -> Any:
         if given.HasField("image_url"):
             parts.append({"type": "image_url", "image_url": {"url": given.image_url}})
     return parts
+
+
+def _one_text(moderate: operations_pb2.ModerateRequest, provider: str) -> str:
+    for number, given in enumerate(moderate.inputs):
+        if given.HasField("image_url"):
+            raise InferenceError(
+                "unsupported_parameter",
+                f"{provider} judges texts alone, no pictures",
+                param=f"input[{number}]",
+                provider=provider,
+            )
+    return "\n".join(given.text for given in moderate.inputs)
 
 
 def _judged(index: int, result: dict[str, Any]) -> operations_pb2.Moderation:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from broker.operations import EMBED
+from broker.operations import EMBED, RERANK
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, SYSTEM_ROLE, TEXT_ALONE, efforts
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
+from workers.dialects.rerank import Rerank
 from workers.parameters import drop
 from workers.provider import Provider
 
@@ -15,7 +16,10 @@ PROVIDER = Provider(
     base_url="https://api.fireworks.ai/inference/v1",
     models=("accounts/fireworks/models/glm-5p3",),
     quirks={"top_k": "send", "assistant_fields": "plain", "reasoning_field": "reasoning_content"},
-    operations={EMBED: OpenAiEmbeddings(DIALECT.error, words=None)},
+    operations={
+        EMBED: OpenAiEmbeddings(DIALECT.error, words=None),
+        RERANK: Rerank(DIALECT.error),
+    },
     parameters=CHAT.but(
         (*TEXT_ALONE, *SYSTEM_ROLE),
         drop("prompt_cache_retention", "safety_identifier", "store", "verbosity"),
