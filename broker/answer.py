@@ -267,7 +267,9 @@ def _image_facts(fold: Fold, facts: operations_pb2.ImageFacts) -> None:
 
 def _blob(fold: Fold, event: event_pb2.BlobEvent) -> None:
     part = fold.choice(event.choice).get(event.item, "reasoning", ReasoningPart)
-    part.blobs.append(event.blob)
+    blob = content_pb2.Blob(provider=fold.started.provider)
+    blob.MergeFrom(event.blob)
+    part.blobs.append(blob)
 
 
 def _opaque(fold: Fold, event: event_pb2.OpaqueEvent) -> None:

@@ -25,6 +25,7 @@ from workers.failures import Limits
 from workers.fetch import Fetcher
 from workers.keys import Key, Keys
 from workers.provider import Call, Decoder, Detached, Dialect, Provider, Unreadable
+from workers.state import own_state
 from workers.upload import Attachments, inlined, none
 from workers.upstream import Reply, Upstream
 
@@ -138,6 +139,7 @@ class Attempt:
         attachments: Attachments,
     ) -> None:
         model, operation = self._job.route.model, operations.name(request)
+        request = own_state(request, self._provider.name)
         self._provider = self._provider.serving(request, model)
         if operation == operations.COUNT_TOKENS and operation not in self._provider.operations:
             self._send(counted(request))

@@ -495,21 +495,25 @@ class Blob(_message.Message):
     ISSUER_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
     issuer: _builtins.str
     """The dialect that issued it and alone may get it back, such as "anthropic_messages"."""
     kind: _builtins.str
     """What it is in that dialect, such as "signature", "redacted_thinking", "encrypted_content"."""
     data: _builtins.bytes
+    provider: _builtins.str
+    """The provider that issued it, whose keys may be needed to read it; empty where nobody knows."""
     def __init__(
         self,
         *,
         issuer: _builtins.str = ...,
         kind: _builtins.str = ...,
         data: _builtins.bytes = ...,
+        provider: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "issuer", b"issuer", "kind", b"kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "issuer", b"issuer", "kind", b"kind", "provider", b"provider"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -99,6 +99,8 @@ def asked(request: _Generate) -> dict[str, Any]:
         name = field.name
         if name in _SCALARS:
             found[name] = value
+        elif name == "responses":
+            found.update((f.name, option) for f, option in value.ListFields() if f.name in _OPTIONS)
         elif name in _OTHERS:
             column, written = _OTHERS[name](request, value)
             if column:
@@ -161,6 +163,7 @@ _SCALARS = frozenset(
         "frequency_penalty",
         "logprobs",
         "max_tokens",
+        "max_tool_calls",
         "n",
         "parallel_tool_calls",
         "presence_penalty",
@@ -177,6 +180,8 @@ _SCALARS = frozenset(
         "verbosity",
     }
 )
+# What only the Responses API has: providers without it leave it out, or refuse.
+_OPTIONS = frozenset({"context_management", "prompt", "truncation"})
 # All others that are parameters: their column, empty for none, and value.
 _OTHERS: Mapping[str, Callable[[_Generate, Any], tuple[str, Any]]] = {
     "audio": lambda _, value: ("audio", value),

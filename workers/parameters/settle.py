@@ -29,8 +29,15 @@ _ANYWAY: Mapping[str, Callable[[Any], bool]] = {
     "service_tier": lambda v: v in ("auto", "default"),
     "verbosity": lambda v: v == "medium",
     "modalities": lambda v: v == ["text"],
+    "truncation": lambda v: v == "disabled",
 }
 _UNKNOWN = Row("", Action.DROP)
+# Parameters that no table needs a row for, other than those that are left out.
+_NOWHERE = {
+    "prompt": Row(
+        "prompt", Action.REJECT, note="the template that it names is kept by another provider"
+    )
+}
 
 
 @dataclass(slots=True)
@@ -68,7 +75,7 @@ def settle(
     """
     rest: dict[str, Any] = {}
     for name, value in wanted.items():
-        row = rows.get(name) or rows.get(base_name(name), _UNKNOWN)
+        row = rows.get(name) or rows.get(base_name(name)) or _NOWHERE.get(name, _UNKNOWN)
         action = row.unless or row.action
         if action is Action.KEEP or action is Action.RENAME:
             if row.unless_moot and is_moot(name, value):

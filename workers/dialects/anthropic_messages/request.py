@@ -110,8 +110,6 @@ def _settle(asked: _Generate, model: str, body: Block, losses: Losses) -> None:
         if name not in _TOGETHER and base_name(name) not in _TOGETHER_KINDS
     }
     settle(TABLE.rows(model), alone, body, losses)
-    if asked.HasField("max_tool_calls"):
-        losses.drop("max_tool_calls")
 
 
 def _own_parameters(asked: _Generate, losses: Losses) -> Block:

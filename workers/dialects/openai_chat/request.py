@@ -96,12 +96,8 @@ class _Writing:
     def write(self, wanted: Mapping[str, Any]) -> None:
         for column, value in settle(self.rows, wanted, self.body, self.losses).items():
             _CODE[column](self, value)
-        for name, used in (
-            ("reasoning.summary", self.generate.reasoning.HasField("summary")),
-            ("max_tool_calls", self.generate.HasField("max_tool_calls")),
-        ):
-            if used:
-                self.losses.drop(name)
+        if self.generate.reasoning.HasField("summary"):
+            self.losses.drop("reasoning.summary")
 
     def write_stream_options(self) -> None:
         if not self.generate.stream:

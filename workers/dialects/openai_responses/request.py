@@ -92,10 +92,6 @@ class _Writing:
         if generate.stream and sheet.rows["stream_options"].action is Action.MAP:
             # Padding is the edge's to add; between provider and worker it is only longer.
             body["stream_options"] = {"include_obfuscation": False}
-        if generate.HasField("max_tool_calls"):
-            body["max_tool_calls"] = generate.max_tool_calls
-        if options.HasField("truncation"):
-            body["truncation"] = options.truncation
         for name in ("prompt", "context_management"):
             if value := getattr(options, name):
                 body[name] = fragment(value, name)
@@ -137,6 +133,8 @@ class _Writing:
 
 
 _WRITE: Mapping[str, Callable[[_Writing, Any], None]] = {
+    "context_management": _Writing.settled,
+    "prompt": _Writing.settled,
     "functions": _Writing.tools,
     "function_call": _Writing.function_call,
     "logprobs": _Writing.logprobs,
