@@ -12,9 +12,10 @@ from starlette.responses import Response
 from broker.errors import InferenceError
 from broker.telemetry import Metrics
 from edge.auth import Authenticator
+from edge.http.models import model_routes
 from edge.http.reply import error_reply
 from edge.http.route import route_routes
-from edge.http.routes import model_routes, operator_routes
+from edge.http.routes import operator_routes
 from edge.http.schema import add_raw_routes
 from edge.http.seams import EngineLike
 from edge.http.v0 import v0_routes

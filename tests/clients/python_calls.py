@@ -224,6 +224,12 @@ async def models(sdk: AsyncOpenAI, model: str) -> None:
     listed = [found async for found in sdk.models.list() if found.owned_by == provider]
     assert listed
     assert await sdk.models.retrieve(listed[0].id) == listed[0]
+    plain = listed[0].id.removeprefix(f"{provider}/")
+    assert (await sdk.models.retrieve(plain)).id == plain
+    async with anthropic_client(sdk) as client:
+        told = [found async for found in client.models.list() if found.id == listed[0].id]
+        assert told == [await client.models.retrieve(listed[0].id)]
+    assert (told[0].type, told[0].created_at.year) == ("model", 1970)
 
 
 def anthropic_client(sdk: AsyncOpenAI) -> AsyncAnthropic:

@@ -45,3 +45,8 @@ def node(stack: Stack) -> dict[tuple[str, str], str]:
 def test_node(node: dict[tuple[str, str], str], matrix: Matrix, row: str, provider: str) -> None:
     assert node[row, provider] == ""
     matrix.done[row, provider].add("node")
+
+
+async def test_a_snapshot_is_found_by_its_plain_name(sdk: AsyncOpenAI) -> None:
+    found = await sdk.models.retrieve("claude-haiku-4-5-20251001")
+    assert (found.id, found.owned_by) == ("claude-haiku-4-5-20251001", "anthropic")

@@ -35,6 +35,26 @@ async def test_a_model_is_found_by_an_id_with_slashes(
     assert answer.json()["id"] == "openai/gpt-4o"
 
 
+async def test_a_model_is_found_by_its_plain_name(start: Start, client: httpx.AsyncClient) -> None:
+    edge = await start()
+    answer = await client.get(edge.url + "/v1/models/gpt-4o", headers=AUTHORIZED)
+    assert answer.json() == {"id": "gpt-4o", "object": "model", "created": 0, "owned_by": "openai"}
+
+
+async def test_anthropics_clients_are_told_in_their_form(
+    start: Start, client: httpx.AsyncClient
+) -> None:
+    edge = await start()
+    headers = {**AUTHORIZED, "anthropic-version": "2023-06-01"}
+    model = {"type": "model", "display_name": "sim/sim-1", "created_at": "1970-01-01T00:00:00Z"}
+    listed = (await client.get(edge.url + "/v1/models", headers=headers)).json()
+    assert listed["data"][0] == {"id": "sim/sim-1", **model}
+    assert (listed["first_id"], listed["last_id"]) == ("sim/sim-1", "openai/gpt-4o")
+    assert listed["has_more"] is False
+    answer = await client.get(edge.url + "/v1/models/sim/sim-1", headers=headers)
+    assert answer.json() == {"id": "sim/sim-1", **model}
+
+
 async def test_an_unknown_model_is_a_404_that_suggests_near_names(
     start: Start, client: httpx.AsyncClient
 ) -> None:
@@ -119,13 +139,15 @@ async def test_metrics_show_what_the_engine_does_now(
     assert "process_resident_memory_bytes" in text
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/version"])
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/version", "/v1/models", "/v0/models"])
 async def test_head_is_answered_without_a_body(
     start: Start, client: httpx.AsyncClient, path: str
 ) -> None:
     edge = await start()
-    answer = await client.head(edge.url + path)
+    answer = await client.head(edge.url + path, headers=AUTHORIZED)
     assert (answer.status_code, answer.content) == (200, b"")
+    whole = await client.get(edge.url + path, headers=AUTHORIZED)
+    assert answer.headers["content-length"] == whole.headers["content-length"]
 
 
 @pytest.mark.parametrize(
