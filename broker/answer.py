@@ -132,9 +132,13 @@ class ChoiceFold:
 
 
 class Fold:
-    """Takes the events of one answer, in order, and holds what they add up to."""
+    """Takes the events of one answer, in order, and holds what they add up to.
 
-    def __init__(self) -> None:
+    With `pictures` it is the answer to an image request, which has no choices.
+    """
+
+    def __init__(self, *, pictures: bool = False) -> None:
+        self._only_pictures = pictures
         self.started = event_pb2.Started()
         self.usage: event_pb2.Usage | None = None
         self.extra: dict[str, bytes] = {}
@@ -155,6 +159,11 @@ class Fold:
             kind = event.WhichOneof("kind")
             if kind is not None:
                 _TAKE[kind](self, getattr(event, kind))
+
+    def pictures(self) -> list[event_pb2.ImageDelta]:
+        """The finished pictures, in order."""
+        parts = (part for choice in self.choices() for _, part in choice.parts())
+        return [part.delta for part in parts if isinstance(part, ImagePart)]
 
     def choices(self) -> list[ChoiceFold]:
         """The choices by index."""
@@ -189,6 +198,9 @@ class Fold:
             answer.token_count.CopyFrom(self.token_count)
         if self.image_facts is not None:
             answer.image_facts.CopyFrom(self.image_facts)
+        if self._only_pictures:
+            answer.images.extend(self.pictures())
+            return answer
         for choice in self.choices():
             hub = answer.choices.add()
             hub.index = choice.index

@@ -142,6 +142,15 @@ class Embeds(Protocol):
         ...
 
 
+@runtime_checkable
+class Draws(Protocol):
+    """A dialect of images where one call gives only so many."""
+
+    def most_images(self, model: str) -> int:
+        """How many pictures a call can be asked for; for more there are as many calls."""
+        ...
+
+
 class Credentials(Protocol):
     """Gives the headers that let a call in, where a key in one header is not enough."""
 

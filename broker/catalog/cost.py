@@ -23,15 +23,17 @@ _INSTEAD = {
 }
 # Told beside the classes, and parts of them: not charged again.
 _PARTS = frozenset({"accepted_prediction_tokens", "rejected_prediction_tokens", "estimated"})
+# Priced one by one, or not in numbers.
+_APART = frozenset({"images", "tool_calls"})
 
 
 def cost(offer: Offer, usage: event_pb2.Usage, *, processing: str = "", images: int = 0) -> int:
     """Nano-dollars for a usage. `processing` is "batch", "priority" or "flex" where it was that."""
     prices = prices_for(offer, usage, processing)
-    total = images * prices.get("images", 0) * _MILLION
+    total = (images or usage.images) * prices.get("images", 0) * _MILLION
     for field, value in usage.ListFields():
         name, amount = field.name, value
-        if name in _PARTS or name == "tool_calls":
+        if name in _PARTS or name in _APART:
             continue
         if name == "cache_write_tokens":
             # The part that is kept longer has a price of its own.

@@ -741,6 +741,7 @@ class Usage(_message.Message):
     INPUT_AUDIO_S_FIELD_NUMBER: _builtins.int
     SEARCH_UNITS_FIELD_NUMBER: _builtins.int
     CHARACTERS_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
     input_tokens: _builtins.int
     """Text and image input that was neither read from nor written to a cache."""
     cache_read_tokens: _builtins.int
@@ -764,6 +765,8 @@ class Usage(_message.Message):
     """What is billed by time or by search instead of by token."""
     search_units: _builtins.float
     characters: _builtins.int
+    images: _builtins.int
+    """Pictures that were drawn, where they are billed one by one."""
     @_builtins.property
     def tool_calls(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Calls of hosted tools by name, such as web_search."""
@@ -788,15 +791,18 @@ class Usage(_message.Message):
         input_audio_s: _builtins.float | None = ...,
         search_units: _builtins.float | None = ...,
         characters: _builtins.int | None = ...,
+        images: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_accepted_prediction_tokens", b"_accepted_prediction_tokens", "_characters", b"_characters", "_input_audio_s", b"_input_audio_s", "_rejected_prediction_tokens", b"_rejected_prediction_tokens", "_search_units", b"_search_units", "accepted_prediction_tokens", b"accepted_prediction_tokens", "characters", b"characters", "input_audio_s", b"input_audio_s", "rejected_prediction_tokens", b"rejected_prediction_tokens", "search_units", b"search_units"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_accepted_prediction_tokens", b"_accepted_prediction_tokens", "_characters", b"_characters", "_images", b"_images", "_input_audio_s", b"_input_audio_s", "_rejected_prediction_tokens", b"_rejected_prediction_tokens", "_search_units", b"_search_units", "accepted_prediction_tokens", b"accepted_prediction_tokens", "characters", b"characters", "images", b"images", "input_audio_s", b"input_audio_s", "rejected_prediction_tokens", b"rejected_prediction_tokens", "search_units", b"search_units"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accepted_prediction_tokens", b"_accepted_prediction_tokens", "_characters", b"_characters", "_input_audio_s", b"_input_audio_s", "_rejected_prediction_tokens", b"_rejected_prediction_tokens", "_search_units", b"_search_units", "accepted_prediction_tokens", b"accepted_prediction_tokens", "cache_read_tokens", b"cache_read_tokens", "cache_write_1h_tokens", b"cache_write_1h_tokens", "cache_write_tokens", b"cache_write_tokens", "characters", b"characters", "estimated", b"estimated", "input_audio_s", b"input_audio_s", "input_audio_tokens", b"input_audio_tokens", "input_image_tokens", b"input_image_tokens", "input_tokens", b"input_tokens", "output_audio_tokens", b"output_audio_tokens", "output_image_tokens", b"output_image_tokens", "output_tokens", b"output_tokens", "reasoning_tokens", b"reasoning_tokens", "rejected_prediction_tokens", b"rejected_prediction_tokens", "search_units", b"search_units", "tool_calls", b"tool_calls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accepted_prediction_tokens", b"_accepted_prediction_tokens", "_characters", b"_characters", "_images", b"_images", "_input_audio_s", b"_input_audio_s", "_rejected_prediction_tokens", b"_rejected_prediction_tokens", "_search_units", b"_search_units", "accepted_prediction_tokens", b"accepted_prediction_tokens", "cache_read_tokens", b"cache_read_tokens", "cache_write_1h_tokens", b"cache_write_1h_tokens", "cache_write_tokens", b"cache_write_tokens", "characters", b"characters", "estimated", b"estimated", "images", b"images", "input_audio_s", b"input_audio_s", "input_audio_tokens", b"input_audio_tokens", "input_image_tokens", b"input_image_tokens", "input_tokens", b"input_tokens", "output_audio_tokens", b"output_audio_tokens", "output_image_tokens", b"output_image_tokens", "output_tokens", b"output_tokens", "reasoning_tokens", b"reasoning_tokens", "rejected_prediction_tokens", b"rejected_prediction_tokens", "search_units", b"search_units", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__accepted_prediction_tokens: _TypeAlias = _typing.Literal["accepted_prediction_tokens"]  # noqa: Y015
     _WhichOneofArgType__accepted_prediction_tokens: _TypeAlias = _typing.Literal["_accepted_prediction_tokens", b"_accepted_prediction_tokens"]  # noqa: Y015
     _WhichOneofReturnType__characters: _TypeAlias = _typing.Literal["characters"]  # noqa: Y015
     _WhichOneofArgType__characters: _TypeAlias = _typing.Literal["_characters", b"_characters"]  # noqa: Y015
+    _WhichOneofReturnType__images: _TypeAlias = _typing.Literal["images"]  # noqa: Y015
+    _WhichOneofArgType__images: _TypeAlias = _typing.Literal["_images", b"_images"]  # noqa: Y015
     _WhichOneofReturnType__input_audio_s: _TypeAlias = _typing.Literal["input_audio_s"]  # noqa: Y015
     _WhichOneofArgType__input_audio_s: _TypeAlias = _typing.Literal["_input_audio_s", b"_input_audio_s"]  # noqa: Y015
     _WhichOneofReturnType__rejected_prediction_tokens: _TypeAlias = _typing.Literal["rejected_prediction_tokens"]  # noqa: Y015
@@ -807,6 +813,8 @@ class Usage(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__accepted_prediction_tokens) -> _WhichOneofReturnType__accepted_prediction_tokens | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__characters) -> _WhichOneofReturnType__characters | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__images) -> _WhichOneofReturnType__images | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__input_audio_s) -> _WhichOneofReturnType__input_audio_s | None: ...
     @_typing.overload

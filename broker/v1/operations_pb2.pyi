@@ -215,6 +215,7 @@ class ImageRequest(_message.Message):
     USER_FIELD_NUMBER: _builtins.int
     STREAM_FIELD_NUMBER: _builtins.int
     PARTIAL_IMAGES_FIELD_NUMBER: _builtins.int
+    VARIATION_FIELD_NUMBER: _builtins.int
     EXTRA_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     prompt: _builtins.str
@@ -233,6 +234,8 @@ class ImageRequest(_message.Message):
     stream: _builtins.bool
     partial_images: _builtins.int
     """0 to 3 unfinished pictures on the way, with `stream`."""
+    variation: _builtins.bool
+    """Another version of the one picture, without a prompt."""
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attachment]:
         """Given = an edit of these."""
@@ -261,11 +264,12 @@ class ImageRequest(_message.Message):
         user: _builtins.str | None = ...,
         stream: _builtins.bool | None = ...,
         partial_images: _builtins.int | None = ...,
+        variation: _builtins.bool = ...,
         extra: _abc.Mapping[_builtins.str, _builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_background", b"_background", "_input_fidelity", b"_input_fidelity", "_moderation", b"_moderation", "_n", b"_n", "_output_compression", b"_output_compression", "_output_format", b"_output_format", "_partial_images", b"_partial_images", "_quality", b"_quality", "_response_format", b"_response_format", "_size", b"_size", "_stream", b"_stream", "_style", b"_style", "_user", b"_user", "background", b"background", "input_fidelity", b"input_fidelity", "mask", b"mask", "moderation", b"moderation", "n", b"n", "output_compression", b"output_compression", "output_format", b"output_format", "partial_images", b"partial_images", "quality", b"quality", "response_format", b"response_format", "size", b"size", "stream", b"stream", "style", b"style", "user", b"user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_background", b"_background", "_input_fidelity", b"_input_fidelity", "_moderation", b"_moderation", "_n", b"_n", "_output_compression", b"_output_compression", "_output_format", b"_output_format", "_partial_images", b"_partial_images", "_quality", b"_quality", "_response_format", b"_response_format", "_size", b"_size", "_stream", b"_stream", "_style", b"_style", "_user", b"_user", "background", b"background", "extra", b"extra", "images", b"images", "input_fidelity", b"input_fidelity", "mask", b"mask", "model", b"model", "moderation", b"moderation", "n", b"n", "output_compression", b"output_compression", "output_format", b"output_format", "partial_images", b"partial_images", "prompt", b"prompt", "quality", b"quality", "response_format", b"response_format", "size", b"size", "stream", b"stream", "style", b"style", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_background", b"_background", "_input_fidelity", b"_input_fidelity", "_moderation", b"_moderation", "_n", b"_n", "_output_compression", b"_output_compression", "_output_format", b"_output_format", "_partial_images", b"_partial_images", "_quality", b"_quality", "_response_format", b"_response_format", "_size", b"_size", "_stream", b"_stream", "_style", b"_style", "_user", b"_user", "background", b"background", "extra", b"extra", "images", b"images", "input_fidelity", b"input_fidelity", "mask", b"mask", "model", b"model", "moderation", b"moderation", "n", b"n", "output_compression", b"output_compression", "output_format", b"output_format", "partial_images", b"partial_images", "prompt", b"prompt", "quality", b"quality", "response_format", b"response_format", "size", b"size", "stream", b"stream", "style", b"style", "user", b"user", "variation", b"variation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__background: _TypeAlias = _typing.Literal["background"]  # noqa: Y015
     _WhichOneofArgType__background: _TypeAlias = _typing.Literal["_background", b"_background"]  # noqa: Y015
@@ -324,7 +328,7 @@ Global___ImageRequest: _TypeAlias = ImageRequest  # noqa: Y015
 
 @_typing.final
 class ImageFacts(_message.Message):
-    """What all pictures of an answer share, as the provider says it."""
+    """What all pictures of an answer share, as the provider says it; "" where it does not."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

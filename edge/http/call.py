@@ -17,6 +17,7 @@ from broker.v1 import event_pb2, generation_pb2
 from edge.http.protocol import Connection
 from edge.http.reply import REQUEST_ID, Header, header_value, new_request_id
 from edge.translate.headers import ACCOUNT, PROVIDER_KEY, forwarded
+from edge.translate.usage import completion_tokens, prompt_tokens
 
 _SECONDS = re.compile(rb"\d{1,6}(\.\d{1,3})?")
 _PROVIDER_KEY = PROVIDER_KEY.encode()
@@ -204,16 +205,8 @@ class Reporter:
         if call.first_s:
             fields["first_ms"] = round(call.first_s * 1000, 1)
         if call.usage is not None:
-            usage = call.usage
-            fields["input_tokens"] = (
-                usage.input_tokens
-                + usage.cache_read_tokens
-                + usage.cache_write_tokens
-                + usage.input_audio_tokens
-            )
-            fields["output_tokens"] = (
-                usage.output_tokens + usage.reasoning_tokens + usage.output_audio_tokens
-            )
+            fields["input_tokens"] = prompt_tokens(call.usage)
+            fields["output_tokens"] = completion_tokens(call.usage)
         theirs = call.headers.get(b"x-client-request-id")
         if theirs is not None and _CLIENT_ID.fullmatch(theirs):
             fields["client_request_id"] = redact(theirs.decode())

@@ -51,6 +51,9 @@ def _operation(path: str, form: Form, failed: dict[str, Any]) -> dict[str, Any]:
     content: dict[str, Any] = {"application/json": {"schema": answer}}
     if form.stream is not None:
         content["text/event-stream"] = {"schema": {"type": "string"}}
+    taken = {"application/json": {"schema": request}}
+    if form.parse_form is not None:
+        taken["multipart/form-data"] = {"schema": request}
     error = {"application/json": {"schema": failed}}
     article = "an" if form.title[0] in "aeiou" else "a"
     return {
@@ -59,7 +62,7 @@ def _operation(path: str, form: Form, failed: dict[str, Any]) -> dict[str, Any]:
         "operationId": "create" + re.sub(r"[^a-z0-9]+", "_", path),
         "security": [{"HTTPBearer": []}],
         "parameters": [_TIMEOUT],
-        "requestBody": {"required": True, "content": {"application/json": {"schema": request}}},
+        "requestBody": {"required": True, "content": taken},
         "responses": {
             "200": {"description": "The answer, streamed if asked for.", "content": content},
             **{

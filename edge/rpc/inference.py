@@ -141,7 +141,7 @@ class InferenceService(pb_grpc.InferenceServiceServicer):
 
     async def _answer(self, question: Question) -> pb.Answer:
         """The whole answer to a request."""
-        fold = Fold()
+        fold = Fold(pictures=question.request.HasField("image"))
         async with self._exchange(question, streamed=False) as (exchange, asked):
             while batch := await exchange.next():
                 asked.note(batch)

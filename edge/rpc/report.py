@@ -9,6 +9,7 @@ from broker.errors import InferenceError
 from broker.keys import KeyRecord
 from broker.telemetry import Telemetry
 from broker.v1 import event_pb2
+from edge.translate.usage import completion_tokens, prompt_tokens
 
 
 class Asked:
@@ -84,13 +85,6 @@ class Reporter:
         if asked.first_s:
             fields["first_ms"] = round(asked.first_s * 1000, 1)
         if (usage := asked.usage) is not None:
-            fields["input_tokens"] = (
-                usage.input_tokens
-                + usage.cache_read_tokens
-                + usage.cache_write_tokens
-                + usage.input_audio_tokens
-            )
-            fields["output_tokens"] = (
-                usage.output_tokens + usage.reasoning_tokens + usage.output_audio_tokens
-            )
+            fields["input_tokens"] = prompt_tokens(usage)
+            fields["output_tokens"] = completion_tokens(usage)
         self._log.write("request", fields)

@@ -20,6 +20,7 @@ from edge.translate.body import shaped
 from edge.translate.chat_request import _SCALARS, _check_together
 from edge.translate.check_messages import check_messages
 from edge.translate.embeddings import check_embed
+from edge.translate.images import check_image
 from edge.translate.json_bytes import read_json, read_object, read_text
 from edge.translate.moderations import check_moderate
 from edge.translate.platform import PLATFORM
@@ -90,6 +91,7 @@ _CHECKS: dict[str, Callable[[generation_pb2.Request, _Body], None]] = {
     operations.GENERATE: _check_generate,
     operations.COUNT_TOKENS: _check_count,
     operations.EMBED: check_embed,
+    operations.IMAGE: check_image,
     operations.MODERATE: check_moderate,
     operations.RERANK: check_rerank,
 }

@@ -10,6 +10,17 @@ from edge.translate.chat_request import parse_chat
 from edge.translate.chat_stream import ChatStream
 from edge.translate.embeddings import EmbeddingsAnswer, EmbeddingsRequest, parse_embeddings
 from edge.translate.form import Form
+from edge.translate.images import (
+    ImageEditsRequest,
+    ImagesRequest,
+    ImageVariationsRequest,
+    parse_edits,
+    parse_edits_form,
+    parse_images,
+    parse_variations,
+    parse_variations_form,
+)
+from edge.translate.images_answer import ImagesAnswer, ImagesStream
 from edge.translate.messages_api_answer import CountAnswer, MessagesAnswer
 from edge.translate.messages_api_errors import messages_error, messages_status
 from edge.translate.messages_api_request import parse_count, parse_messages
@@ -23,6 +34,22 @@ from edge.translate.responses_stream import ResponsesStream
 
 CHAT = Form("chat completion", parse_chat, ChatAnswer, ChatStream.of, body=wire.ChatRequest)
 EMBEDDINGS = Form("list of embeddings", parse_embeddings, EmbeddingsAnswer, body=EmbeddingsRequest)
+IMAGES = Form("list of images", parse_images, ImagesAnswer, ImagesStream, body=ImagesRequest)
+IMAGE_EDITS = Form(
+    "list of edited images",
+    parse_edits,
+    ImagesAnswer,
+    ImagesStream,
+    parse_form=parse_edits_form,
+    body=ImageEditsRequest,
+)
+IMAGE_VARIATIONS = Form(
+    "list of image variations",
+    parse_variations,
+    ImagesAnswer,
+    parse_form=parse_variations_form,
+    body=ImageVariationsRequest,
+)
 MODERATIONS = Form("moderation", parse_moderations, ModerationsAnswer, body=ModerationsRequest)
 RERANK = Form("ranking", parse_rerank, RerankAnswer, body=RerankRequest)
 MESSAGES = Form(
@@ -51,6 +78,9 @@ ROUTES: dict[str, Form] = {
     "/v1/chat/completions": CHAT,
     "/v0/chat/completions": CHAT,
     "/v1/embeddings": EMBEDDINGS,
+    "/v1/images/generations": IMAGES,
+    "/v1/images/edits": IMAGE_EDITS,
+    "/v1/images/variations": IMAGE_VARIATIONS,
     "/v1/moderations": MODERATIONS,
     "/v1/rerank": RERANK,
     "/v2/rerank": RERANK,

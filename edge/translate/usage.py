@@ -13,12 +13,18 @@ def prompt_tokens(usage: event_pb2.Usage) -> int:
         + usage.cache_read_tokens
         + usage.cache_write_tokens
         + usage.input_audio_tokens
+        + usage.input_image_tokens
     )
 
 
 def completion_tokens(usage: event_pb2.Usage) -> int:
     """All output. Prediction tokens are among the output tokens already."""
-    return usage.output_tokens + usage.reasoning_tokens + usage.output_audio_tokens
+    return (
+        usage.output_tokens
+        + usage.reasoning_tokens
+        + usage.output_audio_tokens
+        + usage.output_image_tokens
+    )
 
 
 def chat_usage(usage: event_pb2.Usage) -> wire_answer.Usage:

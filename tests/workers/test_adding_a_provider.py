@@ -22,7 +22,8 @@ from workers.dialects.openai_chat import DIALECT
 from workers.provider import Provider
 
 ROOT = Path(__file__).parents[2]
-LONGEST = 40
+# With chat, the Responses API and pictures in it.
+LONGEST = 70
 # OpenAI and Azure are whole families of models; the others that speak the format are small.
 SMALL = [
     name
@@ -32,7 +33,7 @@ SMALL = [
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_provider_of_the_openai_format_is_a_file_of_less_than_40_lines(name: str) -> None:
+def test_a_provider_of_the_openai_format_is_one_short_file(name: str) -> None:
     text = (ROOT / "workers" / "providers" / f"{name}.py").read_text("utf-8")
     assert len(text.splitlines()) < LONGEST
 

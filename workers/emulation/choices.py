@@ -30,6 +30,8 @@ class Choices:
                 if not self._open:
                     usage = total(self._usages)
                     made.append(event_pb2.Event(completed=event_pb2.Completed(usage=usage)))
+            elif kind == "image_facts":
+                made.append(event)  # all of them share these
             elif kind is not None:
                 getattr(event, kind).choice = call
                 made.append(event)

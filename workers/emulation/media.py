@@ -11,15 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker.errors import InferenceError
-from broker.v1 import content_pb2, generation_pb2
-
-_MAGIC = (
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"GIF87a", "image/gif"),
-    (b"GIF89a", "image/gif"),
-    (b"%PDF-", "application/pdf"),
-)
+from broker.v1 import content_pb2, generation_pb2, operations_pb2
+from workers.mediatypes import sniff
 
 _TAIL = re.compile(r"[?#].*", re.DOTALL)
 
@@ -30,18 +23,21 @@ class Address:
 
     url: str
     path: str
-    part: content_pb2.Part
+    # A `Part`, or an `Attachment`, which is an image.
+    part: Any
 
     @property
     def is_image(self) -> bool:
         """Whether it has to be an image."""
-        return self.part.HasField("image")
+        return isinstance(self.part, operations_pb2.Attachment) or bool(self.part.image.url)
 
 
 def unread(
     request: generation_pb2.Request, reads: Callable[[content_pb2.Part], bool]
 ) -> list[Address]:
     """The http(s) addresses that have to be fetched, as the provider does not read them."""
+    if request.HasField("image"):
+        return list(_pictures(request.image))
     return [
         found
         for number, message in enumerate(_asked(request).messages)
@@ -53,6 +49,16 @@ def unread(
 def _asked(request: generation_pb2.Request) -> generation_pb2.GenerateRequest:
     counts = request.HasField("count_tokens")
     return request.count_tokens if counts else request.generate
+
+
+def _pictures(asked: operations_pb2.ImageRequest) -> Iterator[Address]:
+    """The pictures of an image request that are given by address."""
+    given = [(f"images[{index}]", one) for index, one in enumerate(asked.images)]
+    if asked.HasField("mask"):
+        given.append(("mask", asked.mask))
+    for path, one in given:
+        if one.url.lower().startswith(("http://", "https://")):
+            yield Address(one.url, f"{path}.image_url", one)
 
 
 def _addresses(parts: Iterable[content_pb2.Part], path: str) -> Iterator[Address]:
@@ -78,6 +84,10 @@ def put(address: Address, data: bytes) -> None:
                 "there is no image at this address: PNG, JPEG, WebP and GIF are known",
                 param=address.path,
             )
+        if isinstance(address.part, operations_pb2.Attachment):
+            address.part.media_type = media_type
+            address.part.data = data
+            return
         address.part.image.inline.media_type = media_type
         address.part.image.inline.data = data
         return
@@ -87,13 +97,6 @@ def put(address: Address, data: bytes) -> None:
         file.filename = name
     file.inline.media_type = media_type
     file.inline.data = data
-
-
-def sniff(data: bytes) -> str:
-    """The media type of an image or PDF by its first bytes; empty for anything else."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "image/webp"
-    return next((kind for magic, kind in _MAGIC if data.startswith(magic)), "")
 
 
 def copied(request: generation_pb2.Request) -> generation_pb2.Request:

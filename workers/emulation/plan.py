@@ -15,7 +15,7 @@ from workers.emulation.split import Split, split
 from workers.emulation.steps import Step
 from workers.emulation.stop import StopCut
 from workers.parameters import Action, left_to_worker
-from workers.provider import Embeds, Provider
+from workers.provider import Draws, Embeds, Provider
 
 _Format = generation_pb2.ResponseFormat
 _FORMS = {
@@ -66,6 +66,18 @@ class Plan:
         return None
 
 
+def _pictures(request: generation_pb2.Request, model: str, provider: Provider) -> Plan | None:
+    """A call for each picture, where one call cannot give as many."""
+    dialect = provider.operations.get(operations.IMAGE)
+    most = dialect.most_images(model) if isinstance(dialect, Draws) else request.image.n
+    if request.image.n <= most:
+        return None
+    bare = generation_pb2.Request()
+    bare.CopyFrom(request)
+    bare.image.ClearField("n")
+    return Plan(bare, request.image.n)
+
+
 def plan_of(request: generation_pb2.Request, model: str, provider: Provider) -> Plan | Split | None:
     """The plan for a request; None where the dialect does all of it.
 
@@ -74,6 +86,8 @@ def plan_of(request: generation_pb2.Request, model: str, provider: Provider) -> 
     if request.HasField("embed"):
         dialect = provider.operations.get(operations.EMBED)
         return split(request, dialect.most(model)) if isinstance(dialect, Embeds) else None
+    if request.HasField("image"):
+        return _pictures(request, model, provider)
     generate = request.generate
     if generate.n < 2 and not generate.stop and not generate.HasField("response_format"):
         return None

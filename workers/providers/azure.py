@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from broker.operations import EMBED
+from broker.operations import EMBED, IMAGE
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, MAX_TOKENS, OPENAI_FAMILIES
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
+from workers.dialects.openai_images import FORM, OpenAiImages
 from workers.dialects.openai_responses.parameters import OPENAI_FAMILIES as RESPONSES_FAMILIES
 from workers.dialects.openai_responses.second import second_format
 from workers.parameters import family
@@ -52,7 +53,10 @@ PROVIDER = Provider(
     credentials="azure",
     configure=_configured,
     quirks={"allowed_tools": "send"},
-    operations={EMBED: OpenAiEmbeddings(DIALECT.error, user=True)},
+    operations={
+        EMBED: OpenAiEmbeddings(DIALECT.error, user=True),
+        IMAGE: OpenAiImages(DIALECT.error, edits=FORM, formats="dall-e", streams=True),
+    },
     parameters=CHAT.but(families=(family("Mistral", "mistral", MAX_TOKENS), *OPENAI_FAMILIES)),
     alternative=second_format(
         DIALECT.error, only=_RESPONSES_ONLY, never=_OTHERS, families=RESPONSES_FAMILIES

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from broker.operations import COUNT_TOKENS, EMBED, RERANK
+from broker.operations import COUNT_TOKENS, EMBED, IMAGE, RERANK
 from workers.dialects.bedrock_converse import DIALECT
 from workers.dialects.bedrock_converse.table import TABLE
 from workers.dialects.bedrock_embeddings import BedrockEmbeddings
+from workers.dialects.bedrock_images import BedrockImages
 from workers.dialects.bedrock_rerank import BedrockRerank
 from workers.dialects.token_counts import TokenCounts, of_converse
 from workers.provider import Provider
@@ -34,6 +35,7 @@ PROVIDER = Provider(
         COUNT_TOKENS: TokenCounts(DIALECT.error, of_converse),
         EMBED: BedrockEmbeddings(DIALECT.error),
         RERANK: BedrockRerank(DIALECT.error),
+        IMAGE: BedrockImages(DIALECT.error),
     },
     # Source: AWS's list of models; those that answer from several regions by their global profile.
     models=(
@@ -64,6 +66,8 @@ PROVIDER = Provider(
         "cohere.embed-multilingual-v3",
         "cohere.rerank-v3-5:0",
         "amazon.rerank-v1:0",
+        "amazon.nova-canvas-v1:0",
+        "stability.sd3-5-large-v1:0",
     ),
     parameters=TABLE,
 )

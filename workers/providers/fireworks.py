@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from broker.operations import EMBED, RERANK
+from broker.operations import EMBED, IMAGE, RERANK
+from workers.dialects.fireworks_images import FireworksImages
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, SYSTEM_ROLE, TEXT_ALONE, efforts
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
@@ -14,11 +15,12 @@ PROVIDER = Provider(
     name="fireworks",
     dialect=DIALECT,
     base_url="https://api.fireworks.ai/inference/v1",
-    models=("accounts/fireworks/models/glm-5p3",),
+    models=("accounts/fireworks/models/glm-5p3", "accounts/fireworks/models/flux-1-schnell-fp8"),
     quirks={"top_k": "send", "assistant_fields": "plain", "reasoning_field": "reasoning_content"},
     operations={
         EMBED: OpenAiEmbeddings(DIALECT.error, words=None),
         RERANK: Rerank(DIALECT.error),
+        IMAGE: FireworksImages(DIALECT.error),
     },
     parameters=CHAT.but(
         (*TEXT_ALONE, *SYSTEM_ROLE),

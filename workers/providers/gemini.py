@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from broker.operations import COUNT_TOKENS, EMBED
-from workers.dialects.gemini import AI_STUDIO, AI_STUDIO_TABLE, Gemini
+from broker.operations import COUNT_TOKENS, EMBED, IMAGE
+from workers.dialects.gemini import AI_STUDIO, AI_STUDIO_TABLE, Gemini, GeminiImages
 from workers.dialects.gemini.embeddings import AiStudioEmbeddings
 from workers.dialects.token_counts import TokenCounts, of_contents
 from workers.provider import Provider
@@ -34,6 +34,7 @@ PROVIDER = Provider(
     operations={
         COUNT_TOKENS: TokenCounts(_DIALECT.error, of_contents),
         EMBED: AiStudioEmbeddings(),
+        IMAGE: GeminiImages(AI_STUDIO),
     },
     parameters=AI_STUDIO_TABLE,
 )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from broker.operations import EMBED, MODERATE
+from broker.operations import EMBED, IMAGE, MODERATE
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, OPENAI_FAMILIES
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
+from workers.dialects.openai_images import FORM, OpenAiImages
 from workers.dialects.openai_moderations import OpenAiModerations
 from workers.dialects.openai_responses.parameters import OPENAI_FAMILIES as RESPONSES_FAMILIES
 from workers.dialects.openai_responses.second import second_format
@@ -47,6 +48,12 @@ PROVIDER = Provider(
         "o3",
         "text-embedding-3-large",
         "omni-moderation-latest",
+        "gpt-image-2.5-sunburst",
+        "gpt-image-2.5-flare",
+        "gpt-image-2",
+        "gpt-image-1.5",
+        "gpt-image-1-mini",
+        "chatgpt-image-latest",
         "text-embedding-3-small",
         "text-embedding-ada-002",
         "o3-pro",
@@ -58,6 +65,9 @@ PROVIDER = Provider(
     operations={
         MODERATE: OpenAiModerations(DIALECT.error),
         EMBED: OpenAiEmbeddings(DIALECT.error, user=True),
+        IMAGE: OpenAiImages(
+            DIALECT.error, edits=FORM, variations=True, formats="dall-e", streams=True
+        ),
     },
     parameters=CHAT.but(families=OPENAI_FAMILIES),
     alternative=second_format(DIALECT.error, only=_RESPONSES_ONLY, families=RESPONSES_FAMILIES),

@@ -6,7 +6,7 @@ role, and answer both with an error or, worse, with silence.
 
 from __future__ import annotations
 
-from broker.operations import EMBED, MODERATE, RERANK
+from broker.operations import EMBED, IMAGE, MODERATE, RERANK
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import (
     CHAT,
@@ -15,6 +15,7 @@ from workers.dialects.openai_chat.parameters import (
     SYSTEM_ROLE,
 )
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
+from workers.dialects.openai_images import FORM, OpenAiImages
 from workers.dialects.openai_moderations import OpenAiModerations
 from workers.dialects.rerank import Rerank
 from workers.provider import Provider
@@ -26,6 +27,7 @@ PROVIDER = Provider(
     keyless=True,
     quirks={"cache_control": "send"},
     operations={
+        IMAGE: OpenAiImages(DIALECT.error, edits=FORM, formats=".", streams=True),
         MODERATE: OpenAiModerations(DIALECT.error),
         RERANK: Rerank(DIALECT.error),
         EMBED: OpenAiEmbeddings(DIALECT.error, user=True, input_type=True),

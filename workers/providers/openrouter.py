@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from broker.operations import EMBED, RERANK
+from typing import Any
+
+from broker.operations import EMBED, IMAGE, RERANK
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, FUNCTIONS_AS_TOOLS, ONE_CHOICE
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
+from workers.dialects.openai_images import EVERYTHING, Edits, OpenAiImages
 from workers.dialects.openai_responses.parameters import USAGE_ALWAYS
 from workers.dialects.openai_responses.second import second_format
 from workers.dialects.rerank import Rerank
@@ -13,6 +16,20 @@ from workers.parameters import drop
 from workers.provider import Provider
 
 _LACKING = drop("prompt_cache_retention", "safety_identifier")
+
+
+def _sources(body: dict[str, Any], addresses: list[str]) -> None:
+    body["input_references"] = [
+        {"type": "image_url", "image_url": {"url": address}} for address in addresses
+    ]
+
+
+_IMAGES = OpenAiImages(
+    DIALECT.error,
+    path="/images",
+    takes=EVERYTHING - {"style", "moderation", "input_fidelity", "user"},
+    edits=Edits("/images", _sources),
+)
 PROVIDER = Provider(
     name="openrouter",
     dialect=DIALECT,
@@ -29,6 +46,7 @@ PROVIDER = Provider(
         "reasoning_field": "reasoning_details",
     },
     operations={
+        IMAGE: _IMAGES,
         RERANK: Rerank(DIALECT.error),
         EMBED: OpenAiEmbeddings(DIALECT.error, user=True, input_type=True),
     },

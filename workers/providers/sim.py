@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from broker.operations import EMBED, MODERATE, RERANK
+from typing import Any
+
+from broker.operations import EMBED, IMAGE, MODERATE, RERANK
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
+from workers.dialects.openai_images import Edits, OpenAiImages
 from workers.dialects.openai_moderations import OpenAiModerations
 from workers.dialects.rerank import Rerank
 from workers.provider import Provider
+
+
+def _sources(body: dict[str, Any], addresses: list[str]) -> None:
+    body["images"] = [{"image_url": address} for address in addresses]
+
 
 PROVIDER = Provider(
     name="sim",
@@ -17,6 +25,9 @@ PROVIDER = Provider(
     models=("sim", "echo"),
     keyless=True,
     operations={
+        IMAGE: OpenAiImages(
+            DIALECT.error, edits=Edits("/images/edits", _sources), formats=".", streams=True
+        ),
         MODERATE: OpenAiModerations(DIALECT.error),
         RERANK: Rerank(DIALECT.error),
         EMBED: OpenAiEmbeddings(DIALECT.error, user=True),

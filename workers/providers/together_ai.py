@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-from broker.operations import EMBED, RERANK
+from typing import Any
+
+from broker.operations import EMBED, IMAGE, RERANK
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, NAME_IN_TEXT, PLAIN, USAGE_ALWAYS, efforts
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
+from workers.dialects.openai_images import Edits, OpenAiImages, as_width_and_height
 from workers.dialects.rerank import Rerank
 from workers.parameters import At, drop, keep, mapped
 from workers.provider import Provider
 
+
+def _sources(body: dict[str, Any], addresses: list[str]) -> None:
+    if len(addresses) == 1:
+        body["image_url"] = addresses[0]
+    else:
+        body["reference_images"] = addresses
+
+
+_IMAGES = OpenAiImages(
+    DIALECT.error,
+    takes=frozenset({"n", "output_format"}),
+    size=as_width_and_height,
+    edits=Edits("/images/generations", _sources),
+    formats=".",
+    base64="base64",
+)
 PROVIDER = Provider(
     name="together_ai",
     dialect=DIALECT,
@@ -17,9 +36,11 @@ PROVIDER = Provider(
     models=(
         *("meta-llama/Llama-3.3-70B-Instruct-Turbo", "deepseek-ai/DeepSeek-R1"),
         "intfloat/multilingual-e5-large-instruct",
+        "black-forest-labs/FLUX.1-schnell",
     ),
     quirks={"top_k": "send", "assistant_fields": "plain"},
     operations={
+        IMAGE: _IMAGES,
         RERANK: Rerank(DIALECT.error, objects=True),
         EMBED: OpenAiEmbeddings(DIALECT.error, words=None, dimensions="", tokens=False),
     },

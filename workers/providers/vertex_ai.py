@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from broker.errors import InferenceError
-from broker.operations import COUNT_TOKENS, EMBED, RERANK
+from broker.operations import COUNT_TOKENS, EMBED, IMAGE, RERANK
 from workers.dialects.anthropic_messages import ON_VERTEX_AI
-from workers.dialects.gemini import VERTEX_AI, VERTEX_AI_TABLE, Gemini
+from workers.dialects.gemini import VERTEX_AI, VERTEX_AI_TABLE, Gemini, GeminiImages
 from workers.dialects.gemini.embeddings import VertexAiEmbeddings
 from workers.dialects.token_counts import TokenCounts, of_publishers
 from workers.dialects.vertex_ranking import VertexRanking
@@ -61,6 +61,7 @@ PROVIDER = Provider(
     operations={
         COUNT_TOKENS: TokenCounts(_error, of_publishers),
         EMBED: VertexAiEmbeddings(),
+        IMAGE: GeminiImages(VERTEX_AI),
         RERANK: VertexRanking(_DIALECT.error),
     },
     # Source: recorded traffic and the model names in the official SDKs.
@@ -70,6 +71,8 @@ PROVIDER = Provider(
         "gemini-2.5-pro",
         "gemini-2.5-flash",
         "gemini-2.5-flash-lite",
+        "gemini-3-pro-image",
+        "gemini-2.5-flash-image",
         "claude-opus-4-8",
         "claude-sonnet-4-6",
         "claude-haiku-4-5",

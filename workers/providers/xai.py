@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from broker.operations import IMAGE
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, CUT_STOP, NO_EFFORT, NOT_OPENAI, efforts
+from workers.dialects.openai_images import Edits, OpenAiImages, as_ratio
 from workers.dialects.openai_responses.parameters import USAGE_ALWAYS
 from workers.dialects.openai_responses.second import second_format
 from workers.parameters import Family, Reasoning, Rows, clamp, drop, family, words
@@ -28,11 +32,25 @@ _FAMILIES = (
     _thinks("grok-4.3", r"grok-4\.3", efforts("none", *_ALL), Reasoning.BY_DEFAULT),
     _thinks("grok-4.5 and later", r"grok-(4\.[5-9]|[5-9])", efforts(*_ALL)),
 )
+
+
+def _sources(body: dict[str, Any], addresses: list[str]) -> None:
+    body["images"] = [{"type": "image_url", "url": address} for address in addresses]
+
+
+_IMAGES = OpenAiImages(
+    DIALECT.error,
+    takes=frozenset({"n"}),
+    size=as_ratio("1:1", "16:9", "9:16", "4:3", "3:4", "3:2", "2:3", "2:1", "1:2"),
+    edits=Edits("/images/edits", _sources, most=3),
+    formats=".",
+)
 PROVIDER = Provider(
     name="xai",
     dialect=DIALECT,
     base_url="https://api.x.ai/v1",
-    models=("grok-4.7", "grok-4.5", "grok-4.3", "grok-3-mini"),
+    models=("grok-4.7", "grok-4.5", "grok-4.3", "grok-3-mini", "grok-imagine-image"),
+    operations={IMAGE: _IMAGES},
     quirks={"assistant_fields": "plain", "reasoning_field": "reasoning_content"},
     parameters=CHAT.but((*NOT_OPENAI, *_LIMITED), families=_FAMILIES),
     alternative=second_format(DIALECT.error, _LACKING, _LIMITED, USAGE_ALWAYS, families=_FAMILIES),

@@ -103,8 +103,10 @@ def play_of(body: bytes, call_number: int) -> Play:
     )
 
 
-def script_of(answer: Callable[[dict[str, Any]], bytes], body: bytes) -> Script:
+def script_of(answer: Callable[[dict[str, Any]], bytes | list[bytes]], body: bytes) -> Script:
     """The script for a request that has one plain answer; knobs of its model work as they can.
+
+    A list of an answer is the events of a stream.
 
     Raises:
         BadRequestError: the body is not a request the simulator takes.
@@ -123,11 +125,27 @@ def script_of(answer: Callable[[dict[str, Any]], bytes], body: bytes) -> Script:
     if "status" in fault:
         return _delayed(_status(knobs, model), start)
     wire = answer(request)
+    if isinstance(wire, list):
+        return _events(model, wire, knobs)
     whole = _head(200, b"application/json", len(wire), b"") + wire
     ending = _ending(fault)
     if ending is not Ending.KEEP:
         whole = whole[: len(whole) - len(wire) // 2]
     return Script(model, 200, (Frame(whole, start),), ending)
+
+
+def _events(model: str, events: list[bytes], knobs: Knobs) -> Script:
+    """A stream of plain events; one that breaks does so after `after` of them, or half."""
+    ending, start = _ending(knobs.fault), knobs.ttft_ms / 1000
+    if ending is not Ending.KEEP:
+        events = events[: len(events) // 2 if knobs.after is None else knobs.after]
+    frames = [Frame(_head(200, b"text/event-stream", None, b""), start)]
+    for number, event in enumerate(events):
+        due = start + number * knobs.delay_ms / 1000
+        frames.append(Frame(b"%x\r\n%b\r\n" % (len(event), event), due))
+    if ending is Ending.KEEP:
+        frames.append(Frame(b"0\r\n\r\n", frames[-1].due))
+    return Script(model, 200, tuple(frames), ending)
 
 
 def refusal(error: BadRequestError, model: str = "") -> Script:

@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from workers.sim.images import images
 from workers.sim.knobs import BadRequestError
 
 _DIMENSIONS = 1536
@@ -115,8 +116,10 @@ def rerank(request: dict[str, Any]) -> bytes:
 
 _CATEGORIES = ("harassment", "hate", "self-harm", "sexual", "violence")
 # What each path answers.
-ANSWERS: Mapping[bytes, Callable[[dict[str, Any]], bytes]] = {
+ANSWERS: Mapping[bytes, Callable[[dict[str, Any]], bytes | list[bytes]]] = {
     b"/v1/embeddings": embeddings,
+    b"/v1/images/edits": images,
+    b"/v1/images/generations": images,
     b"/v1/moderations": moderations,
     b"/v1/rerank": rerank,
 }

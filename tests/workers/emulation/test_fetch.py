@@ -22,8 +22,8 @@ from tests.workers.emulation.upstream import Chat, ask, attempt
 from tests.workers.upstream.peer import CERTIFICATE
 from workers import fetch
 from workers.emulation.addresses import is_public
-from workers.emulation.media import sniff
 from workers.fetch import Fetcher
+from workers.mediatypes import sniff
 from workers.provider import Unreadable
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 20

@@ -14,12 +14,13 @@ from broker.errors import InferenceError
 from broker.v1 import generation_pb2
 from workers.dialects.gemini.decoder import GeminiDecoder
 from workers.dialects.gemini.errors import error_of
+from workers.dialects.gemini.images import GeminiImages
 from workers.dialects.gemini.parameters import AI_STUDIO_TABLE, VERTEX_AI_TABLE
 from workers.dialects.gemini.request import write
 from workers.dialects.gemini.surroundings import AI_STUDIO, VERTEX_AI, Surroundings
 from workers.provider import Call, Decoder, Provider
 
-__all__ = ["AI_STUDIO", "AI_STUDIO_TABLE", "VERTEX_AI", "VERTEX_AI_TABLE", "Gemini"]
+__all__ = ["AI_STUDIO", "AI_STUDIO_TABLE", "VERTEX_AI", "VERTEX_AI_TABLE", "Gemini", "GeminiImages"]
 
 
 @dataclass(frozen=True, slots=True)

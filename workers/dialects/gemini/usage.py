@@ -20,23 +20,29 @@ def usage_of(counts: dict[str, Any]) -> event_pb2.Usage:
     cached = _number(counts, "cachedContentTokenCount")
     heard = max(0, _audio(counts, "promptTokensDetails") - _audio(counts, "cacheTokensDetails"))
     spoken = _audio(counts, "candidatesTokensDetails")
+    drawn = _of(counts, "candidatesTokensDetails", "IMAGE")
     prompt = _number(counts, "promptTokenCount") + _number(counts, "toolUsePromptTokenCount")
     return event_pb2.Usage(
         input_tokens=max(0, prompt - cached - heard),
         cache_read_tokens=cached,
         input_audio_tokens=heard,
-        output_tokens=max(0, _number(counts, "candidatesTokenCount") - spoken),
+        output_tokens=max(0, _number(counts, "candidatesTokenCount") - spoken - drawn),
         output_audio_tokens=spoken,
+        output_image_tokens=drawn,
         reasoning_tokens=_number(counts, "thoughtsTokenCount"),
     )
 
 
 def _audio(counts: dict[str, Any], name: str) -> int:
+    return _of(counts, name, "AUDIO")
+
+
+def _of(counts: dict[str, Any], name: str, modality: str) -> int:
     details = counts.get(name)
     return sum(
         _number(entry, "tokenCount")
         for entry in (details if isinstance(details, list) else ())
-        if isinstance(entry, dict) and entry.get("modality") == "AUDIO"
+        if isinstance(entry, dict) and entry.get("modality") == modality
     )
 
 
