@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 
 from broker import operations, routing
 from broker.catalog.catalog import Catalog
@@ -15,7 +15,7 @@ from edge.fleet import FleetView
 from edge.health import Health
 
 # Callers choose names: they must not fill the memory.
-_MOST_PLAIN = 10_000
+_MOST_KEPT = 10_000
 
 
 class Router:
@@ -35,8 +35,9 @@ class Router:
         self._rules = rules
         self._health = health
         self._dice = random.Random().random
-        # Names with one candidate, for this fleet.
+        # For this fleet: names with one candidate, and who answers what asks alike.
         self._plain: dict[str, routing.Decision] = {}
+        self._slates: dict[tuple[Hashable, ...], routing.Slate] = {}
         self._seen: routing.Fleet | None = None
 
     async def decide(self, request: generation_pb2.Request) -> routing.Decision:
@@ -44,6 +45,7 @@ class Router:
         fleet = self._fleet.fleet
         if fleet is not self._seen:
             self._plain.clear()
+            self._slates.clear()
             self._seen = fleet
         platform = request.platform
         name = "" if platform.provider or platform.models else operations.model(request)
@@ -51,7 +53,7 @@ class Router:
             return known
         decision = await self.explain(request)
         alone = len(decision.chosen) == 1 and not decision.left_out
-        if name and alone and len(self._plain) < _MOST_PLAIN:
+        if name and alone and len(self._plain) < _MOST_KEPT:
             self._plain[name] = decision
         return decision
 
@@ -70,4 +72,10 @@ class Router:
             # Which parameters a provider lacks its worker knows: it refuses, and the next is tried.
             request.platform.drop_params = False
         world = routing.World(fleet, self._catalog, self._rules, self._health.state)
-        return routing.decide(ask, world, self._dice)
+        alike = ask.model, ask.models, request.platform.provider, ask.operation, ask.needs
+        slate = self._slates.get(alike) if fleet is self._seen else None
+        if slate is None:
+            slate = routing.slate(ask, world)
+            if fleet is self._seen and len(self._slates) < _MOST_KEPT:
+                self._slates[alike] = slate
+        return routing.decide(ask, world, self._dice, slate)

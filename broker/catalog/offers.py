@@ -6,6 +6,7 @@ per million tokens are 2_500_000_000, and a price below a nano-dollar per token 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import msgspec
@@ -53,6 +54,13 @@ class Offer(msgspec.Struct, frozen=True, omit_defaults=True):
     source: str = ""
     # The last day on which the provider serves it (YYYY-MM-DD).
     ends: str = ""
+
+    @property
+    def sort_price(self) -> float:
+        """Nano-dollars for a million tokens in and a million out; infinite where one is unknown."""
+        prices = self.rates.prices
+        into, out = prices.get("input_tokens"), prices.get("output_tokens")
+        return math.inf if into is None or out is None else into + out
 
 
 class Data(msgspec.Struct, frozen=True):

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-from broker.routing.decision import Decision, decide
+from broker.routing.decision import Decision, Slate, decide, slate
 from broker.routing.fleet import Fleet, Target, near, not_found
 from broker.routing.world import Ask, World
 
-__all__ = ["Ask", "Decision", "Fleet", "Target", "World", "decide", "near", "not_found"]
+__all__ = [
+    "Ask",
+    "Decision",
+    "Fleet",
+    "Slate",
+    "Target",
+    "World",
+    "decide",
+    "near",
+    "not_found",
+    "slate",
+]

@@ -10,7 +10,7 @@ from broker.errors import InferenceError
 from broker.routing import fleet as fleets
 from broker.routing.fleet import Fleet, Target
 from broker.routing.names import Wish
-from broker.routing.world import Live, World
+from broker.routing.world import UNKNOWN, Live, World
 
 
 @dataclass(slots=True)
@@ -20,11 +20,15 @@ class Candidate:
     target: Target
     wish: Wish
     offer: Offer | None
-    live: Live
+    live: Live = UNKNOWN
     weight: float = 1.0
     # Which of the names that were asked for it serves: 0 is the first.
     rank: int = 0
     excluded: str = ""
+
+    def now(self, live: Live) -> Candidate:
+        """The same, in the present state."""
+        return Candidate(self.target, self.wish, self.offer, live, self.weight, self.rank)
 
     @property
     def provider(self) -> str:
@@ -79,7 +83,7 @@ def _candidate(provider: str, model: str, wish: Wish, world: World) -> Candidate
     target = world.fleet.target(provider, model)
     if offer is not None:
         target = replace(target, window=offer.max_input)
-    return Candidate(target, wish, offer, world.state(provider, model))
+    return Candidate(target, wish, offer)
 
 
 def _best(offers: Iterable[Offer], fleet: Fleet) -> list[Offer]:

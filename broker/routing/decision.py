@@ -45,12 +45,16 @@ class Decision:
         return tuple(candidate.target for candidate in self.chosen)
 
 
-def decide(ask: Ask, world: World, dice: Dice) -> Decision:
-    """The decision for a request.
+@dataclass(frozen=True, slots=True)
+class Slate:
+    """Who can answer requests that ask alike, while the fleet stays as it is."""
 
-    Raises `InferenceError`: model_not_found, no_worker, no_matching_provider,
-    no_compliant_provider, unsupported_operation, or invalid_request for a name that cannot be read.
-    """
+    eligible: tuple[Candidate, ...]
+    left_out: tuple[Candidate, ...]
+
+
+def slate(ask: Ask, world: World) -> Slate:
+    """The candidates of a request, whatever their present state. Raises as `decide` does."""
     found: dict[tuple[str, str], Candidate] = {}
     failures: list[InferenceError] = []
     for place, (name, weight) in _names(ask, world):
@@ -65,14 +69,28 @@ def decide(ask: Ask, world: World, dice: Dice) -> Decision:
             found.setdefault((candidate.provider, candidate.target.model), candidate)
     if not found:
         raise failures[0]
-    left = rank(filters.apply(list(found.values()), ask, world), ask, dice)
+    eligible = filters.apply(filters.LASTING, list(found.values()), ask, world)
+    return Slate(tuple(eligible), tuple(c for c in found.values() if c.excluded))
+
+
+def decide(ask: Ask, world: World, dice: Dice, known: Slate | None = None) -> Decision:
+    """The decision for a request; `known` is the slate of an earlier one that asked alike.
+
+    Raises `InferenceError`: model_not_found, no_worker, no_matching_provider,
+    no_compliant_provider, unsupported_operation, or invalid_request for a name that cannot be read.
+    """
+    known = slate(ask, world) if known is None else known
+    state = world.state
+    present = [c.now(state(c.target.provider, c.target.model)) for c in known.eligible]
+    left = rank(filters.apply(filters.PASSING, present, ask, world), ask, dice)
     if ask.preferences.allow_fallbacks is False and not ask.preferences.order:
         for candidate in left[1:]:
             candidate.excluded = "fallbacks are not allowed"
         left = left[:1]
-    chosen = tuple(left[:MAX_TARGETS])
-    out = tuple(candidate for candidate in found.values() if candidate.excluded)
-    return Decision(ask.model, strategy(chosen[0], ask.preferences), chosen, out)
+    out = known.left_out
+    if len(left) < len(present):
+        out += tuple(candidate for candidate in present if candidate.excluded)
+    return Decision(ask.model, strategy(left[0], ask.preferences), tuple(left[:MAX_TARGETS]), out)
 
 
 def _names(ask: Ask, world: World) -> Iterator[tuple[int, tuple[str, float]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from broker import operations
@@ -32,10 +32,12 @@ _METRIC: dict[str, Callable[[Candidate], float | None]] = {
 class Condition:
     """`why` gives the reason to leave a candidate out, or an empty string.
 
-    Where nobody is left, the caller is told `reason`; a soft condition is then dropped instead.
+    It is for requests that have `asked` for it. Where nobody is left, the caller is told `reason`;
+    a soft condition is then dropped instead.
     """
 
     why: Callable[[Candidate, Ask, World], str]
+    asked: Callable[[Ask], object]
     reason: str = "no_matching_provider"
     soft: bool = False
 
@@ -111,6 +113,8 @@ def _affordable(candidate: Candidate, ask: Ask, _world: World) -> str:
 
 
 def _within(candidate: Candidate, _ask: Ask, _world: World) -> str:
+    if not candidate.wish.limits:
+        return ""
     return "; ".join(filter(None, (_over(candidate, limit) for limit in candidate.wish.limits)))
 
 
@@ -129,38 +133,44 @@ def _fits(candidate: Candidate, ask: Ask, _world: World) -> str:
     return f"about {ask.input_tokens} tokens do not fit into {window}"
 
 
-CONDITIONS: tuple[Condition, ...] = (
-    Condition(_offered, "unsupported_operation"),
-    Condition(_compliant, "no_compliant_provider"),
-    Condition(_only),
-    Condition(_ignored),
-    Condition(_ordered),
-    Condition(_private),
-    Condition(_quantized),
-    Condition(_able),
-    Condition(_affordable),
-    Condition(_within),
+# Those that last while the fleet stays as it is, and those that hang on the moment.
+LASTING: tuple[Condition, ...] = (
+    Condition(_offered, lambda _: True, "unsupported_operation"),
+    Condition(_compliant, lambda ask: ask.preferences.compliance, "no_compliant_provider"),
+    Condition(_only, lambda ask: ask.preferences.only),
+    Condition(_ignored, lambda ask: ask.preferences.ignore),
+    Condition(_ordered, lambda ask: ask.preferences.order),
+    Condition(_private, lambda ask: ask.preferences.zdr or ask.preferences.data_collection),
+    Condition(_quantized, lambda ask: ask.preferences.quantizations),
+    Condition(_able, lambda ask: ask.preferences.require_parameters),
+    Condition(_affordable, lambda ask: ask.preferences.max_price),
+)
+PASSING: tuple[Condition, ...] = (
+    Condition(_within, lambda _: True),
     # An estimate: the provider's own word counts.
-    Condition(_fits, soft=True),
+    Condition(_fits, lambda ask: ask.input_tokens, soft=True),
 )
 
 
-def apply(found: Sequence[Candidate], ask: Ask, world: World) -> list[Candidate]:
+def apply(
+    conditions: Iterable[Condition], found: Sequence[Candidate], ask: Ask, world: World
+) -> list[Candidate]:
     """Those that meet every condition; the others are told why not.
 
     Raises `InferenceError` of the condition that nobody met.
     """
     left = list(found)
-    for condition in CONDITIONS:
-        reasons = {id(c): condition.why(c, ask, world) for c in left}
-        meeting = [c for c in left if not reasons[id(c)]]
-        if not meeting and condition.soft:
+    for condition in conditions:
+        if not condition.asked(ask):
             continue
-        for candidate in left:
-            candidate.excluded = reasons[id(candidate)]
-        if not meeting:
+        reasons = [condition.why(candidate, ask, world) for candidate in left]
+        if not any(reasons) or (condition.soft and all(reasons)):
+            continue
+        for candidate, reason in zip(left, reasons, strict=True):
+            candidate.excluded = reason
+        if all(reasons):
             raise _nobody(condition.reason, ask.model, left)
-        left = meeting
+        left = [candidate for candidate in left if not candidate.excluded]
     return left
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
+from operator import itemgetter
 
 from broker.routing.candidates import Candidate
 from broker.routing.filters import metric
@@ -13,6 +14,7 @@ from broker.routing.world import Ask, Live
 
 # Values this close count as equal, and load decides.
 _NEAR = 1.05
+_first = itemgetter(0)
 # A number from 0 to below 1.
 Dice = Callable[[], float]
 # What `provider.sort` sorts by -> the metric, of `names.METRICS`; "price" is the sum of two.
@@ -28,7 +30,9 @@ def rank(found: Iterable[Candidate], ask: Ask, dice: Dice) -> list[Candidate]:
     for candidate in found:
         groups.setdefault(0 if across else candidate.rank, []).append(candidate)
     ordered = [c for _, group in sorted(groups.items()) for c in _sorted(group, preferences, dice)]
-    return sorted(ordered, key=lambda candidate: candidate.live.resting)
+    if any(candidate.live.resting for candidate in ordered):
+        ordered.sort(key=lambda candidate: candidate.live.resting)
+    return ordered
 
 
 def strategy(candidate: Candidate, preferences: Preferences) -> str:
@@ -37,27 +41,36 @@ def strategy(candidate: Candidate, preferences: Preferences) -> str:
 
 
 def _sorted(group: list[Candidate], preferences: Preferences, dice: Dice) -> list[Candidate]:
-    places = {name: n for n, name in enumerate(named(preferences.order))}
     tiers: list[list[Candidate]] = []
-
-    def tier(candidate: Candidate) -> tuple[int, bool]:
-        return places.get(candidate.provider, len(places)), _falls_short(
-            candidate.live, preferences
-        )
-
-    for _, same in groupby(sorted(group, key=tier), key=tier):
-        tiers += _tiers(list(same), preferences)
+    for same in _by_preference(group, preferences):
+        tiers += _tiers(same, preferences)
     return [candidate for equals in tiers for candidate in _balanced(equals, dice)]
+
+
+def _by_preference(group: list[Candidate], preferences: Preferences) -> list[list[Candidate]]:
+    """Groups by the places of `order`, and by who keeps the figures that are preferred."""
+    if not (
+        preferences.order
+        or preferences.preferred_min_throughput
+        or preferences.preferred_max_latency
+    ):
+        return [group]
+    places = {name: n for n, name in enumerate(named(preferences.order))}
+
+    def place(candidate: Candidate) -> tuple[int, bool]:
+        placed = places.get(candidate.provider, len(places))
+        return placed, _falls_short(candidate.live, preferences)
+
+    return [list(same) for _, same in groupby(sorted(group, key=place), key=place)]
 
 
 def _tiers(group: Sequence[Candidate], preferences: Preferences) -> list[list[Candidate]]:
     """Groups of nearly equal value, best first; what is not known comes last."""
     if len(group) == 1:
         return [list(group)]
-    valued = sorted(
-        ((_value(candidate, strategy(candidate, preferences)), candidate) for candidate in group),
-        key=lambda pair: pair[0],
-    )
+    by = strategy(group[0], preferences)
+    valued = [(_value(candidate, by), candidate) for candidate in group]
+    valued.sort(key=_first)
     tiers: list[list[Candidate]] = []
     best = -math.inf
     for value, candidate in valued:
@@ -71,8 +84,8 @@ def _tiers(group: Sequence[Candidate], preferences: Preferences) -> list[list[Ca
 def _value(candidate: Candidate, by: str) -> float:
     """Lower is better."""
     if by == PRICE:
-        prices = candidate.usd("input_tokens"), candidate.usd("output_tokens")
-        return math.inf if None in prices else sum(price or 0.0 for price in prices)
+        offer = candidate.offer
+        return math.inf if offer is None else offer.sort_price
     name = _SORTS.get(by, by)
     value = metric(candidate, name)
     if value is None:
@@ -97,6 +110,8 @@ def _figure(bound: float | Percentiles | None) -> float | None:
 
 def _balanced(equals: list[Candidate], dice: Dice) -> list[Candidate]:
     """Two picked by weight, the less loaded of them first, until all are placed."""
+    if len(equals) == 1:
+        return equals
     left, placed = list(equals), []
     while len(left) > 1:
         one = _drawn(left, dice)
