@@ -200,6 +200,8 @@ NEEDED: list[tuple[str, generation_pb2.Request, str, bool]] = [
     ("xai", chat(), "grok-4.5", False),
     ("deepseek", asked(), "deepseek-v4-pro", True),
     ("openrouter", asked(), "openai/gpt-5.2", True),
+    ("openrouter", chat(tools=[{"type": "openrouter:web_search"}]), "openai/gpt-5.2", False),
+    ("groq", chat(tools=[{"type": "browser_search"}]), "openai/gpt-oss-20b", False),
     ("groq", asked(), "openai/gpt-oss-20b", False),
     ("groq", asked(tools=[{"type": "browser_search"}]), "openai/gpt-oss-20b", True),
     ("groq", asked(include=["message.output_text.logprobs"]), "openai/gpt-oss-20b", False),

@@ -1,7 +1,6 @@
 """Hugging Face's router: models of many providers as `org/name` or `org/name:provider`.
 
-With another address it is an endpoint of the operator's own: embeddings are asked for in OpenAI's
-format there, and there alone is reranking.
+Another address is an endpoint of the operator's own, with embeddings of OpenAI's and reranking.
 """
 
 from __future__ import annotations
@@ -18,16 +17,15 @@ from workers.parameters import drop, keep
 from workers.provider import Most, Provider
 
 _ROUTER = "https://router.huggingface.co/v1"
-_RERANK = TeiRerank(DIALECT.error)
-# Inputs of one call: what its servers take unless they are told otherwise.
-_ENDPOINT = OpenAiEmbeddings(DIALECT.error, tokens=False, at_most=Most(32))
+_MOST = Most(32)  # what its servers take unless they are told otherwise
+_ENDPOINT = OpenAiEmbeddings(DIALECT.error, tokens=False, at_most=_MOST)
 
 
 def _configure(declared: Provider) -> Provider:
     """What an endpoint offers, and the router does not."""
     if declared.base_url.rstrip("/") == _ROUTER:
         return declared
-    return replace(declared, operations={EMBED: _ENDPOINT, RERANK: _RERANK})
+    return replace(declared, operations={EMBED: _ENDPOINT, RERANK: TeiRerank(DIALECT.error)})
 
 
 PROVIDER = Provider(

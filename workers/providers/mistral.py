@@ -11,12 +11,9 @@ from workers.parameters import clamp, drop, keep, rename, words
 from workers.provider import Most, Provider
 
 _TIERS = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
+_MOST = Most(512, 16_384)  # source: its errors ("Max is 16384")
 _EMBEDDINGS = OpenAiEmbeddings(
-    DIALECT.error,
-    dimensions="output_dimension",
-    tokens=False,
-    # Source: its errors ("Max is 16384").
-    at_most=Most(512, 16_384),
+    DIALECT.error, dimensions="output_dimension", tokens=False, at_most=_MOST
 )
 
 PROVIDER = Provider(

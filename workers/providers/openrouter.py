@@ -51,5 +51,7 @@ PROVIDER = Provider(
         EMBED: OpenAiEmbeddings(DIALECT.error, user=True, input_type=True),
     },
     parameters=CHAT.but(FUNCTIONS_AS_TOOLS, ONE_CHOICE, _LACKING, drop("store")),
-    alternative=second_format(DIALECT.error, _LACKING, USAGE_ALWAYS, plain_reasoning=True),
+    alternative=second_format(
+        DIALECT.error, _LACKING, USAGE_ALWAYS, hosted_in_chat=True, plain_reasoning=True
+    ),
 )

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from broker.operations import EMBED
 from workers.dialects.openai_chat import DIALECT
-from workers.dialects.openai_chat.parameters import (
-    CHAT,
-    NAME_IN_TEXT,
-    PLAIN,
-    USAGE_ALWAYS,
-    efforts,
-)
+from workers.dialects.openai_chat import parameters as chat
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
 from workers.parameters import drop, emulate, keep, mapped
 from workers.provider import Most, Provider
@@ -31,14 +25,14 @@ PROVIDER = Provider(
             at_most=Most(512, 120_000),
         )
     },
-    parameters=CHAT.but(
-        (*PLAIN, *USAGE_ALWAYS, *NAME_IN_TEXT),
+    parameters=chat.CHAT.but(
+        (*chat.PLAIN, *chat.USAGE_ALWAYS, *chat.NAME_IN_TEXT),
         drop("seed", "user"),
         # "Frequency penalty must satisfy p > 0".
         keep("presence_penalty", "frequency_penalty", unless_moot=True),
         keep("web_search_options"),
         mapped("response_format=json_object", "response_format", note="as any object's schema"),
         emulate("tool_choice=named", path="tool_choice", note="required, of this tool alone"),
-        efforts("minimal", "low", "medium", "high"),
+        chat.efforts("minimal", "low", "medium", "high"),
     ),
 )

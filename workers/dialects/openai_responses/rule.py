@@ -14,12 +14,13 @@ Wanted = Callable[[generation_pb2.Request, str], bool]
 _ON_CHAT = frozenset({"message.output_text.logprobs"})
 
 
-def whenever_asked(only: str = "", never: str = "") -> Wanted:
+def whenever_asked(only: str = "", never: str = "", *, hosted_in_chat: bool = False) -> Wanted:
     """Requests that came in this format, and those that chat cannot carry.
 
     Args:
         only: an expression that is found in the names of models that speak nothing else.
         never: the same for models that do not speak it.
+        hosted_in_chat: chat takes hosted tools too, in a form of its own.
     """
 
     def wanted(request: generation_pb2.Request, model: str) -> bool:
@@ -27,29 +28,35 @@ def whenever_asked(only: str = "", never: str = "") -> Wanted:
             return False
         if request.generate.surface == generation_pb2.SURFACE_RESPONSES:
             return True
-        return _needed(request.generate, model, only)
+        return _needed(request.generate, model, only, hosted_in_chat=hosted_in_chat)
 
     return wanted
 
 
 def where_needed(only: str = "") -> Wanted:
-    """Requests that chat cannot carry alone: hosted tools, encrypted reasoning, such models."""
+    """Requests that chat cannot carry alone: encrypted reasoning, models that speak this format.
+
+    Hosted tools are for the format that they came in.
+    """
 
     def wanted(request: generation_pb2.Request, model: str) -> bool:
-        return _needed(request.generate, model, only)
+        return _needed(request.generate, model, only, hosted_in_chat=True)
 
     return wanted
 
 
-def _needed(generate: generation_pb2.GenerateRequest, model: str, only: str) -> bool:
+def _needed(
+    generate: generation_pb2.GenerateRequest, model: str, only: str, *, hosted_in_chat: bool
+) -> bool:
     options = generate.responses
+    chats = hosted_in_chat and generate.surface != generation_pb2.SURFACE_RESPONSES
     return bool(
         (only and re.search(only, model.lower()))
         or options.prompt
         or options.context_management
         or generate.reasoning.HasField("summary")
         or not _ON_CHAT.issuperset(options.include)
-        or any(tool.HasField("hosted") for tool in generate.tools)
+        or (not chats and any(tool.HasField("hosted") for tool in generate.tools))
         or any(_is_ours(part) for message in generate.messages for part in message.parts)
     )
 

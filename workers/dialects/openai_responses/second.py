@@ -21,6 +21,7 @@ def second_format(
     only: str = "",
     never: str = "",
     needed_only: bool = False,
+    hosted_in_chat: bool = False,
     plain_reasoning: bool = False,
     families: Iterable[Family] = (),
     reasoning: Reasoning = Reasoning.NEVER,
@@ -35,7 +36,9 @@ def second_format(
         rows: what differs for all models.
         only: an expression that is found in the names of models that speak nothing else.
         never: the same for models that do not speak it.
-        needed_only: requests that came in this format are for chat too, where it can carry them.
+        hosted_in_chat: chat takes hosted tools too, in a form of its own.
+        needed_only: so it does, and requests that came in this format are for chat where it can
+            carry them.
         plain_reasoning: earlier reasoning goes back as text, as there is no encrypted content.
         families: what differs for some models.
         reasoning: whether models reason that no family names.
@@ -43,7 +46,9 @@ def second_format(
     """
     return Alternative(
         OpenAiResponses(errors, plain_reasoning=plain_reasoning),
-        where_needed(only) if needed_only else whenever_asked(only, never),
+        where_needed(only)
+        if needed_only
+        else whenever_asked(only, never, hosted_in_chat=hosted_in_chat),
         RESPONSES.but(
             *map(_placed, rows),
             families=[
