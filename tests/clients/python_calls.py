@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -14,6 +15,7 @@ from openai import AsyncOpenAI
 from pydantic import BaseModel
 
 from tests.clients.upstream import REFUSED
+from tests.workers.responses_answers import PIXEL
 
 HELLO: Any = [{"role": "user", "content": "Hello there!"}]
 WEATHER: dict[str, Any] = {
@@ -107,6 +109,27 @@ async def embeddings(sdk: AsyncOpenAI, model: str) -> None:
     for encoding in ({}, {"encoding_format": "float"}):
         told = await sdk.embeddings.create(model=model, input=["a", "two"], **encoding)  # type: ignore[arg-type]
         assert [row.embedding for row in told.data] == [[1.0, 0.5, -2.0], [3.0, 0.5, -2.0]]
+
+
+async def images(sdk: AsyncOpenAI, model: str) -> None:
+    told = await sdk.images.generate(model=model, prompt="A cat.", size="1024x1024")
+    assert [one.b64_json for one in told.data or ()] == [PIXEL]
+    assert told.created > 1_700_000_000
+
+
+async def images_edited(sdk: AsyncOpenAI, model: str) -> None:
+    image = ("cat.png", base64.b64decode(PIXEL), "image/png")
+    told = await sdk.images.edit(model=model, prompt="A hat on it.", image=image)
+    assert [one.b64_json for one in told.data or ()] == [PIXEL]
+
+
+async def images_streamed(sdk: AsyncOpenAI, model: str) -> None:
+    stream = await sdk.images.generate(model=model, prompt="A cat.", stream=True, partial_images=2)
+    events = [event async for event in stream]
+    assert events[-1].type == "image_generation.completed"
+    assert events[-1].b64_json == PIXEL
+    partial = [event.type for event in events[:-1]]
+    assert partial == ["image_generation.partial_image"] * (2 if "openai/" in model else 0)
 
 
 async def moderations(sdk: AsyncOpenAI, model: str) -> None:
@@ -311,6 +334,9 @@ CALLS: dict[str, Callable[[AsyncOpenAI, str], Awaitable[None]]] = {
     "chat, tools streamed": chat_tools_streamed,
     "chat, parsed": chat_parsed,
     "embeddings": embeddings,
+    "images": images,
+    "images, edited": images_edited,
+    "images, streamed": images_streamed,
     "moderations": moderations,
     "rerank": rerank,
     "responses": responses,

@@ -26,6 +26,11 @@ CHAT = {
     "deepseek": "deepseek-chat",
     "together_ai": "openai/gpt-oss-20b",
 }
+IMAGES = {
+    "openai": "gpt-image-1.5",
+    "gemini": "gemini-2.5-flash-image",
+    "together_ai": "black-forest-labs/FLUX.1-schnell",
+}
 _KEPT = {name: CHAT[name] for name in ("openai", "anthropic", "gemini", "mistral")}
 
 ROWS: Mapping[str, Mapping[str, str]] = {
@@ -41,6 +46,9 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "cohere": "embed-v4.0",
         "together_ai": "intfloat/multilingual-e5-large-instruct",
     },
+    "images": IMAGES,
+    "images, edited": IMAGES,
+    "images, streamed": IMAGES,
     "moderations": {"openai": "omni-moderation-latest", "mistral": "mistral-moderation-latest"},
     "rerank": {"cohere": "rerank-v4.0-pro", "together_ai": "mixedbread-ai/Mxbai-Rerank-Large-V2"},
     "responses": CHAT,

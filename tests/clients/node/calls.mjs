@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 
 import Anthropic from '@anthropic-ai/sdk';
-import OpenAI from 'openai';
+import OpenAI, { toFile } from 'openai';
 import { zodResponseFormat, zodTextFormat } from 'openai/helpers/zod';
 import { z } from 'zod';
 
@@ -20,6 +20,8 @@ const WEATHER = {
   strict: true,
 };
 const ARGUMENTS = { location: 'Boston', days: 18 };
+// What every picture of the stand-in is.
+const PIXEL = 'iVBORw0KGgo=';
 const REFUSED = 'this is refused';
 const Weather = z.object({ city: z.string(), degrees: z.number().int() });
 const PARSED = { city: 'Boston', degrees: 18 };
@@ -84,6 +86,24 @@ async function embeddings(sdk, model) {
       [[1, 0.5, -2], [3, 0.5, -2]],
     );
   }
+}
+
+async function images(sdk, model) {
+  const told = await sdk.images.generate({ model, prompt: 'A cat.', size: '1024x1024' });
+  assert.deepEqual(told.data.map((one) => one.b64_json), [PIXEL]);
+}
+
+async function imagesEdited(sdk, model) {
+  const image = await toFile(Buffer.from(PIXEL, 'base64'), 'cat.png', { type: 'image/png' });
+  const told = await sdk.images.edit({ model, prompt: 'A hat on it.', image });
+  assert.deepEqual(told.data.map((one) => one.b64_json), [PIXEL]);
+}
+
+async function imagesStreamed(sdk, model) {
+  const asked = { model, prompt: 'A cat.', stream: true, partial_images: 2 };
+  const events = await all(await sdk.images.generate(asked));
+  assert.equal(events.at(-1).type, 'image_generation.completed');
+  assert.equal(events.at(-1).b64_json, PIXEL);
 }
 
 async function moderations(sdk, model) {
@@ -271,6 +291,9 @@ export const CALLS = {
   'chat, tools streamed': (sdk, model) => tools(sdk, model, true),
   'chat, parsed': chatParsed,
   embeddings,
+  images,
+  'images, edited': imagesEdited,
+  'images, streamed': imagesStreamed,
   moderations,
   rerank,
   responses,
