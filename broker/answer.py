@@ -72,6 +72,8 @@ class AudioPart:
     pieces: list[bytes] = field(default_factory=list)
     transcript: list[str] = field(default_factory=list)
     expires_at: int = 0
+    # Of speech alone.
+    media_type: str = ""
 
 
 @dataclass(slots=True)
@@ -147,6 +149,8 @@ class Fold:
         self.moderations: list[operations_pb2.Moderation] = []
         self.ranked: list[operations_pb2.Ranked] = []
         self.image_facts: operations_pb2.ImageFacts | None = None
+        self.transcript: operations_pb2.Transcript | None = None
+        self.speech: AudioPart | None = None
         self._choices: dict[int, ChoiceFold] = {}
 
     def feed(self, events: Sequence[event_pb2.Event]) -> None:
@@ -198,6 +202,11 @@ class Fold:
             answer.token_count.CopyFrom(self.token_count)
         if self.image_facts is not None:
             answer.image_facts.CopyFrom(self.image_facts)
+        if self.transcript is not None:
+            answer.transcript.CopyFrom(self.transcript)
+        if self.speech is not None:
+            answer.speech.media_type = self.speech.media_type
+            answer.speech.data = b"".join(self.speech.pieces)
         if self._only_pictures:
             answer.images.extend(self.pictures())
             return answer
@@ -260,6 +269,11 @@ def _tool_call(fold: Fold, delta: event_pb2.ToolCallDelta) -> None:
 
 
 def _audio(fold: Fold, delta: event_pb2.AudioDelta) -> None:
+    if delta.media_type and fold.speech is None:
+        fold.speech = AudioPart(media_type=delta.media_type)
+    if fold.speech is not None:
+        fold.speech.pieces.append(delta.data)
+        return
     part = fold.choice(delta.choice).get(delta.item, "audio", AudioPart)
     part.audio_id = delta.id or part.audio_id
     part.expires_at = delta.expires_at or part.expires_at
@@ -314,6 +328,14 @@ def _ranked(fold: Fold, place: operations_pb2.Ranked) -> None:
     fold.ranked.append(place)
 
 
+def _transcript(fold: Fold, transcript: operations_pb2.Transcript) -> None:
+    fold.transcript = transcript
+
+
+def _transcript_segment(_fold: Fold, _segment: operations_pb2.TranscriptSegment) -> None:
+    """It is in the transcript, too."""
+
+
 def _completed(fold: Fold, event: event_pb2.Completed) -> None:
     if event.HasField("usage"):
         fold.usage = event.usage
@@ -351,6 +373,8 @@ _TAKE: dict[str, Callable[[Fold, Any], None]] = {
     "vectors": _vectors,
     "moderation": _moderation,
     "ranked": _ranked,
+    "transcript": _transcript,
+    "transcript_segment": _transcript_segment,
     "token_count": _token_count,
     "completed": _completed,
     "failed": _failed,

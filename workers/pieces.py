@@ -15,7 +15,7 @@ _CUT: dict[str, tuple[str, tuple[str, ...]]] = {
     "reasoning": ("text", ()),
     "refusal": ("text", ("logprobs",)),
     "tool_call": ("arguments", ("call_id", "name")),
-    "audio": ("data", ("id", "transcript", "expires_at")),
+    "audio": ("data", ("id", "transcript", "expires_at", "media_type")),
 }
 
 

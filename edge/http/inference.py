@@ -196,7 +196,7 @@ class InferenceRoute:
             data = events.feed(batch)
             if call.ended():
                 data += await self._last(call, asked, events)
-            if not data:
+            if not data and not call.ended():
                 continue
             if not call.first_s:
                 call.first_s = call.elapsed()

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from edge.translate import wire_answer
-from edge.translate.form import Form
+from edge.translate.form import Form, only_in_forms
 from edge.translate.forms import CHAT, RESPONSE, ROUTES
 
 _REF = "#/components/schemas/{name}"
@@ -46,14 +46,10 @@ def add_raw_routes(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _operation(path: str, form: Form, failed: dict[str, Any]) -> dict[str, Any]:
-    request = {"$ref": _REF.format(name=form.body.__name__)} if form.body else {"type": "object"}
     answer = {"$ref": _REF.format(name="ChatCompletion")} if form is CHAT else {"type": "object"}
     content: dict[str, Any] = {"application/json": {"schema": answer}}
     if form.stream is not None:
         content["text/event-stream"] = {"schema": {"type": "string"}}
-    taken = {"application/json": {"schema": request}}
-    if form.parse_form is not None:
-        taken["multipart/form-data"] = {"schema": request}
     error = {"application/json": {"schema": failed}}
     article = "an" if form.title[0] in "aeiou" else "a"
     return {
@@ -62,7 +58,7 @@ def _operation(path: str, form: Form, failed: dict[str, Any]) -> dict[str, Any]:
         "operationId": "create" + re.sub(r"[^a-z0-9]+", "_", path),
         "security": [{"HTTPBearer": []}],
         "parameters": [_TIMEOUT],
-        "requestBody": {"required": True, "content": taken},
+        "requestBody": {"required": True, "content": _bodies(form)},
         "responses": {
             "200": {"description": "The answer, streamed if asked for.", "content": content},
             **{
@@ -71,6 +67,22 @@ def _operation(path: str, form: Form, failed: dict[str, Any]) -> dict[str, Any]:
             },
         },
     }
+
+
+def _bodies(form: Form) -> dict[str, Any]:
+    """What a request's body may be: JSON, a form, or either."""
+    request: dict[str, Any] = {"type": "object"}
+    if form.body is not None:
+        request = {"$ref": _REF.format(name=form.body.__name__)}
+    found: dict[str, Any] = {}
+    if form.parse is not only_in_forms:
+        found["application/json"] = {"schema": request}
+    if form.parse_form is not None:
+        files = {name: {"type": "string", "format": "binary"} for name in form.files}
+        found["multipart/form-data"] = {
+            "schema": {"allOf": [request, {"type": "object", "properties": files}]}
+        }
+    return found
 
 
 def _completion(usage: dict[str, Any]) -> dict[str, Any]:

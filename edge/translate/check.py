@@ -16,6 +16,8 @@ from broker import operations
 from broker.errors import InferenceError
 from broker.v1 import content_pb2, generation_pb2
 from edge.translate import wire
+from edge.translate.audio_speech import check_speak
+from edge.translate.audio_transcription import check_transcribe
 from edge.translate.body import shaped
 from edge.translate.chat_request import _SCALARS, _check_together
 from edge.translate.check_messages import check_messages
@@ -90,6 +92,8 @@ def _check_asked(generate: _Generate, body: _Body) -> None:
 _CHECKS: dict[str, Callable[[generation_pb2.Request, _Body], None]] = {
     operations.GENERATE: _check_generate,
     operations.COUNT_TOKENS: _check_count,
+    operations.TRANSCRIBE: check_transcribe,
+    operations.SPEAK: check_speak,
     operations.EMBED: check_embed,
     operations.IMAGE: check_image,
     operations.MODERATE: check_moderate,

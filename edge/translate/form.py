@@ -54,6 +54,12 @@ class Stream(Protocol):
         """The end of an answer that failed; None where the format has no way to say so."""
 
 
+def only_in_forms(_body: bytes) -> generation_pb2.Request:
+    """`Form.parse` of what cannot come in JSON."""
+    message = "send the file in a form, with 'Content-Type: multipart/form-data'"
+    raise InferenceError("unsupported_media_type", message)
+
+
 MakeStream = Callable[[str, int, generation_pb2.Request], Stream]
 
 
@@ -72,6 +78,8 @@ class Form:
     stream: MakeStream | None = None
     # The same as `parse`, of a multipart form, where one may come.
     parse_form: Callable[[Fields], generation_pb2.Request] | None = None
+    # Which of the form's fields are files, for the docs.
+    files: tuple[str, ...] = ()
     # The body of an error reply to the request with this id, and its HTTP status.
     error: Callable[[InferenceError, str], bytes] = error_body
     status: Callable[[InferenceError], int] = error_status

@@ -5,11 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edge.translate import wire
+from edge.translate.audio_speech import SpeechAnswer, SpeechRequest, parse_speech, speech_stream
+from edge.translate.audio_transcript import TranscriptAnswer, TranscriptStream
+from edge.translate.audio_transcription import (
+    TranscriptionRequest,
+    parse_transcription,
+    parse_translation,
+)
 from edge.translate.chat_answer import ChatAnswer
 from edge.translate.chat_request import parse_chat
 from edge.translate.chat_stream import ChatStream
 from edge.translate.embeddings import EmbeddingsAnswer, EmbeddingsRequest, parse_embeddings
-from edge.translate.form import Form
+from edge.translate.form import Form, only_in_forms
 from edge.translate.images import (
     ImageEditsRequest,
     ImagesRequest,
@@ -70,6 +77,17 @@ MESSAGE_TOKENS = replace(
     stream=None,
     body=CountRequest,
 )
+TRANSCRIPTION = Form(
+    "transcription",
+    only_in_forms,
+    TranscriptAnswer,
+    TranscriptStream.of,
+    parse_form=parse_transcription,
+    files=("file",),
+    body=TranscriptionRequest,
+)
+TRANSLATION = replace(TRANSCRIPTION, title="translation", parse_form=parse_translation)
+SPEECH = Form("speech", parse_speech, SpeechAnswer, speech_stream, body=SpeechRequest)
 
 RESPONSE = Form("response", parse_responses, ResponsesAnswer, ResponsesStream.of)
 
@@ -84,6 +102,9 @@ ROUTES: dict[str, Form] = {
     "/v1/moderations": MODERATIONS,
     "/v1/rerank": RERANK,
     "/v2/rerank": RERANK,
+    "/v1/audio/transcriptions": TRANSCRIPTION,
+    "/v1/audio/translations": TRANSLATION,
+    "/v1/audio/speech": SPEECH,
     "/v1/messages": MESSAGES,
     "/v1/messages/count_tokens": MESSAGE_TOKENS,
 }

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from broker.operations import EMBED, IMAGE
+from broker.operations import EMBED, IMAGE, SPEAK, TRANSCRIBE
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, MAX_TOKENS, OPENAI_FAMILIES
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
 from workers.dialects.openai_images import FORM, OpenAiImages
 from workers.dialects.openai_responses.parameters import OPENAI_FAMILIES as RESPONSES_FAMILIES
 from workers.dialects.openai_responses.second import second_format
+from workers.dialects.openai_speech import OpenAiSpeech
+from workers.dialects.openai_transcriptions import OpenAiTranscriptions
 from workers.parameters import family
 from workers.provider import Provider
 
@@ -56,6 +58,10 @@ PROVIDER = Provider(
     operations={
         EMBED: OpenAiEmbeddings(DIALECT.error, user=True),
         IMAGE: OpenAiImages(DIALECT.error, edits=FORM, formats="dall-e", streams=True),
+        TRANSCRIBE: OpenAiTranscriptions(
+            DIALECT.error, formats=("json", "verbose_json", "diarized_json"), streamed=True
+        ),
+        SPEAK: OpenAiSpeech(DIALECT.error, events=True),
     },
     parameters=CHAT.but(families=(family("Mistral", "mistral", MAX_TOKENS), *OPENAI_FAMILIES)),
     alternative=second_format(

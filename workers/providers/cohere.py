@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from broker.operations import EMBED, RERANK
+from broker.operations import EMBED, RERANK, TRANSCRIBE
 from workers.dialects.cohere_chat import DIALECT
 from workers.dialects.cohere_chat.table import TABLE
 from workers.dialects.cohere_embeddings import CohereEmbeddings
+from workers.dialects.openai_transcriptions import OpenAiTranscriptions
 from workers.dialects.rerank import Rerank
 from workers.provider import Provider
 
@@ -30,6 +31,15 @@ PROVIDER = Provider(
         "rerank-v3.5",
     ),
     operations={
+        TRANSCRIBE: OpenAiTranscriptions(
+            DIALECT.error,
+            "/v2/audio/transcriptions",
+            translations="",
+            formats=(),
+            timed=False,
+            fields=frozenset({"language", "temperature"}),
+            needed=("language",),
+        ),
         EMBED: CohereEmbeddings(DIALECT.error),
         RERANK: Rerank(DIALECT.error, "/v2/rerank", limits=("max_tokens_per_doc",)),
     },

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from broker.operations import EMBED, MODERATE
+from broker.operations import EMBED, MODERATE, SPEAK, TRANSCRIBE
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, NAME_IN_TEXT, PLAIN, USAGE_ALWAYS
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
 from workers.dialects.openai_moderations import OpenAiModerations
+from workers.dialects.openai_speech import OpenAiSpeech
+from workers.dialects.openai_transcriptions import OpenAiTranscriptions
 from workers.parameters import clamp, drop, keep, rename, words
 from workers.provider import Most, Provider
 
@@ -23,6 +25,7 @@ PROVIDER = Provider(
     models=(
         *("mistral-large-latest", "mistral-medium-latest", "mistral-small-latest"),
         *("mistral-embed", "codestral-embed", "mistral-moderation-latest"),
+        "voxtral-mini-latest",
     ),
     quirks={
         "assistant_fields": "plain",
@@ -30,7 +33,23 @@ PROVIDER = Provider(
         "call_ids": "nine characters",
         "tool_type": "as given",
     },
-    operations={EMBED: _EMBEDDINGS, MODERATE: OpenAiModerations(DIALECT.error, parts=False)},
+    operations={
+        TRANSCRIBE: OpenAiTranscriptions(
+            DIALECT.error,
+            translations="",
+            formats=(),
+            fields=frozenset({"language", "temperature", "timestamp_granularities"}),
+            streamed=True,
+        ),
+        SPEAK: OpenAiSpeech(
+            DIALECT.error,
+            formats={name: name for name in ("mp3", "opus", "flac", "wav", "pcm")},
+            speed=False,
+            instructions=False,
+        ),
+        EMBED: _EMBEDDINGS,
+        MODERATE: OpenAiModerations(DIALECT.error, parts=False),
+    },
     parameters=CHAT.but(
         (*PLAIN, *USAGE_ALWAYS, *NAME_IN_TEXT),
         clamp("temperature", 0, 1.5),

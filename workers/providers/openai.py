@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broker.operations import EMBED, IMAGE, MODERATE
+from broker.operations import EMBED, IMAGE, MODERATE, SPEAK, TRANSCRIBE
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, OPENAI_FAMILIES
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
@@ -10,6 +10,8 @@ from workers.dialects.openai_images import FORM, OpenAiImages
 from workers.dialects.openai_moderations import OpenAiModerations
 from workers.dialects.openai_responses.parameters import OPENAI_FAMILIES as RESPONSES_FAMILIES
 from workers.dialects.openai_responses.second import second_format
+from workers.dialects.openai_speech import OpenAiSpeech
+from workers.dialects.openai_transcriptions import OpenAiTranscriptions
 from workers.provider import Provider
 
 # Models that chat does not take.
@@ -56,6 +58,13 @@ PROVIDER = Provider(
         "chatgpt-image-latest",
         "text-embedding-3-small",
         "text-embedding-ada-002",
+        "whisper-1",
+        "gpt-4o-transcribe",
+        "gpt-4o-mini-transcribe",
+        "gpt-4o-transcribe-diarize",
+        "tts-1",
+        "tts-1-hd",
+        "gpt-4o-mini-tts",
         "o3-pro",
         "o1-pro",
         "gpt-5.5-pro",
@@ -63,6 +72,10 @@ PROVIDER = Provider(
     ),
     quirks={"allowed_tools": "send"},
     operations={
+        TRANSCRIBE: OpenAiTranscriptions(
+            DIALECT.error, formats=("json", "verbose_json", "diarized_json"), streamed=True
+        ),
+        SPEAK: OpenAiSpeech(DIALECT.error, events=True),
         MODERATE: OpenAiModerations(DIALECT.error),
         EMBED: OpenAiEmbeddings(DIALECT.error, user=True),
         IMAGE: OpenAiImages(

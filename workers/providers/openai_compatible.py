@@ -6,7 +6,7 @@ role, and answer both with an error or, worse, with silence.
 
 from __future__ import annotations
 
-from broker.operations import EMBED, IMAGE, MODERATE, RERANK
+from broker.operations import EMBED, IMAGE, MODERATE, RERANK, SPEAK, TRANSCRIBE
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import (
     CHAT,
@@ -17,6 +17,8 @@ from workers.dialects.openai_chat.parameters import (
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
 from workers.dialects.openai_images import FORM, OpenAiImages
 from workers.dialects.openai_moderations import OpenAiModerations
+from workers.dialects.openai_speech import OpenAiSpeech
+from workers.dialects.openai_transcriptions import OpenAiTranscriptions
 from workers.dialects.rerank import Rerank
 from workers.provider import Provider
 
@@ -28,6 +30,8 @@ PROVIDER = Provider(
     quirks={"cache_control": "send"},
     operations={
         IMAGE: OpenAiImages(DIALECT.error, edits=FORM, formats=".", streams=True),
+        TRANSCRIBE: OpenAiTranscriptions(DIALECT.error),
+        SPEAK: OpenAiSpeech(DIALECT.error),
         MODERATE: OpenAiModerations(DIALECT.error),
         RERANK: Rerank(DIALECT.error),
         EMBED: OpenAiEmbeddings(DIALECT.error, user=True, input_type=True),

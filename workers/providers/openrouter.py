@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from broker.operations import EMBED, IMAGE, RERANK
+from broker.operations import EMBED, IMAGE, RERANK, SPEAK, TRANSCRIBE
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, FUNCTIONS_AS_TOOLS, ONE_CHOICE
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
 from workers.dialects.openai_images import EVERYTHING, Edits, OpenAiImages
 from workers.dialects.openai_responses.parameters import USAGE_ALWAYS
 from workers.dialects.openai_responses.second import second_format
+from workers.dialects.openai_speech import OpenAiSpeech
+from workers.dialects.openai_transcriptions import OpenAiTranscriptions
 from workers.dialects.rerank import Rerank
 from workers.parameters import drop
 from workers.provider import Provider
@@ -47,6 +49,14 @@ PROVIDER = Provider(
     },
     operations={
         IMAGE: _IMAGES,
+        TRANSCRIBE: OpenAiTranscriptions(
+            DIALECT.error,
+            translations="",
+            formats=("json",),
+            timed=False,
+            fields=frozenset({"language", "temperature"}),
+        ),
+        SPEAK: OpenAiSpeech(DIALECT.error, formats={"mp3": "mp3", "pcm": "pcm"}),
         RERANK: Rerank(DIALECT.error),
         EMBED: OpenAiEmbeddings(DIALECT.error, user=True, input_type=True),
     },

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from broker.operations import EMBED, IMAGE, MODERATE, RERANK
+from broker.operations import EMBED, IMAGE, MODERATE, RERANK, SPEAK, TRANSCRIBE
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
 from workers.dialects.openai_images import Edits, OpenAiImages
 from workers.dialects.openai_moderations import OpenAiModerations
+from workers.dialects.openai_speech import OpenAiSpeech
+from workers.dialects.openai_transcriptions import OpenAiTranscriptions
 from workers.dialects.rerank import Rerank
 from workers.provider import Provider
 
@@ -27,6 +29,12 @@ PROVIDER = Provider(
     operations={
         IMAGE: OpenAiImages(
             DIALECT.error, edits=Edits("/images/edits", _sources), formats=".", streams=True
+        ),
+        TRANSCRIBE: OpenAiTranscriptions(
+            DIALECT.error, formats=("json", "verbose_json", "diarized_json"), streamed=True
+        ),
+        SPEAK: OpenAiSpeech(
+            DIALECT.error, formats={"mp3": "mp3", "wav": "wav", "pcm": "pcm"}, events=True
         ),
         MODERATE: OpenAiModerations(DIALECT.error),
         RERANK: Rerank(DIALECT.error),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from broker.operations import EMBED, IMAGE, RERANK
+from broker.operations import EMBED, IMAGE, RERANK, SPEAK, TRANSCRIBE
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, NAME_IN_TEXT, PLAIN, USAGE_ALWAYS, efforts
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
 from workers.dialects.openai_images import Edits, OpenAiImages, as_width_and_height
+from workers.dialects.openai_speech import OpenAiSpeech
+from workers.dialects.openai_transcriptions import WHISPER, OpenAiTranscriptions
 from workers.dialects.rerank import Rerank
 from workers.parameters import At, drop, keep, mapped
 from workers.provider import Provider
@@ -36,11 +38,18 @@ PROVIDER = Provider(
     models=(
         *("meta-llama/Llama-3.3-70B-Instruct-Turbo", "deepseek-ai/DeepSeek-R1"),
         "intfloat/multilingual-e5-large-instruct",
-        "black-forest-labs/FLUX.1-schnell",
+        *("black-forest-labs/FLUX.1-schnell", "openai/whisper-large-v3", "cartesia/sonic-2"),
     ),
     quirks={"top_k": "send", "assistant_fields": "plain"},
     operations={
         IMAGE: _IMAGES,
+        TRANSCRIBE: OpenAiTranscriptions(DIALECT.error, fields=WHISPER),
+        SPEAK: OpenAiSpeech(
+            DIALECT.error,
+            formats={"mp3": "mp3", "wav": "wav", "pcm": "raw"},
+            speed=False,
+            instructions=False,
+        ),
         RERANK: Rerank(DIALECT.error, objects=True),
         EMBED: OpenAiEmbeddings(DIALECT.error, words=None, dimensions="", tokens=False),
     },

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from broker.operations import EMBED, RERANK
+from broker.operations import EMBED, RERANK, TRANSCRIBE
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, NOT_OPENAI, SYSTEM_ROLE
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
+from workers.dialects.openai_transcriptions import OpenAiTranscriptions
 from workers.dialects.rerank import Rerank
 from workers.parameters import drop, keep
 from workers.provider import Provider
@@ -22,7 +23,11 @@ PROVIDER = Provider(
         "reasoning_field": "reasoning",
         "system_messages": "one",
     },
-    operations={RERANK: Rerank(DIALECT.error), EMBED: OpenAiEmbeddings(DIALECT.error, user=True)},
+    operations={
+        TRANSCRIBE: OpenAiTranscriptions(DIALECT.error),
+        RERANK: Rerank(DIALECT.error),
+        EMBED: OpenAiEmbeddings(DIALECT.error, user=True),
+    },
     parameters=CHAT.but(
         (*NOT_OPENAI, *SYSTEM_ROLE),
         drop("user", "parallel_tool_calls", note="it would be ignored"),

@@ -70,7 +70,9 @@ class Playback:
             if wait > _CLOCK_STEP:
                 self._timer = self._loop.call_later(wait, self.advance)
                 return
-            wire = stamped(frame.wire, self._call_number, self._created)
+            wire = frame.wire
+            if self._script.stamped:
+                wire = stamped(wire, self._call_number, self._created)
             if self._script.drip and self._drip(wire):
                 return
             if not self._script.drip:

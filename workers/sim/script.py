@@ -5,7 +5,7 @@ Pure, so that every fault can be read off a table; `playback` acts a script out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -14,7 +14,14 @@ import orjson
 
 from workers.sim.answer import Answer, answer_to
 from workers.sim.knobs import BadRequestError, Knobs, knobs_of
-from workers.sim.wire import Event, completion_body, error_body, stamped_length, stream_events
+from workers.sim.wire import (
+    Event,
+    completion_body,
+    error_body,
+    stamped,
+    stamped_length,
+    stream_events,
+)
 
 SLICE_BYTES = 65536
 _HTML = b"<!DOCTYPE html><html><body><h1>Bad gateway</h1><p>try again later</p></body></html>\n"
@@ -68,6 +75,7 @@ class Script:
     frames: tuple[Frame, ...]
     ending: Ending = Ending.KEEP
     drip: bool = False  # one byte per write
+    stamped: bool = True  # otherwise the frames are what is written, byte by byte
     prompt_tokens: int = 0  # as billed: an answer that carries none of the model's costs nothing
 
 
@@ -126,7 +134,7 @@ def script_of(answer: Callable[[dict[str, Any]], bytes | list[bytes]], body: byt
         return _delayed(_status(knobs, model), start)
     wire = answer(request)
     if isinstance(wire, list):
-        return _events(model, wire, knobs)
+        return pieces_script(model, knobs, b"text/event-stream", wire)
     whole = _head(200, b"application/json", len(wire), b"") + wire
     ending = _ending(fault)
     if ending is not Ending.KEEP:
@@ -134,18 +142,24 @@ def script_of(answer: Callable[[dict[str, Any]], bytes | list[bytes]], body: byt
     return Script(model, 200, (Frame(whole, start),), ending)
 
 
-def _events(model: str, events: list[bytes], knobs: Knobs) -> Script:
-    """A stream of plain events; one that breaks does so after `after` of them, or half."""
-    ending, start = _ending(knobs.fault), knobs.ttft_ms / 1000
+def pieces_script(model: str, knobs: Knobs, content_type: bytes, pieces: Sequence[bytes]) -> Script:
+    """The script for an answer whose body comes in pieces, each of which counts as a token."""
+    fault, start = knobs.fault, knobs.ttft_ms / 1000
+    if "hang" in fault:
+        return Script(model, 0, (), Ending.SILENCE)
+    if "status" in fault:
+        return _delayed(_status(knobs, model), start)
+    ending = _ending(fault)
     if ending is not Ending.KEEP:
-        events = events[: len(events) // 2 if knobs.after is None else knobs.after]
-    frames = [Frame(_head(200, b"text/event-stream", None, b""), start)]
-    for number, event in enumerate(events):
-        due = start + number * knobs.delay_ms / 1000
-        frames.append(Frame(b"%x\r\n%b\r\n" % (len(event), event), due))
+        pieces = pieces[: len(pieces) // 2 if knobs.after is None else knobs.after]
+    head = stamped(_head(200, content_type, None, b""), 0, 0)
+    frames = [
+        Frame(b"%x\r\n%b\r\n" % (len(piece), piece), start + at * knobs.delay_ms / 1000, at + 1)
+        for at, piece in enumerate(pieces)
+    ]
     if ending is Ending.KEEP:
-        frames.append(Frame(b"0\r\n\r\n", frames[-1].due))
-    return Script(model, 200, tuple(frames), ending)
+        frames.append(Frame(b"0\r\n\r\n", frames[-1].due if frames else start, len(pieces)))
+    return Script(model, 200, (Frame(head, start), *frames), ending, stamped=False)
 
 
 def refusal(error: BadRequestError, model: str = "") -> Script:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 import httptools
 import orjson
 
+from workers.sim.audio import SCRIPTS
 from workers.sim.knobs import BadRequestError
 from workers.sim.playback import Playback
 from workers.sim.script import Play, Script, busy, plain, play_of, refusal, script_of
@@ -205,10 +206,12 @@ class Connection(asyncio.Protocol):
         self._playback.advance()
 
     def others(self) -> None:
-        """POST to what has one plain answer, such as embeddings."""
+        """POST to what is not a chat, such as embeddings and audio."""
         self._sim.call_number += 1
         try:
-            script = script_of(ANSWERS[self._url.partition(b"?")[0]], b"".join(self._body))
+            path, body = self._url.partition(b"?")[0], b"".join(self._body)
+            audio = SCRIPTS.get(path)
+            script = script_of(ANSWERS[path], body) if audio is None else audio(body)
         except BadRequestError as error:
             script = refusal(error)
         self._play(script)
@@ -256,7 +259,7 @@ class Connection(asyncio.Protocol):
 
 _ROUTES: Mapping[tuple[bytes, bytes], Callable[[Connection], None]] = {
     (b"POST", b"/v1/chat/completions"): Connection.completions,
-    **{(b"POST", path): Connection.others for path in ANSWERS},
+    **{(b"POST", path): Connection.others for path in (*ANSWERS, *SCRIPTS)},
     (b"GET", b"/v1/models"): Connection.models,
     (b"GET", b"/healthz"): Connection.healthz,
     (b"GET", b"/stats"): Connection.stats,
