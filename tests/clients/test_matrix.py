@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 
 import pytest
@@ -10,8 +11,10 @@ from openai import AsyncOpenAI
 from tests.clients.conftest import Matrix
 from tests.clients.node_packages import run_node
 from tests.clients.python_calls import CALLS
-from tests.clients.rows import ROWS, cells, model
-from tests.system.stack import KEY, Stack
+from tests.clients.rows import PROVIDERS, ROWS, cells, model
+from tests.system.stack import KEY, ROOT, Stack
+
+README = ROOT / "README.md"
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +28,18 @@ async def sdk(stack: Stack) -> AsyncIterator[AsyncOpenAI]:
 def test_every_call_is_made_with_two_providers_at_least() -> None:
     assert set(CALLS) == set(ROWS)
     assert all(len(models) >= 2 for models in ROWS.values())
+
+
+def test_the_readme_says_what_is_called_where() -> None:
+    [text] = re.findall(r"\n(\| call \| openai .*?)\n\n", README.read_text(), re.DOTALL)
+    head, _, *lines = text.strip().splitlines()
+    names = [cell.strip() for cell in head.strip("|").split("|")[1:]]
+    assert names == list(PROVIDERS)
+    shown: dict[str, set[str]] = {}
+    for line in lines:
+        row, *marks = (cell.strip() for cell in line.strip("|").split("|"))
+        shown[row] = {name for name, mark in zip(names, marks, strict=True) if mark}
+    assert shown == {row: set(models) for row, models in ROWS.items()}
 
 
 @pytest.mark.parametrize(("row", "provider"), cells())
