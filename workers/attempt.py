@@ -19,7 +19,7 @@ from broker import operations
 from broker.errors import InferenceError
 from broker.v1 import delivery_service_pb2, event_pb2, generation_pb2, job_pb2, record_pb2
 from workers.delivery import EdgeLost
-from workers.emulation import Plan, Split, Stepped, plan_of, total
+from workers.emulation import AnyPlan, Plan, Prompts, Stepped, plan_of, total
 from workers.estimate import counted
 from workers.failures import Limits
 from workers.fetch import Fetcher
@@ -144,6 +144,10 @@ class Attempt:
         if operation == operations.COUNT_TOKENS and operation not in self._provider.operations:
             self._send(counted(request))
             return
+        plan = plan_of(request, model, self._provider)
+        if isinstance(plan, Prompts):
+            operation = plan.operation
+            self._provider = self._provider.serving(plan.asked[0], model)
         line = _Line(
             self._provider.dialect_for(model, operation),
             upstream,
@@ -151,13 +155,12 @@ class Attempt:
             fetcher,
             attachments,
         )
-        plan = plan_of(request, model, self._provider)
         if plan is None:
             await self._call(line, request, self._send)
         else:
             await self._emulate(line, plan)
 
-    async def _emulate(self, line: _Line, plan: Plan | Split) -> None:
+    async def _emulate(self, line: _Line, plan: AnyPlan) -> None:
         """Do around the dialect what the provider lacks."""
         decoders: list[Stepped] = []
         try:
@@ -171,7 +174,7 @@ class Attempt:
                 # What came of these calls is no answer, and is billed all the same.
                 self.record.usage.CopyFrom(total(used))
 
-    async def _call_often(self, line: _Line, plan: Plan | Split, decoders: list[Stepped]) -> None:
+    async def _call_often(self, line: _Line, plan: AnyPlan, decoders: list[Stepped]) -> None:
         """One answer of several calls; when one fails all do."""
         joint = plan.joint()
         numbers = iter(range(plan.calls))
@@ -198,7 +201,7 @@ class Attempt:
             raise failed.exceptions[0] from None
 
     async def _call_until(
-        self, line: _Line, plan: Plan | Split, number: int, send: _Send, decoders: list[Stepped]
+        self, line: _Line, plan: AnyPlan, number: int, send: _Send, decoders: list[Stepped]
     ) -> None:
         """Make one of several calls, again where the plan says so and the deadline allows it."""
         request = plan.request_of(number)
@@ -235,7 +238,7 @@ class Attempt:
         line: _Line,
         request: generation_pb2.Request,
         send: _Send,
-        plan: Plan | Split | None = None,
+        plan: AnyPlan | None = None,
         decoders: list[Stepped] | None = None,
     ) -> None:
         steps = plan.steps() if plan is not None else ()

@@ -17,11 +17,19 @@ def estimate(
     nothing, because what they cost depends on the model.
     """
     return event_pb2.Usage(
-        input_tokens=_tokens(_read_chars(request.generate)),
+        input_tokens=_tokens(_prompt_chars(request)),
         output_tokens=_tokens(output_chars),
         reasoning_tokens=_tokens(reasoning_chars),
         estimated=True,
     )
+
+
+def _prompt_chars(request: generation_pb2.Request) -> int:
+    if not request.HasField("complete"):
+        return _read_chars(request.generate)
+    complete = request.complete
+    tokens = sum(len(prompt.ids) for prompt in complete.tokens)
+    return sum(map(len, complete.prompts)) + tokens * CHARS_PER_TOKEN
 
 
 def counted(request: generation_pb2.Request) -> list[event_pb2.Event]:

@@ -151,6 +151,18 @@ class Draws(Protocol):
         ...
 
 
+@runtime_checkable
+class Completes(Protocol):
+    """A dialect of completions: says what it does without."""
+
+    def lacks(self, model: str) -> frozenset[str] | None:
+        """Parameters that are not understood; None for a model that answers in chat alone.
+
+        Of prompts, several at once are "prompts", and tokens in place of text "tokens".
+        """
+        ...
+
+
 class Credentials(Protocol):
     """Gives the headers that let a call in, where a key in one header is not enough."""
 

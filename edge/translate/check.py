@@ -21,6 +21,7 @@ from edge.translate.audio_transcription import check_transcribe
 from edge.translate.body import shaped
 from edge.translate.chat_request import _SCALARS, _check_together
 from edge.translate.check_messages import check_messages
+from edge.translate.completions import check_complete
 from edge.translate.embeddings import check_embed
 from edge.translate.images import check_image
 from edge.translate.json_bytes import read_json, read_object, read_text
@@ -94,6 +95,7 @@ _CHECKS: dict[str, Callable[[generation_pb2.Request, _Body], None]] = {
     operations.COUNT_TOKENS: _check_count,
     operations.TRANSCRIBE: check_transcribe,
     operations.SPEAK: check_speak,
+    operations.COMPLETE: check_complete,
     operations.EMBED: check_embed,
     operations.IMAGE: check_image,
     operations.MODERATE: check_moderate,

@@ -15,6 +15,12 @@ from edge.translate.audio_transcription import (
 from edge.translate.chat_answer import ChatAnswer
 from edge.translate.chat_request import parse_chat
 from edge.translate.chat_stream import ChatStream
+from edge.translate.completions import (
+    CompletionAnswer,
+    CompletionRequest,
+    CompletionStream,
+    parse_completion,
+)
 from edge.translate.embeddings import EmbeddingsAnswer, EmbeddingsRequest, parse_embeddings
 from edge.translate.form import Form, only_in_forms
 from edge.translate.images import (
@@ -40,6 +46,9 @@ from edge.translate.responses_request import parse_responses
 from edge.translate.responses_stream import ResponsesStream
 
 CHAT = Form("chat completion", parse_chat, ChatAnswer, ChatStream.of, body=wire.ChatRequest)
+COMPLETION = Form(
+    "completion", parse_completion, CompletionAnswer, CompletionStream.of, body=CompletionRequest
+)
 EMBEDDINGS = Form("list of embeddings", parse_embeddings, EmbeddingsAnswer, body=EmbeddingsRequest)
 IMAGES = Form("list of images", parse_images, ImagesAnswer, ImagesStream, body=ImagesRequest)
 IMAGE_EDITS = Form(
@@ -95,6 +104,7 @@ RESPONSE = Form("response", parse_responses, ResponsesAnswer, ResponsesStream.of
 ROUTES: dict[str, Form] = {
     "/v1/chat/completions": CHAT,
     "/v0/chat/completions": CHAT,
+    "/v1/completions": COMPLETION,
     "/v1/embeddings": EMBEDDINGS,
     "/v1/images/generations": IMAGES,
     "/v1/images/edits": IMAGE_EDITS,

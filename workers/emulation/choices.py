@@ -8,9 +8,10 @@ from broker.v1 import event_pb2
 
 
 class Choices:
-    """The answer of `calls` calls: each one's first choice gets that call's number."""
+    """The answer of `calls` calls with `each` choices: those of the first call come first."""
 
-    def __init__(self, calls: int) -> None:
+    def __init__(self, calls: int, each: int = 1) -> None:
+        self._each = each
         self._open = set(range(calls))
         self._started = False
         self._usages: list[event_pb2.Usage] = []
@@ -33,7 +34,8 @@ class Choices:
             elif kind == "image_facts":
                 made.append(event)  # all of them share these
             elif kind is not None:
-                getattr(event, kind).choice = call
+                part = getattr(event, kind)
+                part.choice += call * self._each
                 made.append(event)
         return made
 

@@ -11,6 +11,7 @@ from broker import operations
 from broker.errors import InferenceError
 from broker.v1 import generation_pb2
 from workers.emulation.choices import Choices
+from workers.emulation.completions import Prompts, prompts_of
 from workers.emulation.split import Split, split
 from workers.emulation.steps import Step
 from workers.emulation.stop import StopCut
@@ -78,7 +79,9 @@ def _pictures(request: generation_pb2.Request, model: str, provider: Provider) -
     return Plan(bare, request.image.n)
 
 
-def plan_of(request: generation_pb2.Request, model: str, provider: Provider) -> Plan | Split | None:
+def plan_of(
+    request: generation_pb2.Request, model: str, provider: Provider
+) -> Plan | Split | Prompts | None:
     """The plan for a request; None where the dialect does all of it.
 
     Raises `InferenceError` for more answers than can be asked for.
@@ -88,6 +91,8 @@ def plan_of(request: generation_pb2.Request, model: str, provider: Provider) -> 
         return split(request, dialect.most(model)) if isinstance(dialect, Embeds) else None
     if request.HasField("image"):
         return _pictures(request, model, provider)
+    if request.HasField("complete"):
+        return prompts_of(request, model, provider, plan_of)
     generate = request.generate
     if generate.n < 2 and not generate.stop and not generate.HasField("response_format"):
         return None

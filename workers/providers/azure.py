@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from broker.operations import EMBED, IMAGE, SPEAK, TRANSCRIBE
+from broker.operations import COMPLETE, EMBED, IMAGE, SPEAK, TRANSCRIBE
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, MAX_TOKENS, OPENAI_FAMILIES
+from workers.dialects.openai_completions import OpenAiCompletions
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
 from workers.dialects.openai_images import FORM, OpenAiImages
 from workers.dialects.openai_responses.parameters import OPENAI_FAMILIES as RESPONSES_FAMILIES
@@ -62,6 +63,7 @@ PROVIDER = Provider(
             DIALECT.error, formats=("json", "verbose_json", "diarized_json"), streamed=True
         ),
         SPEAK: OpenAiSpeech(DIALECT.error, events=True),
+        COMPLETE: OpenAiCompletions(DIALECT.error, models="instruct|davinci|babbage"),
     },
     parameters=CHAT.but(families=(family("Mistral", "mistral", MAX_TOKENS), *OPENAI_FAMILIES)),
     alternative=second_format(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from broker.operations import COMPLETE
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import ASKED_CALL, CHAT, ONE_CHOICE, PLAIN, efforts
+from workers.dialects.openai_completions import ONE_PROMPT, OpenAiCompletions
 from workers.dialects.openai_responses.parameters import STATELESS
 from workers.dialects.openai_responses.second import second_format
 from workers.parameters import At, Reasoning, clamp, drop, emulate, family
@@ -19,6 +21,11 @@ PROVIDER = Provider(
     base_url="https://api.deepseek.com",
     models=("deepseek-flash", "deepseek-v4-flash", "deepseek-v4-pro"),
     quirks={"assistant_fields": "plain", "reasoning_field": "reasoning_content"},
+    operations={
+        COMPLETE: OpenAiCompletions(
+            DIALECT.error, "/beta/completions", ONE_PROMPT | {"n", "seed", "logit_bias", "user"}
+        )
+    },
     parameters=CHAT.but(
         (*PLAIN, *ONE_CHOICE),
         drop("seed", "user", "parallel_tool_calls"),

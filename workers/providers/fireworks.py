@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from broker.operations import EMBED, IMAGE, RERANK, TRANSCRIBE
+from broker.operations import COMPLETE, EMBED, IMAGE, RERANK, TRANSCRIBE
 from workers.dialects.fireworks_images import FireworksImages
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, SYSTEM_ROLE, TEXT_ALONE, efforts
+from workers.dialects.openai_completions import OpenAiCompletions
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
 from workers.dialects.openai_transcriptions import WHISPER, OpenAiTranscriptions
 from workers.dialects.rerank import Rerank
@@ -33,6 +34,7 @@ PROVIDER = Provider(
             home=_BASE,
             hosts={"whisper-v3": _AUDIO.format("prod"), "whisper-v3-turbo": _AUDIO.format("turbo")},
         ),
+        COMPLETE: OpenAiCompletions(DIALECT.error, without=frozenset({"suffix", "best_of"})),
     },
     parameters=CHAT.but(
         (*TEXT_ALONE, *SYSTEM_ROLE),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from broker.operations import EMBED, MODERATE, SPEAK, TRANSCRIBE
+from broker.operations import COMPLETE, EMBED, MODERATE, SPEAK, TRANSCRIBE
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, NAME_IN_TEXT, PLAIN, USAGE_ALWAYS
+from workers.dialects.openai_completions import ONE_PROMPT, OpenAiCompletions
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
 from workers.dialects.openai_moderations import OpenAiModerations
 from workers.dialects.openai_speech import OpenAiSpeech
@@ -14,6 +15,15 @@ from workers.provider import Most, Provider
 
 _TIERS = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
 _MOST = Most(512, 16_384)  # source: its errors ("Max is 16384")
+_FIM = OpenAiCompletions(
+    DIALECT.error,
+    "/fim/completions",
+    ONE_PROMPT
+    | {"n", "echo", "logprobs", "logit_bias", "user", "stream_options"}
+    | {"presence_penalty", "frequency_penalty"},
+    {"seed": "random_seed"},
+    models="codestral",
+)
 _EMBEDDINGS = OpenAiEmbeddings(
     DIALECT.error, dimensions="output_dimension", tokens=False, at_most=_MOST
 )
@@ -25,7 +35,7 @@ PROVIDER = Provider(
     models=(
         *("mistral-large-latest", "mistral-medium-latest", "mistral-small-latest"),
         *("mistral-embed", "codestral-embed", "mistral-moderation-latest"),
-        "voxtral-mini-latest",
+        *("voxtral-mini-latest", "codestral-latest"),
     ),
     quirks={
         "assistant_fields": "plain",
@@ -47,6 +57,7 @@ PROVIDER = Provider(
             speed=False,
             instructions=False,
         ),
+        COMPLETE: _FIM,
         EMBED: _EMBEDDINGS,
         MODERATE: OpenAiModerations(DIALECT.error, parts=False),
     },

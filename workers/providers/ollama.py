@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broker.operations import EMBED
+from broker.operations import COMPLETE, EMBED
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import (
     ASKED_CHOICE,
@@ -11,6 +11,7 @@ from workers.dialects.openai_chat.parameters import (
     ONE_CHOICE,
     PLAIN,
 )
+from workers.dialects.openai_completions import ONE_PROMPT, OpenAiCompletions
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
 from workers.parameters import drop
 from workers.provider import Provider
@@ -25,7 +26,12 @@ PROVIDER = Provider(
         "reasoning_field": "reasoning",
         "image_addresses": "fetch",
     },
-    operations={EMBED: OpenAiEmbeddings(DIALECT.error, tokens=False)},
+    operations={
+        COMPLETE: OpenAiCompletions(
+            DIALECT.error, without=ONE_PROMPT | {"n", "echo", "logprobs", "logit_bias", "user"}
+        ),
+        EMBED: OpenAiEmbeddings(DIALECT.error, tokens=False),
+    },
     parameters=CHAT.but(
         (*PLAIN, *ONE_CHOICE, *NAME_IN_TEXT),
         drop("user", "parallel_tool_calls"),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from broker.operations import EMBED, IMAGE, MODERATE, SPEAK, TRANSCRIBE
+from broker.operations import COMPLETE, EMBED, IMAGE, MODERATE, SPEAK, TRANSCRIBE
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, OPENAI_FAMILIES
+from workers.dialects.openai_completions import OpenAiCompletions
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
 from workers.dialects.openai_images import FORM, OpenAiImages
 from workers.dialects.openai_moderations import OpenAiModerations
@@ -48,6 +49,7 @@ PROVIDER = Provider(
         "gpt-4o-mini",
         "gpt-audio-mini",
         "o3",
+        "gpt-3.5-turbo-instruct",
         "text-embedding-3-large",
         "omni-moderation-latest",
         "gpt-image-2.5-sunburst",
@@ -76,6 +78,7 @@ PROVIDER = Provider(
             DIALECT.error, formats=("json", "verbose_json", "diarized_json"), streamed=True
         ),
         SPEAK: OpenAiSpeech(DIALECT.error, events=True),
+        COMPLETE: OpenAiCompletions(DIALECT.error, models="instruct|davinci|babbage"),
         MODERATE: OpenAiModerations(DIALECT.error),
         EMBED: OpenAiEmbeddings(DIALECT.error, user=True),
         IMAGE: OpenAiImages(

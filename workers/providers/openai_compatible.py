@@ -6,7 +6,7 @@ role, and answer both with an error or, worse, with silence.
 
 from __future__ import annotations
 
-from broker.operations import EMBED, IMAGE, MODERATE, RERANK, SPEAK, TRANSCRIBE
+from broker.operations import COMPLETE, EMBED, IMAGE, MODERATE, RERANK, SPEAK, TRANSCRIBE
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import (
     CHAT,
@@ -14,6 +14,7 @@ from workers.dialects.openai_chat.parameters import (
     MAX_TOKENS,
     SYSTEM_ROLE,
 )
+from workers.dialects.openai_completions import OpenAiCompletions
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
 from workers.dialects.openai_images import FORM, OpenAiImages
 from workers.dialects.openai_moderations import OpenAiModerations
@@ -32,6 +33,7 @@ PROVIDER = Provider(
         IMAGE: OpenAiImages(DIALECT.error, edits=FORM, formats=".", streams=True),
         TRANSCRIBE: OpenAiTranscriptions(DIALECT.error),
         SPEAK: OpenAiSpeech(DIALECT.error),
+        COMPLETE: OpenAiCompletions(DIALECT.error),
         MODERATE: OpenAiModerations(DIALECT.error),
         RERANK: Rerank(DIALECT.error),
         EMBED: OpenAiEmbeddings(DIALECT.error, user=True, input_type=True),

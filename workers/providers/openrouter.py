@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from broker.operations import EMBED, IMAGE, RERANK, SPEAK, TRANSCRIBE
+from broker.operations import COMPLETE, EMBED, IMAGE, RERANK, SPEAK, TRANSCRIBE
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, FUNCTIONS_AS_TOOLS, ONE_CHOICE
+from workers.dialects.openai_completions import ONE_PROMPT, OpenAiCompletions
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
 from workers.dialects.openai_images import EVERYTHING, Edits, OpenAiImages
 from workers.dialects.openai_responses.parameters import USAGE_ALWAYS
@@ -57,6 +58,7 @@ PROVIDER = Provider(
             fields=frozenset({"language", "temperature"}),
         ),
         SPEAK: OpenAiSpeech(DIALECT.error, formats={"mp3": "mp3", "pcm": "pcm"}),
+        COMPLETE: OpenAiCompletions(DIALECT.error, without=ONE_PROMPT | {"n", "echo", "suffix"}),
         RERANK: Rerank(DIALECT.error),
         EMBED: OpenAiEmbeddings(DIALECT.error, user=True, input_type=True),
     },

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from broker.operations import EMBED, IMAGE, RERANK, SPEAK, TRANSCRIBE
+from broker.operations import COMPLETE, EMBED, IMAGE, RERANK, SPEAK, TRANSCRIBE
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, NAME_IN_TEXT, PLAIN, USAGE_ALWAYS, efforts
+from workers.dialects.openai_completions import ONE_PROMPT, OpenAiCompletions
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
 from workers.dialects.openai_images import Edits, OpenAiImages, as_width_and_height
 from workers.dialects.openai_speech import OpenAiSpeech
@@ -49,6 +50,9 @@ PROVIDER = Provider(
             formats={"mp3": "mp3", "wav": "wav", "pcm": "raw"},
             speed=False,
             instructions=False,
+        ),
+        COMPLETE: OpenAiCompletions(
+            DIALECT.error, without=ONE_PROMPT | {"suffix", "user", "stream_options"}
         ),
         RERANK: Rerank(DIALECT.error, objects=True),
         EMBED: OpenAiEmbeddings(DIALECT.error, words=None, dimensions="", tokens=False),

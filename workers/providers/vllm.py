@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from broker.operations import EMBED, RERANK, TRANSCRIBE
+from broker.operations import COMPLETE, EMBED, RERANK, TRANSCRIBE
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, NOT_OPENAI, SYSTEM_ROLE
+from workers.dialects.openai_completions import OpenAiCompletions
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
 from workers.dialects.openai_transcriptions import OpenAiTranscriptions
 from workers.dialects.rerank import Rerank
@@ -25,6 +26,7 @@ PROVIDER = Provider(
     },
     operations={
         TRANSCRIBE: OpenAiTranscriptions(DIALECT.error),
+        COMPLETE: OpenAiCompletions(DIALECT.error, without=frozenset({"suffix", "best_of"})),
         RERANK: Rerank(DIALECT.error),
         EMBED: OpenAiEmbeddings(DIALECT.error, user=True),
     },
