@@ -35,8 +35,9 @@ class Choices:
                 made.append(event)  # all of them share these
             elif kind is not None:
                 part = getattr(event, kind)
-                part.choice += call * self._each
-                made.append(event)
+                if part.choice < self._each:  # more than were asked for are nobody's
+                    part.choice += call * self._each
+                    made.append(event)
         return made
 
 
