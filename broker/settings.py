@@ -99,8 +99,13 @@ class Limits:
     drain_grace_s: _Seconds = 30.0
     slow_reader_s: _Seconds = 60.0
     connect_timeout_s: _Seconds = 5.0
-    first_token_timeout_s: _Seconds = 120.0
-    stall_timeout_s: _Seconds = 60.0
+    # While another candidate is left; of the last one; and of a model that reasons.
+    first_token_timeout_s: _Seconds = 10.0
+    last_first_token_timeout_s: _Seconds = 120.0
+    reasoning_first_token_timeout_s: _Seconds = 600.0
+    stall_timeout_s: _Seconds = 10.0
+    # Of a model that reasons, and where tools may be called.
+    reasoning_stall_timeout_s: _Seconds = 60.0
     # One run of a background response.
     background_timeout_s: _Seconds = 3600.0
     # How long responses and conversations are kept.

@@ -50,9 +50,8 @@ class Desk(Protocol):
     def exchanges(self) -> Mapping[str, Exchange]:
         """Every accepted request that has not ended, by id."""
 
-    @property
-    def limits(self) -> pb.TimeLimits:
-        """What a grant allows its upstream call."""
+    def limits(self, exchange: Exchange, attempt: Attempt) -> pb.TimeLimits:
+        """How long the upstream call of an attempt may be silent."""
 
     def worker_lost(self, provider: str, pool: str) -> None:
         """A worker's link broke or fell silent."""
@@ -165,7 +164,7 @@ class Link:
             grant = pb.Grant(
                 remaining_ms=exchange.remaining_ms(),
                 credit_bytes=CREDIT_BYTES,
-                limits=self._desk.limits,
+                limits=self._desk.limits(exchange, attempt),
                 credential=exchange.provider_keys.get(attempt.target.provider, ""),
             )
             self.send(pb.Control(session=number, grant=grant))

@@ -43,6 +43,7 @@ from edge.delivery import DeliveryServer
 from edge.exchange import Attempt, Exchange
 from edge.fleet import FleetView
 from edge.health import Health
+from edge.patience import Patience
 from edge.provider_keys import ProviderKeys
 from edge.router import Router
 
@@ -72,11 +73,7 @@ class Engine:
     def __init__(self, bus: Bus, settings: Settings, fleet_token: str) -> None:
         self.name = f"edge-{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         self.exchanges: dict[str, Exchange] = {}
-        self.limits = delivery_service_pb2.TimeLimits(
-            connect_ms=int(settings.limits.connect_timeout_s * 1000),
-            first_token_ms=int(settings.limits.first_token_timeout_s * 1000),
-            stall_ms=int(settings.limits.stall_timeout_s * 1000),
-        )
+        self._patience = Patience(settings.limits)
         self._loop = asyncio.get_running_loop()
         self._bus = bus
         self._settings = settings
@@ -341,6 +338,12 @@ class Engine:
     def jitter(self) -> float:
         """A number from 0 to 1."""
         return self._random.random()
+
+    def limits(self, exchange: Exchange, attempt: Attempt) -> delivery_service_pb2.TimeLimits:
+        """How long the upstream call of an attempt may be silent."""
+        return self._patience.of(
+            attempt.target, has_next=exchange.plan.has_next, tools=exchange.tools
+        )
 
     def worker_lost(self, provider: str, pool: str) -> None:
         """A worker's link broke: what it held unclaimed has to run elsewhere (fault 1)."""

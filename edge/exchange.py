@@ -142,6 +142,7 @@ class Exchange:
         embeds = operations.name(request) == operations.EMBED
         self._most = MAX_VECTORS_BYTES if embeds else MAX_ANSWER_BYTES
         self._platform = request.platform
+        self.tools = bool(request.generate.tools)
         self._attempts = 0
         self._started: event_pb2.Started | None = None
         self._ready: list[event_pb2.Event] = []

@@ -400,6 +400,6 @@ def _time_limits(limits: Limits) -> delivery_service_pb2.TimeLimits:
     """The limits of calls that no edge grants."""
     return delivery_service_pb2.TimeLimits(
         connect_ms=int(limits.connect_timeout_s * 1000),
-        first_token_ms=int(limits.first_token_timeout_s * 1000),
-        stall_ms=int(limits.stall_timeout_s * 1000),
+        first_token_ms=int(limits.reasoning_first_token_timeout_s * 1000),
+        stall_ms=int(limits.reasoning_stall_timeout_s * 1000),
     )

@@ -82,7 +82,8 @@ def _candidate(provider: str, model: str, wish: Wish, world: World) -> Candidate
     offer = world.catalog.offer(provider, model)
     target = world.fleet.target(provider, model)
     if offer is not None:
-        target = replace(target, window=offer.max_input)
+        thinks = "reasoning" in offer.abilities
+        target = replace(target, window=offer.max_input, thinks=thinks)
     return Candidate(target, wish, offer)
 
 

@@ -14,7 +14,8 @@ from broker.errors import InferenceError
 class Target:
     """Where an attempt can go.
 
-    `listed`: the pool says it serves this model; `window`: tokens that it reads, 0 = not known.
+    `listed`: the pool says it serves this model; `window`: tokens that it reads, 0 = not known;
+    `thinks`: it may reason for long before it says anything.
     """
 
     provider: str
@@ -22,6 +23,7 @@ class Target:
     model: str
     listed: bool
     window: int = 0
+    thinks: bool = False
 
     @property
     def subject(self) -> str:

@@ -14,7 +14,7 @@ from broker.v1 import delivery_service_pb2 as pb
 from broker.v1 import delivery_service_pb2_grpc as pb_grpc
 from edge import delivery
 from edge.delivery import CREDIT_BYTES, OPTIONS, DeliveryServer, Link
-from edge.exchange import Exchange
+from edge.exchange import Attempt, Exchange
 from tests.edge.story import DONE, Story, started, text, texts, until
 
 TOKEN = "fleet-token"
@@ -41,8 +41,11 @@ class Desk:
         self.story = Story()
         self.story.exchange.launch()
         self.exchanges: dict[str, Exchange] = {"req_1": self.story.exchange}
-        self.limits = pb.TimeLimits(connect_ms=1000, first_token_ms=2000, stall_ms=3000)
+        self.allowed = pb.TimeLimits(connect_ms=1000, first_token_ms=2000, stall_ms=3000)
         self.lost: list[tuple[str, str]] = []
+
+    def limits(self, exchange: Exchange, attempt: Attempt) -> pb.TimeLimits:
+        return self.allowed
 
     def worker_lost(self, provider: str, pool: str) -> None:
         self.lost.append((provider, pool))
@@ -131,7 +134,7 @@ async def test_the_current_attempt_is_granted_with_its_time_and_credit(
     assert control.session == 7
     assert control.grant.credit_bytes == CREDIT_BYTES
     assert 0 < control.grant.remaining_ms <= 60_000
-    assert control.grant.limits == desk.limits
+    assert control.grant.limits == desk.allowed
 
 
 async def test_an_attempt_is_granted_once(desk: Desk, worker: Worker, port: int) -> None:

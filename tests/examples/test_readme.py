@@ -131,14 +131,17 @@ def test_defaults_are_those_of_the_settings() -> None:
 def test_limits_are_those_of_the_settings() -> None:
     shown = [row[1] for row in rows(section("Limits"))]
     limits = Limits()
-    assert shown[:8] == [
+    assert shown[:11] == [
         f"{limits.max_body_bytes >> 20} MiB",
         f"{limits.max_header_bytes >> 10} KiB",
         f"{limits.streams_per_key:,}",
         f"{limits.queue_size:,}",
         f"{limits.request_timeout_s:g} s",
         f"{limits.first_token_timeout_s:g} s",
+        f"{limits.last_first_token_timeout_s:g} s",
+        f"{limits.reasoning_first_token_timeout_s:g} s",
         f"{limits.stall_timeout_s:g} s",
+        f"{limits.reasoning_stall_timeout_s:g} s",
         f"{limits.slow_reader_s:g} s",
     ]
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.system.stack import MakeStack, Stack, until
 
-LIMITS = {"first_token_timeout_s": 2, "stall_timeout_s": 1, "connect_timeout_s": 1}
+LIMITS = {"last_first_token_timeout_s": 2, "stall_timeout_s": 1, "connect_timeout_s": 1}
 
 
 @pytest.fixture
