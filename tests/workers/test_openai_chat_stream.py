@@ -73,6 +73,29 @@ def test_a_stream_without_its_finish_reason_is_incomplete(answer: bytes, n: int)
     assert fails(answer, stream=True, n=n).reason == "upstream_incomplete"
 
 
+COUNTED = {"id": "1", "choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}
+
+
+def _nameless(**said: Any) -> dict[str, Any]:
+    """A chunk of a server that has no field for finish reasons."""
+    return {"id": "1", "model": "m", "choices": [{"index": 0, "delta": said}]}
+
+
+def test_a_server_that_names_no_reasons_is_believed_when_it_counts_and_says_that_it_is_done() -> (
+    None
+):
+    call = {"index": 0, "id": "c", "function": {"name": "f", "arguments": "{}"}}
+    assert fold(stream(_nameless(content="a"), COUNTED, DONE)).choices[0].finish_reason == "stop"
+    called = fold(stream(_nameless(tool_calls=[call]), COUNTED, DONE))
+    assert called.choices[0].finish_reason == "tool_calls"
+    for cut in (
+        sse(_nameless(content="a"), COUNTED),
+        sse(_nameless(content="a"), DONE),
+        sse(delta(content="a"), COUNTED, DONE),  # null, so that it has the field
+    ):
+        assert fails(cut, stream=True).reason == "upstream_incomplete"
+
+
 def test_a_finish_reason_is_enough_without_the_end_mark() -> None:
     assert fold(stream(delta(content="a"), STOP)).choices[0].text == "a"
 

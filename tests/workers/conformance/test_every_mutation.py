@@ -17,6 +17,7 @@ from tests.workers.conformance.mutations import (
     documents,
     paths,
     put,
+    without_nulls,
 )
 from tests.workers.conformance.outcome import decode
 from tests.workers.conformance.recordings import Recording, all_recordings, providers
@@ -44,6 +45,8 @@ def _told(recording: Recording, answer: bytes) -> object:
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 @pytest.mark.parametrize("recording", ANSWERED, ids=lambda recording: recording.id)
 def test_an_answer_means_the_same_in_other_json(recording: Recording, change: Change) -> None:
+    if (recording.id, change) == ("sim-stream-without-finish-reason", without_nulls):
+        pytest.skip("that a finish reason is null says that this server names them")
     answer = changed(recording, change)
     assert _told(recording, answer) == _told(recording, recording.answer)
 

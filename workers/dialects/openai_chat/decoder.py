@@ -135,7 +135,7 @@ class StreamDecoder:
         if self._ended or not payload or payload.isspace():
             return
         if payload.startswith(b"[DONE]"):
-            self._end(events)
+            self._end(events, done=True)
             return
         chunk = _decode(payload, self._headers)
         if name == b"error" and not chunk.error:
@@ -156,8 +156,8 @@ class StreamDecoder:
                 return
             raise
 
-    def _end(self, events: _Events, all_begun: bool = True) -> None:
-        if not (all_begun and self._answer.finished):
+    def _end(self, events: _Events, all_begun: bool = True, *, done: bool = False) -> None:
+        if not (all_begun and (self._answer.finished or (done and self._answer.counted))):
             raise _error(
                 "upstream_incomplete",
                 "the provider's stream ended before the answer was finished",

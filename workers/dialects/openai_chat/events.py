@@ -98,6 +98,7 @@ class AnswerEvents:
         self._started = False
         self._upstream_id = ""
         self._answers: dict[int, _Answer] = {}
+        self._names_reasons = False
         self._usage: Any = None
         self._sources: Any = None
         self._output_chars = 0
@@ -118,6 +119,11 @@ class AnswerEvents:
         """Every choice that has begun has its finish reason, and one has."""
         answers = self._answers.values()
         return bool(answers) and all(answer.finish for answer in answers)
+
+    @property
+    def counted(self) -> bool:
+        """Tokens were counted, by a server that has no field for finish reasons, not even null."""
+        return bool(self._usage) and bool(self._answers) and not self._names_reasons
 
     def add(self, chunk: Chunk, events: _Events) -> None:
         """Appends the events of one chunk; raises the error that it carries."""
@@ -159,8 +165,8 @@ class AnswerEvents:
     def finish(self, events: _Events) -> None:
         """Appends the last events: calls completed, finish reasons, usage.
 
-        Only a whole JSON answer may come here unfinished: some servers leave the reason empty
-        there, and the answer shows what it was.
+        Only a whole JSON answer, or a stream that its server counted and called done, may come here
+        unfinished: some servers name no reason, and the answer shows what it was.
         """
         for index in sorted(self._answers):
             answer = self._answers[index]
@@ -246,6 +252,9 @@ class AnswerEvents:
             if message.refusal or refusal_logprobs:
                 self._add_refusal(answer, message.refusal or "", refusal_logprobs, events)
             self._add_rest(answer, message, events)
+        if choice.finish_reason is msgspec.UNSET:
+            return
+        self._names_reasons = True
         if choice.finish_reason and not answer.finish:
             # Repeated by some servers, so it is told at the end; the first one counts.
             if choice.finish_reason in FAILED:

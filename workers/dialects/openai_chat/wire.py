@@ -56,7 +56,7 @@ class Choice(msgspec.Struct, gc=False):
     index: int | None = None
     delta: Message | None = None
     message: Message | None = None
-    finish_reason: str | None = None
+    finish_reason: str | msgspec.UnsetType | None = msgspec.UNSET
     # Kept as text: it is handed on as it came.
     logprobs: msgspec.Raw = msgspec.Raw()
 
