@@ -22,7 +22,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOCKED := --require-hashes --only-binary :all: --no-binary nkeys
 # compat: a plain path entry, so a package folder added later is found without reinstalling.
 EDITABLE := $(PIP_INSTALL) --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
-SOURCES := $(wildcard broker edge workers tests bench examples docs/generate.py protos/generate.py)
+SOURCES := $(wildcard broker edge workers tests bench examples docs/endpoints.py docs/generate.py protos/generate.py)
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -46,13 +46,15 @@ check: $(DEV) ## lint, format, types, import contracts, generated code up to dat
 	$(BIN)/lint-imports
 	$(BIN)/python protos/generate.py --check
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/python docs/endpoints.py --check
 
 fix: $(DEV) ## repair what ruff can repair
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-pages: $(DEV) ## rewrite docs/providers.md from the parameter tables
+pages: $(DEV) ## rewrite docs/providers.md and docs/endpoints.md from the declarations
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/endpoints.py
 
 protos: $(DEV) ## regenerate broker/v1 from protos/
 	$(BIN)/python protos/generate.py

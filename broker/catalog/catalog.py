@@ -5,6 +5,7 @@ What the operator writes goes before the vendored data, field by field.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,21 @@ from broker.catalog.names import name_of, slug_of
 from broker.catalog.offers import Offer, decode
 
 _FILE = Path(__file__).parent / "data" / "offers.json"
+
+
+# Words of names that tell what a model is for, the first that is in it counts.
+_WORDS = tuple(
+    (re.compile(words), (operation,))
+    for words, operation in (
+        (r"rerank|ranker", "rerank"),
+        (r"embed|\be5-|\bbge-|\bgte-", "embed"),
+        (r"moderation", "moderate"),
+        (r"whisper|transcri", "transcribe"),
+        (r"\btts\b|-tts-|speech", "speak"),
+        (r"dall-e|imagen|\bflux|stable-(diffusion|image)|-image\b", "image"),
+    )
+)
+_CHATS = ("generate",)
 
 
 class Catalog:
@@ -46,6 +62,13 @@ class Catalog:
         """The offer of this id, or of the model that it is a snapshot of; None if unknown."""
         found = self._offers.get((provider, model))
         return found or self._by_slug.get((provider, slug_of(model)))
+
+    def operations(self, provider: str, model: str) -> tuple[str, ...]:
+        """What a model is for: as the catalogue has it, else by the words of its name."""
+        found = self.offer(provider, model)
+        if found is not None:
+            return found.operations
+        return next((done for words, done in _WORDS if words.search(model.lower())), _CHATS)
 
     def hosts(self, name: str) -> list[Offer]:
         """Who serves a model, by its common name or by any provider's id for it."""
