@@ -21,7 +21,7 @@ from edge.http.framed import Framed
 from edge.http.framework import framework
 from edge.http.inference import InferenceRoute, Ingress
 from edge.http.protocol import protocol
-from edge.http.responses import CreateResponse, ReadResponse
+from edge.http.responses import CountInput, CreateResponse, ReadResponse
 from edge.http.seams import EngineLike
 from edge.http.slots import OpenStreams
 from edge.http.stored import conversation_routes, response_routes
@@ -54,6 +54,7 @@ def create_app(
     rest = framework(engine, auth, telemetry.metrics)
     if responses is not None:
         hot["POST", "/v1/responses"] = CreateResponse(ingress, responses)
+        hot["POST", "/v1/responses/input_tokens"] = CountInput(ingress, responses)
         rest.include_router(response_routes(responses, auth))
         rest.include_router(conversation_routes(responses, auth))
         path = "/v1/responses/{response_id}"

@@ -12,6 +12,7 @@ from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
 from broker.errors import InferenceError
+from broker.v1 import generation_pb2
 from edge.auth import authorization
 from edge.http.call import Call
 from edge.http.follow import follow
@@ -21,7 +22,7 @@ from edge.http.seams import ExchangeLike
 from edge.responses.service import ResponseService, now
 from edge.responses.turn import Turn
 from edge.translate.form import Answer, Stream
-from edge.translate.forms import RESPONSE
+from edge.translate.forms import RESPONSE, RESPONSE_TOKENS
 from edge.translate.refusals import invalid
 from edge.translate.responses_answer import ResponsesAnswer
 from edge.translate.responses_object import render
@@ -105,6 +106,24 @@ class CreateResponse(InferenceRoute):
         finally:
             if stream:
                 self._streams.free(asked.key.id)
+
+
+class CountInput(InferenceRoute):
+    """POST /v1/responses/input_tokens: how many tokens a request is, with what it goes on from."""
+
+    def __init__(self, ingress: Ingress, service: ResponseService) -> None:
+        super().__init__(RESPONSE_TOKENS, ingress)
+        self._service = service
+
+    async def _answer(self, call: Call, asked: Asked, send: Send) -> None:
+        try:
+            turn = await self._service.turn(asked.request, asked.key)
+            request = generation_pb2.Request(
+                count_tokens=turn.whole.generate, platform=turn.whole.platform
+            )
+            await super()._answer(call, Asked(request, asked.key, asked.timeout_s), send)
+        except InferenceError as exc:
+            raise as_responses(exc) from exc
 
 
 class ReadResponse(InferenceRoute):

@@ -9,7 +9,7 @@ import msgspec
 
 from edge.translate import wire_answer
 from edge.translate.form import Form, only_in_forms
-from edge.translate.forms import CHAT, RESPONSE, ROUTES
+from edge.translate.forms import CHAT, KEPT, ROUTES
 
 _REF = "#/components/schemas/{name}"
 _STATUSES = {
@@ -40,7 +40,7 @@ def add_raw_routes(document: dict[str, Any]) -> dict[str, Any]:
     components = document.setdefault("components", {}).setdefault("schemas", {})
     components.update(schemas)
     components["ChatCompletion"] = _completion(usage)
-    for path, form in {**ROUTES, "/v1/responses": RESPONSE}.items():
+    for path, form in {**ROUTES, **KEPT}.items():
         document["paths"].setdefault(path, {})["post"] = _operation(path, form, failed)
     return document
 

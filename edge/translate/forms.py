@@ -41,7 +41,7 @@ from edge.translate.messages_api_stream import MessagesStream
 from edge.translate.messages_api_wire import CountRequest, MessagesRequest
 from edge.translate.moderations import ModerationsAnswer, ModerationsRequest, parse_moderations
 from edge.translate.rerank import RerankAnswer, RerankRequest, parse_rerank
-from edge.translate.responses_answer import ResponsesAnswer
+from edge.translate.responses_answer import InputTokensAnswer, ResponsesAnswer
 from edge.translate.responses_request import parse_responses
 from edge.translate.responses_stream import ResponsesStream
 
@@ -99,6 +99,7 @@ TRANSLATION = replace(TRANSCRIPTION, title="translation", parse_form=parse_trans
 SPEECH = Form("speech", parse_speech, SpeechAnswer, speech_stream, body=SpeechRequest)
 
 RESPONSE = Form("response", parse_responses, ResponsesAnswer, ResponsesStream.of)
+RESPONSE_TOKENS = Form("count of a response's input tokens", parse_responses, InputTokensAnswer)
 
 # POST to such a path is one inference request.
 ROUTES: dict[str, Form] = {
@@ -117,4 +118,9 @@ ROUTES: dict[str, Form] = {
     "/v1/audio/speech": SPEECH,
     "/v1/messages": MESSAGES,
     "/v1/messages/count_tokens": MESSAGE_TOKENS,
+}
+# The same, for requests that may go on from what is kept.
+KEPT: dict[str, Form] = {
+    "/v1/responses": RESPONSE,
+    "/v1/responses/input_tokens": RESPONSE_TOKENS,
 }

@@ -40,6 +40,8 @@ class Said:
     body: bytes | Mapping[str, Any] = b"{}"
     headers: Mapping[str, str] = field(default_factory=dict)
     cut: bool = False
+    # How long it takes to begin.
+    delay_s: float = 0.0
 
     def encode(self) -> bytes:
         body = self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
@@ -98,6 +100,7 @@ class FakeProvider:
         with contextlib.suppress(EOFError, OSError):
             while True:
                 said = self._answer(await _read(reader))
+                await asyncio.sleep(said.delay_s)
                 writer.write(said.encode())
                 await writer.drain()
                 if said.cut:
