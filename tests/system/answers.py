@@ -13,7 +13,7 @@ from tests.system.stack import Stack, until
 OVER = ("completed", "incomplete", "failed", "cancelled")
 
 
-async def create(client: httpx.AsyncClient, model: str, text: str = "hi", **more: Any) -> Any:
+async def create(client: httpx.AsyncClient, model: str, text: Any = "hi", /, **more: Any) -> Any:
     """The response object, once it is answered (or queued)."""
     body = {"model": model, "input": text, **more}
     answer = await client.post("/v1/responses", json=body)
@@ -55,16 +55,29 @@ async def events(lines: AsyncIterator[str]) -> AsyncIterator[dict[str, Any]]:
             yield event
 
 
+def contiguous(found: list[dict[str, Any]], first: int = 0) -> list[dict[str, Any]]:
+    """The events, whose numbers have to leave no gap."""
+    numbers = [event["sequence_number"] for event in found]
+    assert numbers == list(range(first, first + len(found)))
+    return found
+
+
+async def post_stream(
+    client: httpx.AsyncClient, model: str, text: Any = "hi", /, **more: Any
+) -> list[dict[str, Any]]:
+    """The whole stream of a new response."""
+    body = {"model": model, "input": text, "stream": True, **more}
+    async with client.stream("POST", "/v1/responses", json=body) as answer:
+        assert answer.status_code == 200, await answer.aread()
+        return contiguous([event async for event in events(answer.aiter_lines())])
+
+
 async def replay(client: httpx.AsyncClient, name: str, after: int = -1) -> list[dict[str, Any]]:
     """The whole stream of a response behind one of its events."""
     query = {"stream": "true"} | ({"starting_after": str(after)} if after >= 0 else {})
     async with client.stream("GET", f"/v1/responses/{name}", params=query) as answer:
         assert answer.status_code == 200, await answer.aread()
-        found = [event async for event in events(answer.aiter_lines())]
-    assert [event["sequence_number"] for event in found] == list(
-        range(after + 1, after + 1 + len(found))
-    )
-    return found
+        return contiguous([event async for event in events(answer.aiter_lines())], after + 1)
 
 
 async def upstream_calls(stack: Stack) -> int:
