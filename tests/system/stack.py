@@ -244,6 +244,7 @@ class Stack:
         answer = Answer()
         async with self.stream(client, model, prompt, **fields) as response:
             answer.status = response.status_code
+            answer.headers = response.headers
             if response.status_code != 200:
                 answer.error = json.loads(await response.aread())["error"]
                 return answer
@@ -261,6 +262,7 @@ class Answer:
     error: dict[str, Any] | None = None
     ids: set[str] = field(default_factory=set)
     usage: dict[str, Any] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def take(self, line: str) -> None:
         if not line.startswith("data: "):
