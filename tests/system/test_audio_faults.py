@@ -1,0 +1,206 @@
+"""Audio when workers die and clients leave, and what large recordings cost in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.system.shared import shared_stack
+from tests.system.stack import Stack, until
+from workers.sim.audio import wav
+
+MIB = 1 << 20
+# What OpenAI takes at most.
+LARGE = 25 * MIB
+AT_ONCE = 8
+# What may come on top of the recordings themselves, in any process.
+MOST = 64 * MIB
+SOUND = bytes(range(256)) * (4 * 4096)
+SPEECH = {"input": "x" * 400, "voice": "v", "response_format": "wav"}
+
+
+class SlowEar:
+    """A provider that reads no recording before all of them have begun to come."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.begun = 0
+        self.sizes: list[int] = []
+        self._all = asyncio.Event()
+
+    async def hear(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                await self._one(reader, writer)
+        writer.close()
+
+    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        left = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
+        if left > LARGE:
+            self.begun += 1
+            if self.begun == AT_ONCE:
+                self._all.set()
+            await self._all.wait()
+            await asyncio.sleep(1)  # whoever reads ahead does so now
+        self.sizes.append(left)
+        digest = hashlib.sha256()
+        while left:
+            data = await reader.read(min(left, 1 << 18))
+            if not data:
+                raise EOFError
+            left -= len(data)
+            digest.update(data)
+        body = b'{"text":"heard"}'
+        kind = b"content-type: application/json\r\n"
+        head = b"HTTP/1.1 200 OK\r\n%bcontent-length: %d\r\n\r\n" % (kind, len(body))
+        writer.write(head + body)
+        await writer.drain()
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def ear() -> AsyncIterator[SlowEar]:
+    ear = SlowEar()
+    server = await asyncio.start_server(ear.hear, "127.0.0.1", 0, limit=1 << 18)
+    ear.port = server.sockets[0].getsockname()[1]
+    yield ear
+    server.close()
+
+
+@pytest.fixture(scope="module")
+async def stack(tmp_path_factory: pytest.TempPathFactory, ear: SlowEar) -> AsyncIterator[Stack]:
+    providers = {"openai": {"base_url": f"http://127.0.0.1:{ear.port}/v1", "api_key": "k"}}
+    serves = ("sim", "openai")
+    async with shared_stack(
+        tmp_path_factory, workers=2, providers=providers, serves=serves
+    ) as stack:
+        yield stack
+
+
+def resident(stack: Stack, name: str, field: str) -> int:
+    """Memory of a process in bytes: VmRSS now, VmHWM at most so far."""
+    status = Path(f"/proc/{stack.processes[name].popen.pid}/status").read_text("ascii")
+    line = next(line for line in status.splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def forget_peaks(stack: Stack) -> None:
+    """VmHWM counts anew from now on."""
+    for process in stack.processes.values():
+        Path(f"/proc/{process.popen.pid}/clear_refs").write_text("5", "ascii")
+
+
+async def transcribed(client: httpx.AsyncClient, model: str, sound: Any) -> httpx.Response:
+    files = {"file": ("a.wav", sound, "audio/wav")}
+    data = {"model": model}
+    return await client.post("/v1/audio/transcriptions", data=data, files=files, timeout=120)
+
+
+async def test_r10_eight_recordings_of_25_mb_cost_the_edge_their_size_and_others_nothing(
+    stack: Stack, ear: SlowEar, tmp_path: Path
+) -> None:
+    recording = tmp_path / "recording.wav"
+    recording.write_bytes(b"\x01" * LARGE)
+    names = ("edge", "worker0", "worker1", "nats", "broker")
+
+    async def one(client: httpx.AsyncClient) -> httpx.Response:
+        with recording.open("rb") as file:
+            return await transcribed(client, "openai/whisper-1", file)
+
+    async with stack.client() as client:
+        for _ in range(8):  # both workers have had one
+            assert (await transcribed(client, "openai/whisper-1", SOUND)).status_code == 200
+        forget_peaks(stack)
+        before = {name: resident(stack, name, "VmRSS") for name in names}
+        answers = await asyncio.gather(*(one(client) for _ in range(AT_ONCE)))
+    assert [answer.json() for answer in answers] == [{"text": "heard"}] * AT_ONCE
+    assert sum(size > LARGE for size in ear.sizes) == AT_ONCE
+    grown = {name: resident(stack, name, "VmHWM") - before[name] for name in names}
+    print({name: f"{size / MIB:.0f} MiB" for name, size in grown.items()})  # noqa: T201
+    bodies = {"edge": AT_ONCE * LARGE}
+    for name, size in grown.items():
+        assert size - bodies.get(name, 0) <= MOST, grown
+    after = resident(stack, "edge", "VmRSS") - before["edge"]
+    print(f"the edge keeps {after / MIB:.0f} MiB")  # noqa: T201
+    assert after <= MOST
+
+
+async def test_a_client_that_leaves_a_voice_closes_the_call_upstream(stack: Stack) -> None:
+    body = {"model": "sim/sim-delay_ms=50", **SPEECH}
+    async with stack.client() as client:
+        async with client.stream("POST", "/v1/audio/speech", json=body) as response:
+            assert response.headers["content-type"] == "audio/wav"
+            await anext(response.aiter_raw())
+            assert (await stack.sim_stats())["open"] == 1
+        await stack.quiet()
+    assert (await stack.sim_stats())["outcomes"].get("aborted")
+
+
+async def spread(stack: Stack, count: int) -> bool:
+    """So many calls are open upstream, and both workers have some."""
+    sessions = [worker.sessions for worker in (await stack.load()).workers]
+    both = sum(1 for number in sessions if number) == 2
+    return both and bool((await stack.sim_stats())["open"] == count)
+
+
+async def another(stack: Stack) -> None:
+    """A worker in place of the one that was killed."""
+    await stack.quiet(timeout_s=30)
+    stack.start_worker(0)
+    await until(lambda: stack.live_workers(4), "both workers are live")
+
+
+async def test_r3_a_recording_whose_worker_dies_is_heard_by_another(stack: Stack) -> None:
+    digest = hashlib.sha256(SOUND).hexdigest()
+    await stack.reset_sim()
+    async with stack.client() as client:
+        calls = [
+            asyncio.create_task(transcribed(client, "sim/sim-ttft_ms=2000", SOUND))
+            for _ in range(8)
+        ]
+        await until(lambda: spread(stack, 8), "both workers have recordings")
+        stack.processes["worker0"].kill()
+        answers = await asyncio.gather(*calls)
+    for answer in answers:
+        assert answer.json()["text"].endswith(f"{len(SOUND)} bytes and digest {digest}")
+    assert (await stack.sim_stats())["calls"] > 8
+    await another(stack)
+
+
+async def test_a_voice_whose_worker_dies_never_looks_whole(stack: Stack) -> None:
+    body = {"model": "sim/sim-delay_ms=30", **SPEECH}
+    whole = wav(str(SPEECH["input"]))
+
+    async def hear(client: httpx.AsyncClient) -> bool:
+        """Whether it came whole; if not, what came is its beginning."""
+        heard = bytearray()
+        try:
+            async with client.stream("POST", "/v1/audio/speech", json=body) as response:
+                async for piece in response.aiter_raw():
+                    heard += piece
+        except httpx.RemoteProtocolError:
+            assert len(heard) < len(whole)
+            assert whole.startswith(bytes(heard))
+            return False
+        assert heard == whole
+        return True
+
+    async with stack.client() as client:
+        calls = [asyncio.create_task(hear(client)) for _ in range(8)]
+        await until(lambda: spread(stack, 8), "both workers speak")
+        stack.processes["worker0"].kill()
+        ends = await asyncio.gather(*calls)
+    assert set(ends) == {True, False}
+    await another(stack)
