@@ -254,7 +254,7 @@ class DeliveryServer(pb_grpc.DeliveryServiceServicer):
             or not hmac.compare_digest(attempt.secret, request.secret)
         ):
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such attempt")
-        content: bytes | bytearray = exchange.raw
+        content: bytes | memoryview = exchange.raw
         if request.HasField("attachment"):
             if not 0 <= request.attachment < len(exchange.attachments):
                 await context.abort(grpc.StatusCode.NOT_FOUND, "no such attachment")

@@ -153,7 +153,7 @@ class Engine:
         timeout_s: float,
         alias: str = "",
         provider_key: str | None = None,
-        attachments: Sequence[bytes | bytearray] = (),
+        attachments: Sequence[bytes | memoryview] = (),
     ) -> Exchange:
         """Accept a request. Raises `InferenceError` when it is refused.
 

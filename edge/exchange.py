@@ -116,7 +116,7 @@ class Exchange:
         plan: dispatch.Plan,
         timeout_s: float,
         provider_keys: Mapping[str, str] = _NO_KEYS,
-        attachments: Sequence[bytes | bytearray] = (),
+        attachments: Sequence[bytes | memoryview] = (),
     ) -> None:
         self.request_id = request_id
         self.alias = ""

@@ -25,7 +25,7 @@ async def read_form(
     if length is not None and int(length) > limit:
         raise too_large(limit)
     refuse_encoded(headers)
-    reader = FormReader(boundary)
+    reader = FormReader(boundary, limit if length is None else int(length))
     try:
         async with asyncio.timeout(timeout_s):
             size, more = 0, True
@@ -43,4 +43,7 @@ async def read_form(
         raise InferenceError(
             "deadline", f"the request body did not arrive within {timeout_s:g} seconds"
         ) from exc
-    return reader.close()
+    else:
+        return reader.close()
+    finally:
+        reader.let_go()

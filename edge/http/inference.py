@@ -47,7 +47,7 @@ class Asked:
     key: KeyRecord
     timeout_s: float
     # What references in the request count (R10).
-    attachments: Sequence[bytes | bytearray] = ()
+    attachments: Sequence[bytes | memoryview] = ()
 
 
 class InferenceRoute:
@@ -84,7 +84,7 @@ class InferenceRoute:
 
     async def _received(
         self, call: Call, receive: Receive, timeout_s: float
-    ) -> tuple[generation_pb2.Request, Sequence[bytes | bytearray]]:
+    ) -> tuple[generation_pb2.Request, Sequence[bytes | memoryview]]:
         limit, parse = self._limits.max_body_bytes, self._form.parse_form
         if parse is not None:
             boundary = boundary_of(call.headers.get(b"content-type", b""))

@@ -64,7 +64,7 @@ class EngineLike(Protocol):
         request_id: str,
         timeout_s: float,
         provider_key: str | None = None,
-        attachments: Sequence[bytes | bytearray] = (),
+        attachments: Sequence[bytes | memoryview] = (),
     ) -> ExchangeLike:
         """Accept a request; raises `InferenceError` when it is refused.
 

@@ -1,11 +1,13 @@
 """Reads multipart/form-data as it comes: texts and files by the names of their fields.
 
 A name may end in `[]` or in `[number]`, as SDKs write lists, or in `[key]`, as they write objects.
-A file's bytes are there once, in a buffer that grows with them and goes back when it is let go.
+The bytes of files are there once, in one mapping of memory: it takes what they take, and goes back
+to the system when they are let go, where the heap would keep it and break into pieces.
 """
 
 from __future__ import annotations
 
+import mmap
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -19,11 +21,13 @@ from broker.errors import InferenceError
 from broker.v1 import operations_pb2
 from edge.translate.refusals import invalid, refused
 
+Content = bytes | memoryview
 _Shape = TypeVar("_Shape", bound=msgspec.Struct)
 
 # What a form may have at most: of fields, and of bytes in a text.
 _MOST_FIELDS = 1000
 _MOST_TEXT = 4 << 20
+_MOST = 32 << 20
 _BRACKETS = re.compile(r"\[\d*\]$")
 _NAME = re.compile(r"([^\[\]]+)((?:\[[^\[\]]+\])*)")
 _KEY = re.compile(r"\[([^\[\]]+)\]")
@@ -39,7 +43,7 @@ class File:
 
     name: str
     media_type: str
-    data: bytearray
+    data: Content
     # Its place among the files of the form.
     number: int = 0
 
@@ -60,7 +64,7 @@ class Fields:
     files: dict[str, list[File]] = field(default_factory=dict)
 
     @property
-    def contents(self) -> list[bytearray]:
+    def contents(self) -> list[Content]:
         """The bytes of all files, by their numbers."""
         files = [file for files in self.files.values() for file in files]
         return [file.data for file in sorted(files, key=lambda file: file.number)]
@@ -156,9 +160,9 @@ def boundary_of(content_type: bytes) -> bytes | None:
 
 
 class FormReader:
-    """Takes the bytes of a body in, in pieces of any size."""
+    """Takes the bytes of a body in, in pieces of any size; `most` is how large it may be."""
 
-    def __init__(self, boundary: bytes) -> None:
+    def __init__(self, boundary: bytes, most: int = _MOST) -> None:
         self._fields = Fields()
         self._count = 0
         self._ended = False
@@ -167,6 +171,10 @@ class FormReader:
         self._headers: dict[bytes, bytes] = {}
         self._content = bytearray()
         self._files = 0
+        self._room: mmap.mmap | None = None
+        self._most = most
+        # Where the file that is being read begins, and where the last byte of any ends.
+        self._start = self._filled = 0
         self._text = False
         try:
             self._parser = MultipartParser(
@@ -194,6 +202,11 @@ class FormReader:
         except FormParserError as exc:
             raise _broken(str(exc)) from exc
 
+    def let_go(self) -> None:
+        """Nothing more comes; call it in any case, or the bytes stay until a garbage collection."""
+        self._parser.callbacks = {}
+        self._room = None
+
     def close(self) -> Fields:
         """The form, when the body has ended."""
         if not self._ended:
@@ -208,6 +221,7 @@ class FormReader:
             raise _broken(f"it has more than {_MOST_FIELDS} fields")
         self._headers = {}
         self._content = bytearray()
+        self._start = self._filled
 
     def _end_header(self) -> None:
         self._headers[b"".join(self._header).lower()] = b"".join(self._value)
@@ -232,9 +246,22 @@ class FormReader:
         return _ESCAPED.sub(lambda found: bytes([int(found[1], 16)]), extended[1])
 
     def _data(self, data: bytes, start: int, end: int) -> None:
-        self._content += memoryview(data)[start:end]
-        if self._text and len(self._content) > _MOST_TEXT:
+        if not self._text:
+            self._keep(memoryview(data)[start:end])
+            return
+        self._content += data[start:end]
+        if len(self._content) > _MOST_TEXT:
             raise _broken(f"a text is larger than {_MOST_TEXT >> 20} MiB")
+
+    def _keep(self, data: memoryview) -> None:
+        if self._room is None:
+            private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+            self._room = mmap.mmap(-1, max(self._most, 1), flags=private)
+        end = self._filled + len(data)
+        if end > self._most:
+            raise _broken(f"it is larger than {self._most} bytes")
+        self._room[self._filled : end] = data
+        self._filled = end
 
     def _end(self) -> None:
         parameters = self._disposition()
@@ -247,7 +274,10 @@ class FormReader:
         except UnicodeDecodeError as exc:
             raise _broken("a name or a text is not valid UTF-8") from exc
         kind, _ = parse_options_header(self._headers.get(b"content-type", b"").decode("latin-1"))
-        file = File(filename, kind.decode("latin-1"), self._content, self._files)
+        data: Content = b""
+        if self._room is not None:
+            data = memoryview(self._room)[self._start : self._filled]
+        file = File(filename, kind.decode("latin-1"), data, self._files)
         self._files += 1
         self._fields.files.setdefault(name, []).append(file)
 

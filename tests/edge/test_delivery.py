@@ -335,7 +335,7 @@ async def test_files_come_by_their_numbers_until_the_request_ends(
     desk: Desk, worker: Worker
 ) -> None:
     exchange = desk.story.exchange
-    files = [bytearray(b"a" * 700_000), bytearray(), bytearray(b"c")]
+    files: list[bytes | memoryview] = [memoryview(b"a" * 700_000), b"", b"c"]
     exchange.attachments = files
     claim = desk.claim()
     for number, content in enumerate(files):

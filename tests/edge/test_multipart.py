@@ -40,7 +40,7 @@ def test_a_form_is_the_same_however_it_is_cut(size: int) -> None:
     assert found.texts == {"prompt": ["grün\r\n--"], "tags": ["a", "b"], "n": ["2"]}
     files = [(file.name, file.media_type, bytes(file.data)) for file in found.files["image"]]
     assert files == [("ä.png", "image/png", PNG), ("b.jpg", "image/jpeg", b"")]
-    assert found.files["mask"][0].data == PNG * 3
+    assert bytes(found.files["mask"][0].data) == PNG * 3
 
 
 def test_a_file_is_known_by_reference_and_its_bytes_lie_beside() -> None:

@@ -182,7 +182,7 @@ def test_a_mistake_in_a_json_edit_is_told(fields: Any, param: str, code: str) ->
 
 def form(texts: dict[str, list[str]] | None = None, **files: list[bytes]) -> Fields:
     given = {
-        name: [File(f"{name}.png", "image/png", bytearray(data)) for data in some]
+        name: [File(f"{name}.png", "image/png", data) for data in some]
         for name, some in files.items()
     }
     return Fields({"model": ["m"], "prompt": ["p"], **(texts or {})}, given)
@@ -223,7 +223,7 @@ def test_a_mistake_in_a_form_is_told(made: Fields, param: str, code: str) -> Non
 
 
 def test_a_variation_needs_one_picture_and_no_prompt() -> None:
-    fields = Fields({"model": ["m"]}, {"image": [File("a.png", "image/png", bytearray(PNG))]})
+    fields = Fields({"model": ["m"]}, {"image": [File("a.png", "image/png", PNG)]})
     image = parse_variations_form(fields).image
     assert (image.variation, image.prompt, len(image.images)) == (True, "", 1)
     body = json.dumps({"model": "m", "image": DATA_URL}).encode()

@@ -100,7 +100,7 @@ class Engine:
     )
 
     provider_keys: list[str | None] = field(default_factory=list)
-    attachments: list[Sequence[bytes | bytearray]] = field(default_factory=list)
+    attachments: list[Sequence[bytes | memoryview]] = field(default_factory=list)
 
     async def submit(
         self,
@@ -110,7 +110,7 @@ class Engine:
         request_id: str,
         timeout_s: float,
         provider_key: str | None = None,
-        attachments: Sequence[bytes | bytearray] = (),
+        attachments: Sequence[bytes | memoryview] = (),
     ) -> Exchange:
         self.requests.append((request, key, request_id, timeout_s))
         self.provider_keys.append(provider_key)
