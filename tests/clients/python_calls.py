@@ -222,6 +222,12 @@ async def responses_background(sdk: AsyncOpenAI, model: str) -> None:
     assert [event.type async for event in streamed] == [event.type for event in events]
 
 
+async def responses_counted(sdk: AsyncOpenAI, model: str) -> None:
+    told = await sdk.responses.input_tokens.count(model=model, input="Hello there!")
+    assert told.object == "response.input_tokens"
+    assert told.input_tokens > 0
+
+
 async def conversations(sdk: AsyncOpenAI, model: str) -> None:
     opened = await sdk.conversations.create(metadata={"topic": "demo"})
     told = await sdk.responses.create(model=model, input="Hello there!", conversation=opened.id)
@@ -346,6 +352,7 @@ CALLS: dict[str, Callable[[AsyncOpenAI, str], Awaitable[None]]] = {
     "responses, chained": responses_chained,
     "responses, kept": responses_kept,
     "responses, in the background": responses_background,
+    "responses, counted": responses_counted,
     "conversations": conversations,
     "messages": messages,
     "messages, streamed": messages_streamed,

@@ -58,6 +58,7 @@ ROWS: Mapping[str, Mapping[str, str]] = {
     "responses, chained": _KEPT,
     "responses, kept": _KEPT,
     "responses, in the background": _KEPT,
+    "responses, counted": CHAT,
     "conversations": _KEPT,
     "messages": CHAT,
     "messages, streamed": CHAT,

@@ -189,6 +189,12 @@ async function responsesBackground(sdk, model) {
   assert.deepEqual(streamed.map((event) => event.type), events.map((event) => event.type));
 }
 
+async function responsesCounted(sdk, model) {
+  const told = await sdk.responses.inputTokens.count({ model, input: 'Hello there!' });
+  assert.equal(told.object, 'response.input_tokens');
+  assert.ok(told.input_tokens > 0);
+}
+
 async function conversations(sdk, model) {
   const opened = await sdk.conversations.create({ metadata: { topic: 'demo' } });
   const conversation = opened.id;
@@ -303,6 +309,7 @@ export const CALLS = {
   'responses, chained': responsesChained,
   'responses, kept': responsesKept,
   'responses, in the background': responsesBackground,
+  'responses, counted': responsesCounted,
   conversations,
   messages,
   'messages, streamed': messagesStreamed,
