@@ -65,6 +65,7 @@ class ModelInfo:
     id: str
     provider: str
     name: str
+    operations: tuple[str, ...] = ()
 
 
 class Engine:
@@ -82,7 +83,7 @@ class Engine:
         self._jobs = Jobs(bus)
         self._fleet = FleetView(bus, self._resize)
         self._provider_keys = ProviderKeys(settings)
-        catalogue = catalog.load(settings.offers)
+        self._catalog = catalogue = catalog.load(settings.offers)
         self._health = Health(bus, self._fleet, self.name, self._own)
         self.router = Router(self._fleet, self._fresh, catalogue, settings.routing, self._health)
         self._delivery = DeliveryServer(self, fleet_token)
@@ -218,7 +219,8 @@ class Engine:
 
     def models(self) -> list[ModelInfo]:
         """The models that workers list."""
-        return [ModelInfo(f"{p}/{m}", p, m) for p, m in self._fleet.fleet.models()]
+        known = self._catalog.operations
+        return [ModelInfo(f"{p}/{m}", p, m, known(p, m)) for p, m in self._fleet.fleet.models()]
 
     def near(self, model: str) -> list[str]:
         """Ids that look like `model`."""

@@ -30,7 +30,6 @@ _WORDS = tuple(
         (r"dall-e|imagen|\bflux|stable-(diffusion|image)|-image\b", "image"),
     )
 )
-_CHATS = ("generate",)
 
 
 class Catalog:
@@ -64,11 +63,11 @@ class Catalog:
         return found or self._by_slug.get((provider, slug_of(model)))
 
     def operations(self, provider: str, model: str) -> tuple[str, ...]:
-        """What a model is for: as the catalogue has it, else by the words of its name."""
+        """What a model is for: as the catalogue has it, else by its name; () = not known."""
         found = self.offer(provider, model)
         if found is not None:
             return found.operations
-        return next((done for words, done in _WORDS if words.search(model.lower())), _CHATS)
+        return next((done for words, done in _WORDS if words.search(model.lower())), ())
 
     def hosts(self, name: str) -> list[Offer]:
         """Who serves a model, by its common name or by any provider's id for it."""

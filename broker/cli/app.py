@@ -119,11 +119,16 @@ def chat(  # noqa: PLR0917 - typer calls it by name
 
 @app.command()
 @with_settings
-def models(settings: Settings) -> None:
-    """List the models of the providers that are on."""
+def models(
+    settings: Settings,
+    operation: Annotated[
+        str | None, typer.Option("--for", help="Only those for this, such as embed or rerank.")
+    ] = None,
+) -> None:
+    """List the models of the providers that are on, and what else than chat they are for."""
     from broker.cli.models import show
 
-    show(settings)
+    show(settings, operation)
 
 
 @app.command()

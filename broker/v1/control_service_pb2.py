@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from broker.v1 import delivery_service_pb2 as broker_dot_v1_dot_delivery__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x62roker/v1/control_service.proto\x12\tbroker.v1\x1a broker/v1/delivery_service.proto\"\x16\n\x14GetServerInfoRequest\"N\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0c\n\x04\x65\x64ge\x18\x02 \x01(\t\x12\x16\n\x0emax_body_bytes\x18\x03 \x01(\x03\"\x13\n\x11ListModelsRequest\"6\n\x12ListModelsResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.broker.v1.Model\"%\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\"\x10\n\x0eGetLoadRequest\"\x9d\x01\n\x0fGetLoadResponse\x12\x0c\n\x04\x65\x64ge\x18\x01 \x01(\t\x12\x11\n\tin_flight\x18\x02 \x01(\x03\x12\x0e\n\x06queued\x18\x03 \x01(\x03\x12\x11\n\tpublished\x18\x04 \x01(\x03\x12\x0f\n\x07running\x18\x05 \x01(\x03\x12\r\n\x05tasks\x18\x06 \x01(\x03\x12&\n\x07workers\x18\x07 \x03(\x0b\x32\x15.broker.v1.WorkerLoad\"\x86\x01\n\nWorkerLoad\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x0c\n\x04pool\x18\x03 \x01(\t\x12\r\n\x05slots\x18\x04 \x01(\x03\x12\x10\n\x08sessions\x18\x05 \x01(\x03\x12\'\n\x06gauges\x18\x06 \x01(\x0b\x32\x17.broker.v1.WorkerGauges2\xf1\x01\n\x0e\x43ontrolService\x12R\n\rGetServerInfo\x12\x1f.broker.v1.GetServerInfoRequest\x1a .broker.v1.GetServerInfoResponse\x12I\n\nListModels\x12\x1c.broker.v1.ListModelsRequest\x1a\x1d.broker.v1.ListModelsResponse\x12@\n\x07GetLoad\x12\x19.broker.v1.GetLoadRequest\x1a\x1a.broker.v1.GetLoadResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x62roker/v1/control_service.proto\x12\tbroker.v1\x1a broker/v1/delivery_service.proto\"\x16\n\x14GetServerInfoRequest\"N\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0c\n\x04\x65\x64ge\x18\x02 \x01(\t\x12\x16\n\x0emax_body_bytes\x18\x03 \x01(\x03\"&\n\x11ListModelsRequest\x12\x11\n\toperation\x18\x01 \x01(\t\"6\n\x12ListModelsResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.broker.v1.Model\"9\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x12\n\noperations\x18\x03 \x03(\t\"\x10\n\x0eGetLoadRequest\"\x9d\x01\n\x0fGetLoadResponse\x12\x0c\n\x04\x65\x64ge\x18\x01 \x01(\t\x12\x11\n\tin_flight\x18\x02 \x01(\x03\x12\x0e\n\x06queued\x18\x03 \x01(\x03\x12\x11\n\tpublished\x18\x04 \x01(\x03\x12\x0f\n\x07running\x18\x05 \x01(\x03\x12\r\n\x05tasks\x18\x06 \x01(\x03\x12&\n\x07workers\x18\x07 \x03(\x0b\x32\x15.broker.v1.WorkerLoad\"\x86\x01\n\nWorkerLoad\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x0c\n\x04pool\x18\x03 \x01(\t\x12\r\n\x05slots\x18\x04 \x01(\x03\x12\x10\n\x08sessions\x18\x05 \x01(\x03\x12\'\n\x06gauges\x18\x06 \x01(\x0b\x32\x17.broker.v1.WorkerGauges2\xf1\x01\n\x0e\x43ontrolService\x12R\n\rGetServerInfo\x12\x1f.broker.v1.GetServerInfoRequest\x1a .broker.v1.GetServerInfoResponse\x12I\n\nListModels\x12\x1c.broker.v1.ListModelsRequest\x1a\x1d.broker.v1.ListModelsResponse\x12@\n\x07GetLoad\x12\x19.broker.v1.GetLoadRequest\x1a\x1a.broker.v1.GetLoadResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,17 +37,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSERVERINFORESPONSE']._serialized_start=104
   _globals['_GETSERVERINFORESPONSE']._serialized_end=182
   _globals['_LISTMODELSREQUEST']._serialized_start=184
-  _globals['_LISTMODELSREQUEST']._serialized_end=203
-  _globals['_LISTMODELSRESPONSE']._serialized_start=205
-  _globals['_LISTMODELSRESPONSE']._serialized_end=259
-  _globals['_MODEL']._serialized_start=261
-  _globals['_MODEL']._serialized_end=298
-  _globals['_GETLOADREQUEST']._serialized_start=300
-  _globals['_GETLOADREQUEST']._serialized_end=316
-  _globals['_GETLOADRESPONSE']._serialized_start=319
-  _globals['_GETLOADRESPONSE']._serialized_end=476
-  _globals['_WORKERLOAD']._serialized_start=479
-  _globals['_WORKERLOAD']._serialized_end=613
-  _globals['_CONTROLSERVICE']._serialized_start=616
-  _globals['_CONTROLSERVICE']._serialized_end=857
+  _globals['_LISTMODELSREQUEST']._serialized_end=222
+  _globals['_LISTMODELSRESPONSE']._serialized_start=224
+  _globals['_LISTMODELSRESPONSE']._serialized_end=278
+  _globals['_MODEL']._serialized_start=280
+  _globals['_MODEL']._serialized_end=337
+  _globals['_GETLOADREQUEST']._serialized_start=339
+  _globals['_GETLOADREQUEST']._serialized_end=355
+  _globals['_GETLOADRESPONSE']._serialized_start=358
+  _globals['_GETLOADRESPONSE']._serialized_end=515
+  _globals['_WORKERLOAD']._serialized_start=518
+  _globals['_WORKERLOAD']._serialized_end=652
+  _globals['_CONTROLSERVICE']._serialized_start=655
+  _globals['_CONTROLSERVICE']._serialized_end=896
 # @@protoc_insertion_point(module_scope)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 
+from broker import operations
 from broker.errors import InferenceError
 from broker.v1 import generation_pb2
 from edge.auth import Authenticator
 from edge.http.routes import signed_in
 from edge.http.seams import EngineLike
+from edge.meant import meant_for
 
 # Anthropic's clients send it with every request.
 _ANTHROPIC = "anthropic-version"
+# A query parameter of every list of models.
+Operation = Annotated[
+    str | None,
+    Query(description=f"Only what is for this: {', '.join(operations.ALL)}."),
+]
 
 
 def model_routes(engine: EngineLike, auth: Authenticator) -> APIRouter:
@@ -21,11 +28,16 @@ def model_routes(engine: EngineLike, auth: Authenticator) -> APIRouter:
     router = APIRouter(prefix="/v1/models", tags=["Models"], dependencies=signed_in(auth))
 
     @router.get("", summary="List models")
-    async def list_models(request: Request) -> dict[str, Any]:
-        """The models that workers list; providers that are on may serve others too."""
-        models = engine.models()
+    async def list_models(request: Request, operation: Operation = None) -> dict[str, Any]:
+        """The models that workers list; providers that are on may serve others too.
+
+        `operations` says what a model is for, where that is known.
+        """
         if _ANTHROPIC not in request.headers:
-            return {"object": "list", "data": [_openai(m.id, m.provider) for m in models]}
+            listed = meant_for(engine.models(), operation)
+            data = [_openai(model.id, model.provider, model.operations) for model in listed]
+            return {"object": "list", "data": data}
+        models = meant_for(engine.models(), operation or operations.GENERATE)
         return {
             "data": [_anthropic(model.id) for model in models],
             "has_more": False,
@@ -36,21 +48,21 @@ def model_routes(engine: EngineLike, auth: Authenticator) -> APIRouter:
     @router.get("/{model_id:path}", summary="Retrieve a model")
     async def retrieve_model(model_id: str, request: Request) -> dict[str, Any]:
         """One model by any name that requests may have, such as `openai/gpt-4o` or `gpt-4o`."""
-        provider = await _provider(engine, model_id)
-        if provider is None:
+        found = await _found(engine, model_id)
+        if found is None:
             raise _unknown(model_id, engine.near(model_id))
         if _ANTHROPIC in request.headers:
             return _anthropic(model_id)
-        return _openai(model_id, provider)
+        return _openai(model_id, *found)
 
     return router
 
 
-async def _provider(engine: EngineLike, name: str) -> str | None:
-    """Who serves a model; None when nobody is known to, though a provider may have it."""
+async def _found(engine: EngineLike, name: str) -> tuple[str, tuple[str, ...]] | None:
+    """Who serves a model, and for what; None when nobody is known to, though somebody may."""
     for model in engine.models():
         if name in (model.id, model.name):
-            return model.provider
+            return model.provider, model.operations
     request = generation_pb2.Request()
     request.generate.model = name
     try:
@@ -59,8 +71,11 @@ async def _provider(engine: EngineLike, name: str) -> str | None:
         if exc.reason == "model_not_found":
             return None
         raise
-    known = (c.provider for c in decision.chosen if c.target.listed or c.offer is not None)
-    return next(known, None)
+    for candidate in decision.chosen:
+        if candidate.target.listed or candidate.offer is not None:
+            offer = candidate.offer
+            return candidate.provider, offer.operations if offer is not None else ()
+    return None
 
 
 def _unknown(name: str, near: list[str]) -> InferenceError:
@@ -72,8 +87,9 @@ def _unknown(name: str, near: list[str]) -> InferenceError:
 
 
 # Providers do not say when a model was made; both forms want a time all the same.
-def _openai(name: str, provider: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": provider}
+def _openai(name: str, provider: str, serves: tuple[str, ...]) -> dict[str, Any]:
+    model = {"id": name, "object": "model", "created": 0, "owned_by": provider}
+    return model | ({"operations": list(serves)} if serves else {})
 
 
 def _anthropic(name: str) -> dict[str, Any]:

@@ -52,6 +52,10 @@ class ModelLike(Protocol):
     def name(self) -> str:
         """Its name at the provider."""
 
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """What it is for; () = not known."""
+
 
 class EngineLike(Protocol):
     """Takes requests in and says how it is doing."""

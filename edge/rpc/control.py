@@ -6,6 +6,7 @@ from broker.config import Limits
 from broker.v1 import control_service_pb2 as pb
 from broker.v1 import control_service_pb2_grpc as pb_grpc
 from edge.engine import Engine
+from edge.meant import meant_for
 from edge.rpc.calls import Calls, Context
 
 
@@ -34,9 +35,12 @@ class ControlService(pb_grpc.ControlServiceServicer):
     ) -> pb.ListModelsResponse:
         """Models of providers that are on."""
         async with self._calls.call(context, request):
-            models = self._engine.models()
+            models = meant_for(self._engine.models(), request.operation)
             return pb.ListModelsResponse(
-                models=[pb.Model(id=model.id, provider=model.provider) for model in models]
+                models=[
+                    pb.Model(id=model.id, provider=model.provider, operations=model.operations)
+                    for model in models
+                ]
             )
 
     async def GetLoad(  # noqa: N802

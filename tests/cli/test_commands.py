@@ -246,6 +246,12 @@ def test_models_lists_what_the_edge_lists(running: Up, env: dict[str, str]) -> N
     assert listed
     result = millrace("models", env=env)
     assert result.stdout.splitlines() == sorted(model["id"] for model in listed)
+    assert millrace("models", "--for", "generate", env=env).stdout == result.stdout
+    none = millrace("models", "--for", "embed", env=env)
+    assert (none.stdout, "no model is listed" in none.stderr) == ("", True)
+    wrong = millrace("models", "--for", "poetry", env=env)
+    assert wrong.returncode != 0
+    assert "'embed'" in wrong.stderr
 
 
 # route

@@ -12,7 +12,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from broker.bus.usage import usage_groups
-from broker.v1 import generation_pb2, operations_pb2
+from broker.v1 import control_service_pb2, generation_pb2, operations_pb2
 from tests.system import rpc
 from tests.system.provider import FakeProvider, Received, Said, fake_provider
 from tests.system.shared import shared_stack
@@ -240,6 +240,24 @@ async def test_a_call_that_goes_on_failing_is_told_and_the_others_are_not_paid_f
     [attempt] = await until(lambda: attempts(stack, request_id), "the attempt's record")
     assert attempt.usage.input_tokens == 2 * 9 * 96, "what was made is on the provider's bill"
     assert not await charges(stack, request_id)
+
+
+async def test_models_that_embed_are_listed_as_such_and_found_by_their_plain_names(
+    stack: Stack, sdk: AsyncOpenAI, fake: FakeProvider
+) -> None:
+    async with stack.client() as client:
+        listed = (await client.get("/v1/models?operation=embed")).json()["data"]
+    ids = {model["id"] for model in listed}
+    assert {"cohere/embed-v4.0", "bedrock/amazon.titan-embed-text-v2:0"} <= ids
+    assert {operation for model in listed for operation in model["operations"]} == {"embed"}
+    asked = control_service_pb2.ListModelsRequest(operation="embed")
+    async with rpc.connected(stack) as typed:
+        models = (await typed.control.ListModels(asked, metadata=typed.metadata, timeout=10)).models
+    assert {model.id for model in models} == ids
+    assert {*models[0].operations} == {"embed"}
+    answer = await sdk.embeddings.create(model="embed-v4.0", input=inputs(1))
+    assert answer.data[0].embedding == vector("text 0")
+    assert [call.provider for call in fake.take()] == ["cohere"]
 
 
 async def test_typed_vectors_of_many_calls_are_folded_in_order(stack: Stack) -> None:

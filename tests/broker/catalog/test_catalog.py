@@ -40,6 +40,28 @@ def test_well_known_prices_are_there(
     assert offer.source
 
 
+@pytest.mark.parametrize(
+    ("provider", "model", "operations"),
+    [
+        ("openai", "gpt-4o", ("generate",)),
+        ("openai", "text-embedding-3-small", ("embed",)),
+        ("cohere", "rerank-v3.5", ("rerank",)),
+        ("vertex_ai", "semantic-ranker-default-004", ("rerank",)),
+        # Not in the catalogue, but told by the name.
+        ("huggingface", "intfloat/multilingual-e5-large", ("embed",)),
+        ("mistral", "mistral-moderation-latest", ("moderate",)),
+        ("vllm", "mine/BGE-Reranker", ("rerank",)),
+        ("openai_compatible", "whisper-large-v9", ("transcribe",)),
+        ("vllm", "mine", ()),
+        ("sim", "sim", ()),
+    ],
+)
+def test_what_a_model_is_for_is_known(
+    catalog: Catalog, provider: str, model: str, operations: tuple[str, ...]
+) -> None:
+    assert catalog.operations(provider, model) == operations
+
+
 def test_tiers_and_batch_prices_are_there(catalog: Catalog) -> None:
     gemini = catalog.offer("gemini", "gemini-2.5-pro")
     assert gemini is not None

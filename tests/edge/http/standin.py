@@ -79,6 +79,7 @@ class Exchange:
 class Model:
     id: str
     provider: str
+    operations: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -91,7 +92,10 @@ class Engine:
     refusal: Exception | None = None
     is_ready: bool = True
     known: list[Model] = field(
-        default_factory=lambda: [Model("sim/sim-1", "sim"), Model("openai/gpt-4o", "openai")]
+        default_factory=lambda: [
+            Model("sim/sim-1", "sim"),
+            Model("openai/gpt-4o", "openai", ("generate",)),
+        ]
     )
     workers: int = 1
     exchanges: list[Exchange] = field(default_factory=list)

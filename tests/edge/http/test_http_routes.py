@@ -5,7 +5,7 @@ import orjson
 import pytest
 
 from edge.http.framework import framework
-from tests.edge.http.standin import AUTHORIZED, Engine, Start, body
+from tests.edge.http.standin import AUTHORIZED, Engine, Model, Start, body
 
 CHAT = "/v1/chat/completions"
 
@@ -20,7 +20,13 @@ async def test_models_are_listed_as_openai_lists_them(
         "object": "list",
         "data": [
             {"id": "sim/sim-1", "object": "model", "created": 0, "owned_by": "sim"},
-            {"id": "openai/gpt-4o", "object": "model", "created": 0, "owned_by": "openai"},
+            {
+                "id": "openai/gpt-4o",
+                "object": "model",
+                "created": 0,
+                "owned_by": "openai",
+                "operations": ["generate"],
+            },
         ],
     }
 
@@ -38,7 +44,65 @@ async def test_a_model_is_found_by_an_id_with_slashes(
 async def test_a_model_is_found_by_its_plain_name(start: Start, client: httpx.AsyncClient) -> None:
     edge = await start()
     answer = await client.get(edge.url + "/v1/models/gpt-4o", headers=AUTHORIZED)
-    assert answer.json() == {"id": "gpt-4o", "object": "model", "created": 0, "owned_by": "openai"}
+    assert answer.json() == {
+        "id": "gpt-4o",
+        "object": "model",
+        "created": 0,
+        "owned_by": "openai",
+        "operations": ["generate"],
+    }
+
+
+KNOWN = [
+    Model("openai/gpt-4o", "openai", ("generate",)),
+    Model("openai/text-embedding-3-small", "openai", ("embed",)),
+    Model("mine/unknown", "mine"),
+]
+
+
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        ("", ["gpt-4o", "text-embedding-3-small", "unknown"]),
+        ("?operation=embed", ["text-embedding-3-small"]),
+        ("?operation=generate", ["gpt-4o", "unknown"]),
+        ("?operation=rerank", []),
+    ],
+)
+async def test_lists_are_narrowed_down_to_what_models_are_for(
+    start: Start, client: httpx.AsyncClient, query: str, names: list[str]
+) -> None:
+    edge = await start(Engine(known=KNOWN))
+    listed = (await client.get(f"{edge.url}/v1/models{query}", headers=AUTHORIZED)).json()["data"]
+    assert [model["id"].partition("/")[2] for model in listed] == names
+    plain = (await client.get(f"{edge.url}/v0/models{query}", headers=AUTHORIZED)).json()
+    assert plain == sorted(names)
+    at = (await client.get(f"{edge.url}/v0/endpoints{query}", headers=AUTHORIZED)).json()
+    assert [name.partition("@")[0] for name in at] == names
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v0/models", "/v0/endpoints", "/v0/providers"])
+async def test_a_word_that_is_no_operation_is_answered_with_those_there_are(
+    start: Start, client: httpx.AsyncClient, path: str
+) -> None:
+    edge = await start()
+    answer = await client.get(f"{edge.url}{path}?operation=embeddings", headers=AUTHORIZED)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"], error["code"]) == (
+        400,
+        "operation",
+        "invalid_value",
+    )
+    assert "'embed'" in error["message"]
+
+
+async def test_anthropics_clients_are_listed_models_that_answer_messages(
+    start: Start, client: httpx.AsyncClient
+) -> None:
+    edge = await start(Engine(known=KNOWN))
+    headers = {**AUTHORIZED, "anthropic-version": "2023-06-01"}
+    listed = (await client.get(edge.url + "/v1/models", headers=headers)).json()["data"]
+    assert [model["id"] for model in listed] == ["openai/gpt-4o", "mine/unknown"]
 
 
 async def test_anthropics_clients_are_told_in_their_form(
