@@ -65,9 +65,13 @@ reported. Fields that OpenAI's API does not have (`top_k`, `thinking`, `safety_s
 `cache_control`) go on to providers that have them.
 """
 
-_SECOND = """\
-For requests that chat cannot carry: hosted tools, encrypted reasoning, models that speak nothing
-else; and, unless it says otherwise above, for those that came in this format."""
+# When a second format is used.
+_SECOND = {
+    "Responses": "For requests that chat cannot carry, such as those with encrypted reasoning or "
+    "for models that speak nothing else; and, unless it says otherwise above, for those that came "
+    "in this format.",
+    "Messages": "For requests that came in this format, for Claude: by InvokeModel.",
+}
 
 
 def page() -> str:
@@ -156,7 +160,8 @@ def _provider(name: str, provider: Provider) -> str:
     summary = (provider_doc(name) or "").strip()
     lines = [f"## {name}", "", summary, "", *_table(provider)]
     for second in provider.formats[1:]:
-        lines += ["", f"### {name}, in the Responses format", "", _SECOND, "", *_table(second)]
+        api = provider.second_api
+        lines += ["", f"### {name}, by the {api} API", "", _SECOND[api], "", *_table(second)]
     return "\n".join(lines) + "\n"
 
 

@@ -180,8 +180,9 @@ class Credentials(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """A second format for generation."""
+    """A second format for generation, by the name of its API, such as "Responses"."""
 
+    api: str
     dialect: Dialect
     # Whether a request for a model is to be made in it.
     wanted: Callable[[generation_pb2.Request, str], bool]
@@ -227,6 +228,11 @@ class Provider:
         if second is None or not request.HasField("generate"):
             return self
         return self._in(second) if second.wanted(request, model) else self
+
+    @property
+    def second_api(self) -> str:
+        """The name of the second format's API; empty where there is none."""
+        return self.alternative.api if self.alternative is not None else ""
 
     @property
     def formats(self) -> tuple[Provider, ...]:

@@ -491,7 +491,8 @@ def test_every_family_with_facts_is_one_of_the_table() -> None:
 
 
 @pytest.mark.parametrize(
-    "model", [model for model in BEDROCK.models if not re.search("embed|rerank", model)]
+    "model",
+    [model for model in BEDROCK.models if not re.search("embed|rerank|canvas|stability", model)],
 )
 def test_every_listed_model_belongs_to_a_family(model: str) -> None:
     assert BEDROCK.parameters.sheet(model).name

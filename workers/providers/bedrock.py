@@ -8,13 +8,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 from broker.operations import COUNT_TOKENS, EMBED, IMAGE, RERANK
+from workers.dialects.anthropic_messages.on_bedrock import (
+    PARAMETERS,
+    AnthropicOnBedrock,
+    in_its_own_format,
+)
 from workers.dialects.bedrock_converse import DIALECT
+from workers.dialects.bedrock_converse.errors import error_in_answer
 from workers.dialects.bedrock_converse.table import TABLE
 from workers.dialects.bedrock_embeddings import BedrockEmbeddings
 from workers.dialects.bedrock_images import BedrockImages
 from workers.dialects.bedrock_rerank import BedrockRerank
 from workers.dialects.token_counts import TokenCounts, of_converse
-from workers.provider import Provider
+from workers.provider import Alternative, Provider
 from workers.regions import host_of
 
 _REGION = "us-east-1"
@@ -70,4 +76,10 @@ PROVIDER = Provider(
         "stability.sd3-5-large-v1:0",
     ),
     parameters=TABLE,
+    alternative=Alternative(
+        "Messages",
+        AnthropicOnBedrock(DIALECT.error, error_in_answer),
+        in_its_own_format,
+        PARAMETERS,
+    ),
 )

@@ -43,9 +43,9 @@ class Settings:
 PROVIDERS: dict[str, Provider] = {name: registry.load(Settings(name)) for name in REGISTRY}
 # Every table there is: of a second format, under the provider's name and the format's.
 TABLES: dict[str, Provider] = {
-    name + "-responses" * number: form
+    name if form is provider else f"{name}-{provider.second_api}": form
     for name, provider in PROVIDERS.items()
-    for number, form in enumerate(provider.formats)
+    for form in provider.formats
 }
 
 

@@ -99,6 +99,7 @@ _CHAT: Expected = {
     ("message_name", "messages[].content", "perplexity"): "Ann: Hi.\n\nWho are you?",
 }
 _CLAUDE: Expected = {
+    ("stream", "(url)"): "/invoke-with-response-stream",
     ("functions", "tools"): _tools(_claude_tool),
     ("function_call", "tool_choice"): {"type": "tool", "name": "weather"},
     # Families that refuse to be forced.

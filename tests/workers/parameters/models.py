@@ -42,30 +42,34 @@ _GROK = {
     "grok-4.5 and later": "grok-4.7",
     "": "grok-2",
 }
+_CLAUDE = {
+    "Claude Opus 5.5, Fable and Mythos 5.1+": "claude-opus-5-5",
+    "Claude Fable 5, Mythos 5": "claude-fable-5",
+    "Claude Sonnet 5.5": "claude-sonnet-5-5",
+    "Claude Opus 5, Sonnet 5, Haiku 5.5": "claude-sonnet-5",
+    "Claude Opus 4.7, 4.8": "claude-opus-4-8",
+    "Claude 4.6": "claude-sonnet-4-6",
+    "Claude 4.5": "claude-haiku-4-5",
+    "Claude Opus 4.1": "claude-opus-4-1",
+    "Claude Opus 4": "claude-opus-4-20250514",
+    "Claude Sonnet 4, 3.7": "claude-3-7-sonnet-latest",
+    "Claude 3.5": "claude-3-5-haiku-20241022",
+    "Claude 3 and older": "claude-3-haiku-20240307",
+    "other Claude": "claude-future",
+    "": "some-model",
+}
 
 MODELS: dict[str, dict[str, str]] = {
     "openai": _OPENAI,
     "azure": {"Mistral": "mistral-large-3", **_OPENAI},
-    "anthropic": {
-        "Claude Opus 5.5, Fable and Mythos 5.1+": "claude-opus-5-5",
-        "Claude Fable 5, Mythos 5": "claude-fable-5",
-        "Claude Sonnet 5.5": "claude-sonnet-5-5",
-        "Claude Opus 5, Sonnet 5, Haiku 5.5": "claude-sonnet-5",
-        "Claude Opus 4.7, 4.8": "claude-opus-4-8",
-        "Claude 4.6": "claude-sonnet-4-6",
-        "Claude 4.5": "claude-haiku-4-5",
-        "Claude Opus 4.1": "claude-opus-4-1",
-        "Claude Opus 4": "claude-opus-4-20250514",
-        "Claude Sonnet 4, 3.7": "claude-3-7-sonnet-latest",
-        "Claude 3.5": "claude-3-5-haiku-20241022",
-        "Claude 3 and older": "claude-3-haiku-20240307",
-        "other Claude": "claude-future",
-        "": "some-model",
+    "anthropic": _CLAUDE,
+    "bedrock-Messages": {
+        family: f"us.anthropic.{model}" if family else model for family, model in _CLAUDE.items()
     },
     "xai": _GROK,
-    "openai-responses": _RESPONSES,
-    "azure-responses": _RESPONSES,
-    "xai-responses": _GROK,
+    "openai-Responses": _RESPONSES,
+    "azure-Responses": _RESPONSES,
+    "xai-Responses": _GROK,
     "groq": {
         "gpt-oss": "openai/gpt-oss-120b",
         "qwen3.8": "qwen/qwen3.8-27b",
@@ -126,7 +130,7 @@ MODELS: dict[str, dict[str, str]] = {
         for name in (
             *("together_ai", "mistral", "openrouter", "fireworks", "perplexity", "ollama"),
             *("vllm", "huggingface", "openai_compatible", "sim"),
-            *("groq-responses", "deepseek-responses", "openrouter-responses"),
+            *("groq-Responses", "deepseek-Responses", "openrouter-Responses"),
         )
     },
 }

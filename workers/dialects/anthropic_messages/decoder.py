@@ -100,13 +100,18 @@ class StreamDecoder(_Decoder):
     def feed(self, data: bytes) -> Iterator[Event]:
         """Events that became whole; those before a failure come before it is raised."""
         for _, payload in self._framer.feed(data):
-            yield from self._event(payload, "upstream_error")
+            yield from self.event(payload, "upstream_error")
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the answer is over."""
+        return self._done
 
     def close(self) -> Iterator[Event]:
         """The last events. The reason to stop makes an answer whole, even without message_stop."""
         if not self._answer.has_reason:
             for _, payload in self._framer.close():
-                yield from self._event(payload, "upstream_incomplete")
+                yield from self.event(payload, "upstream_incomplete")
         if self._done:
             return
         if not (self._started and self._answer.has_reason):
@@ -116,7 +121,8 @@ class StreamDecoder(_Decoder):
         self._done = True
         yield from self._answer.message_stop()
 
-    def _event(self, payload: bytes, when_broken: str) -> Iterable[Event]:
+    def event(self, payload: bytes, when_broken: str = "upstream_error") -> Iterable[Event]:
+        """Events of one event of the stream, its JSON."""
         event = self._loads(payload, when_broken)
         read = _READERS.get(str(event.get("type")))
         if read is None or self._done:

@@ -25,6 +25,10 @@ class Envelope:
     lacks: frozenset[str] = frozenset()
     # Whether images and documents may be given by their addresses.
     reads_addresses: bool = True
+    # Beta features are listed in the body.
+    betas_in_body: bool = False
+    # Claude's own web search is there.
+    searches: bool = True
 
     def begin(self, model: str) -> dict[str, str]:
         """The fields that a body begins with."""
@@ -48,4 +52,11 @@ VERTEX_AI = Envelope(
     body_version="vertex-2023-10-16",
     lacks=frozenset({"files-api", "mcp-client"}),
     reads_addresses=False,
+)
+BEDROCK = Envelope(
+    body_version="bedrock-2023-05-31",
+    lacks=frozenset({"files-api", "mcp-client"}),
+    reads_addresses=False,
+    betas_in_body=True,
+    searches=False,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import orjson
@@ -17,7 +18,7 @@ from workers.dialects.anthropic_messages.sampling import Circumstances, Judge
 from workers.dialects.anthropic_messages.table import TABLE
 from workers.dialects.anthropic_messages.tools import Toolbox, toolbox
 from workers.headers import goes_on
-from workers.parameters import Losses, base_name, settle
+from workers.parameters import Losses, Row, Table, base_name, settle
 from workers.parameters import asked as wanted_of
 
 _Generate = generation_pb2.GenerateRequest
@@ -66,24 +67,28 @@ class Written:
     dropped: tuple[str, ...]
 
 
-def write(request: generation_pb2.Request, model: str, envelope: Envelope) -> Written:
+def write(
+    request: generation_pb2.Request, model: str, envelope: Envelope, table: Table = TABLE
+) -> Written:
     """The call for a hub request; `InferenceError` for what cannot be asked of Claude."""
     try:
-        return _write(request, model, envelope)
+        return _write(request, model, envelope, table)
     except (orjson.JSONEncodeError, RecursionError) as exc:
         # Only a schema or arguments nested hundreds deep get here.
         message = f"The request cannot be written as JSON: {exc}"
         raise InferenceError("invalid_request", message) from exc
 
 
-def _write(request: generation_pb2.Request, model: str, envelope: Envelope) -> Written:
+def _write(
+    request: generation_pb2.Request, model: str, envelope: Envelope, table: Table
+) -> Written:
     asked = request.generate
     losses = Losses()
     body: Block = envelope.begin(model)
-    _settle(asked, model, body, losses)
+    _settle(asked, table.rows(model), body, losses)
     family = family_of(model)
     said = conversation(asked, family, reads_addresses=envelope.reads_addresses)
-    box = toolbox(asked, family, losses, said.called_tools)
+    box = toolbox(asked, family, losses, said.called_tools, searches=envelope.searches)
     said.system += (block for told in box.instructions for block in text_blocks(told))
     own = _own_parameters(asked, losses)
     body |= _output(own, said, box, Judge(asked, family, losses))
@@ -98,18 +103,23 @@ def _write(request: generation_pb2.Request, model: str, envelope: Envelope) -> W
     elsewhere = {*_OWN_ELSEWHERE, *body}
     body |= {name: value for name, value in own.items() if name not in elsewhere}
     losses.refuse(request.platform, model)
-    headers = _headers(request.platform, said.betas | _betas(own), envelope)
+    headers = _headers(request.platform, envelope)
+    if betas := _features(request.platform, said.betas | _betas(own), envelope):
+        if envelope.betas_in_body:
+            body["anthropic_beta"] = betas
+        else:
+            headers["anthropic-beta"] = ",".join(betas)
     return Written(orjson.dumps(body), headers, losses.names)
 
 
-def _settle(asked: _Generate, model: str, body: Block, losses: Losses) -> None:
+def _settle(asked: _Generate, rows: Mapping[str, Row], body: Block, losses: Losses) -> None:
     """Everything that the table says all about."""
     alone = {
         name: value
         for name, value in wanted_of(asked).items()
         if name not in _TOGETHER and base_name(name) not in _TOGETHER_KINDS
     }
-    settle(TABLE.rows(model), alone, body, losses)
+    settle(rows, alone, body, losses)
 
 
 def _own_parameters(asked: _Generate, losses: Losses) -> Block:
@@ -181,24 +191,24 @@ def _betas(own: Block) -> set[str]:
     return betas | {beta for name, beta in _BETA_OF.items() if name in own}
 
 
-def _headers(
-    platform: generation_pb2.Platform, betas: set[str], envelope: Envelope
-) -> dict[str, str]:
+def _headers(platform: generation_pb2.Platform, envelope: Envelope) -> dict[str, str]:
     headers = {"content-type": "application/json", **envelope.headers}
-    asked: list[str] = []
     for name, value in platform.extra_headers.items():
         lower = name.lower()
-        if lower == "anthropic-beta":
-            asked = [beta.strip() for beta in value.split(",") if beta.strip()]
-        elif goes_on(lower) and not _NOT_FORWARDED.fullmatch(lower):
+        if goes_on(lower) and not _NOT_FORWARDED.fullmatch(lower):
             headers[lower] = value
+    return headers
+
+
+def _features(platform: generation_pb2.Platform, betas: set[str], envelope: Envelope) -> list[str]:
+    """The beta features that the caller names, and those that the request needs."""
+    headers = {name.lower(): value for name, value in platform.extra_headers.items()}
+    listed = headers.get("anthropic-beta", "").split(",")
+    asked = [beta.strip() for beta in listed if beta.strip()]
     # A version of a feature that the caller named stands in for ours.
     features = {_feature(beta) for beta in asked}
     features |= envelope.lacks
-    asked += sorted(beta for beta in betas if _feature(beta) not in features)
-    if asked:
-        headers["anthropic-beta"] = ",".join(asked)
-    return headers
+    return asked + sorted(beta for beta in betas if _feature(beta) not in features)
 
 
 def _feature(beta: str) -> str:

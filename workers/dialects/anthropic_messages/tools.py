@@ -60,12 +60,19 @@ def toolbox(
     family: Family,
     losses: Losses,
     called: Sequence[str] = (),
+    *,
+    searches: bool = True,
 ) -> Toolbox:
     """Tools, choice and answer format together, because each limits the others.
 
     `called` are the tools that the history calls: it may not do so without any definition.
+    `searches` says whether the platform has Claude's web search.
     """
     box = Toolbox(tools=_tools(request))
+    if request.web_search_options and searches:
+        box.tools.append(_asked_search(request))
+    elif request.web_search_options:
+        losses.drop("web_search_options")
     answer = request.response_format
     if answer.kind == _Format.KIND_OTHER:
         raise InferenceError(
@@ -140,12 +147,14 @@ def _tools(request: generation_pb2.GenerateRequest) -> list[Block]:
         if tool.cache_control:
             written["cache_control"] = read_json(tool.cache_control, f"{path}.cache_control")
         tools.append(written)
-    if request.web_search_options:
-        options = read_json(request.web_search_options, "web_search_options")
-        place = options.get("user_location") if isinstance(options, dict) else None
-        place = place.get("approximate") if isinstance(place, dict) else None
-        tools.append(_web_search(place))
     return tools
+
+
+def _asked_search(request: generation_pb2.GenerateRequest) -> Block:
+    options = read_json(request.web_search_options, "web_search_options")
+    place = options.get("user_location") if isinstance(options, dict) else None
+    place = place.get("approximate") if isinstance(place, dict) else None
+    return _web_search(place)
 
 
 def _function(tool: generation_pb2.FunctionTool, path: str) -> Block:

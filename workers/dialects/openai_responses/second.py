@@ -45,6 +45,7 @@ def second_format(
         while_reasoning: what differs for them while they do.
     """
     return Alternative(
+        "Responses",
         OpenAiResponses(errors, plain_reasoning=plain_reasoning),
         where_needed(only)
         if needed_only
