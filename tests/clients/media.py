@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import struct
+from collections.abc import Callable
 from typing import Any
 
 from tests.clients.asked import Call, Json, Said, events, said
@@ -84,10 +85,30 @@ def image(call: Call) -> Said:
     return events([*partials, {"type": f"{kind}.completed", "usage": usage, **common}], named=True)
 
 
+def _mistral_transcript(fields: Json, text: str) -> Said:
+    usage = {"prompt_audio_seconds": 2, "prompt_tokens": 5, "completion_tokens": 4}
+    whole: Json = {"model": fields["model"], "text": text, "language": "en", "usage": usage}
+    if fields.get("stream") == "true":
+        pieces = [{"type": "transcription.text.delta", "text": one} for one in (text[:6], text[6:])]
+        first = {"type": "transcription.language", "audio_language": "en"}
+        return events([first, *pieces, {"type": "transcription.done", **whole}])
+    segment = {"type": "transcription_segment", "start": 0.0, "end": 1.5, "text": text}
+    timed = "timestamp_granularities[]" in fields
+    return said({**whole, "segments": [segment] if timed else []})
+
+
+_OTHERS: dict[str, Callable[[Json, str], Said]] = {
+    "mistral": _mistral_transcript,
+    "cohere": lambda _, text: said({"text": text}),
+}
+
+
 def transcript(call: Call) -> Said:
     """OpenAI's in each of its forms."""
     fields = call.body
     text = f"{call.provider} heard {len(fields['file'])} bytes"
+    if call.provider in _OTHERS:
+        return _OTHERS[call.provider](fields, text)
     usage = {"type": "tokens", "input_tokens": 5, "output_tokens": 4, "total_tokens": 9}
     if fields.get("stream") == "true":
         deltas = [
@@ -115,6 +136,8 @@ _WRITTEN = {
 
 
 def speech(call: Call) -> Said:
+    if call.provider == "mistral":
+        return said({"audio_data": base64.b64encode(MP3).decode()})
     if call.body.get("stream_format") != "sse":
         return Said(MP3, "audio/mpeg")
     half = len(MP3) // 2

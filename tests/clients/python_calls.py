@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import warnings
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 
+from tests.clients.media import MP3
 from tests.clients.upstream import REFUSED
 from tests.workers.responses_answers import PIXEL
 
@@ -130,6 +132,54 @@ async def images_streamed(sdk: AsyncOpenAI, model: str) -> None:
     assert events[-1].b64_json == PIXEL
     partial = [event.type for event in events[:-1]]
     assert partial == ["image_generation.partial_image"] * (2 if "openai/" in model else 0)
+
+
+SOUND = ("sound.wav", b"RIFF" + bytes(70_000), "audio/wav")
+HEARD = f"heard {len(SOUND[1])} bytes"
+
+
+async def speech(sdk: AsyncOpenAI, model: str) -> None:
+    async with sdk.audio.speech.with_streaming_response.create(
+        model=model, input="Hello", voice="alloy"
+    ) as told:
+        assert b"".join([piece async for piece in told.iter_bytes()]) == MP3
+        assert told.headers["content-type"] == "audio/mpeg"
+
+
+async def speech_as_events(sdk: AsyncOpenAI, model: str) -> None:
+    told = await sdk.audio.speech.create(
+        model=model, input="Hello", voice="alloy", stream_format="sse"
+    )
+    events = [json.loads(line[6:]) for line in told.text.splitlines() if line.startswith("data:")]
+    assert b"".join(base64.b64decode(event["audio"]) for event in events[:-1]) == MP3
+    assert events[-1]["type"] == "speech.audio.done"
+
+
+async def transcriptions(sdk: AsyncOpenAI, model: str) -> None:
+    told = await sdk.audio.transcriptions.create(model=model, file=SOUND, language="en")
+    assert told.text.endswith(HEARD)
+
+
+async def transcriptions_streamed(sdk: AsyncOpenAI, model: str) -> None:
+    stream = await sdk.audio.transcriptions.create(model=model, file=SOUND, stream=True)
+    events = [event async for event in stream]
+    assert events[-1].type == "transcript.text.done"
+    assert events[-1].text.endswith(HEARD)
+    pieces = [event.delta for event in events if event.type == "transcript.text.delta"]
+    assert "".join(pieces) == events[-1].text
+
+
+async def transcriptions_subtitles(sdk: AsyncOpenAI, model: str) -> None:
+    told = await sdk.audio.transcriptions.create(model=model, file=SOUND, response_format="srt")
+    assert told.startswith("1\n00:00:00,000 --> 00:00:01,500\n")
+    assert told.endswith(f"{HEARD}\n\n")
+
+
+async def translations(sdk: AsyncOpenAI, model: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        told = await sdk.audio.translations.create(model=model, file=SOUND)
+    assert told.text.endswith(HEARD)
 
 
 async def moderations(sdk: AsyncOpenAI, model: str) -> None:
@@ -343,6 +393,12 @@ CALLS: dict[str, Callable[[AsyncOpenAI, str], Awaitable[None]]] = {
     "images": images,
     "images, edited": images_edited,
     "images, streamed": images_streamed,
+    "speech": speech,
+    "speech, as events": speech_as_events,
+    "transcriptions": transcriptions,
+    "transcriptions, streamed": transcriptions_streamed,
+    "transcriptions, subtitles": transcriptions_subtitles,
+    "translations": translations,
     "moderations": moderations,
     "rerank": rerank,
     "responses": responses,

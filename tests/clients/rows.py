@@ -31,6 +31,18 @@ IMAGES = {
     "gemini": "gemini-2.5-flash-image",
     "together_ai": "black-forest-labs/FLUX.1-schnell",
 }
+SPEECH = {
+    "openai": "gpt-4o-mini-tts",
+    "mistral": "voxtral-mini-tts-latest",
+    "groq": "playai-tts",
+    "together_ai": "cartesia/sonic-2",
+}
+_WHISPERS = {
+    "openai": "whisper-1",
+    "groq": "whisper-large-v3",
+    "together_ai": "openai/whisper-large-v3",
+}
+_TIMED = {**_WHISPERS, "mistral": "voxtral-mini-latest"}
 _KEPT = {name: CHAT[name] for name in ("openai", "anthropic", "gemini", "mistral")}
 
 ROWS: Mapping[str, Mapping[str, str]] = {
@@ -49,6 +61,12 @@ ROWS: Mapping[str, Mapping[str, str]] = {
     "images": IMAGES,
     "images, edited": IMAGES,
     "images, streamed": IMAGES,
+    "speech": SPEECH,
+    "speech, as events": SPEECH,
+    "transcriptions": {**_TIMED, "cohere": "cohere-transcribe"},
+    "transcriptions, streamed": {**_TIMED, "openai": "gpt-4o-transcribe"},
+    "transcriptions, subtitles": _TIMED,
+    "translations": _WHISPERS,
     "moderations": {"openai": "omni-moderation-latest", "mistral": "mistral-moderation-latest"},
     "rerank": {"cohere": "rerank-v4.0-pro", "together_ai": "mixedbread-ai/Mxbai-Rerank-Large-V2"},
     "responses": CHAT,

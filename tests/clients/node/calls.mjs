@@ -106,6 +106,48 @@ async function imagesStreamed(sdk, model) {
   assert.equal(events.at(-1).b64_json, PIXEL);
 }
 
+const SOUND = Buffer.alloc(70_004, 1);
+const MP3 = Buffer.from(Array(64).fill([0xff, 0xfb, 0x90, 0x00]).flat());
+
+const sound = () => toFile(SOUND, 'sound.wav', { type: 'audio/wav' });
+
+async function speech(sdk, model) {
+  const told = await sdk.audio.speech.create({ model, input: 'Hello', voice: 'alloy' });
+  assert.ok(Buffer.from(await told.arrayBuffer()).equals(MP3));
+}
+
+async function speechAsEvents(sdk, model) {
+  const asked = { model, input: 'Hello', voice: 'alloy', stream_format: 'sse' };
+  const lines = (await (await sdk.audio.speech.create(asked)).text()).split('\n');
+  const events = lines.filter((line) => line.startsWith('data:')).map((line) => JSON.parse(line.slice(6)));
+  const pieces = events.slice(0, -1).map((event) => Buffer.from(event.audio, 'base64'));
+  assert.ok(Buffer.concat(pieces).equals(MP3));
+  assert.equal(events.at(-1).type, 'speech.audio.done');
+}
+
+async function transcriptions(sdk, model) {
+  const told = await sdk.audio.transcriptions.create({ model, file: await sound(), language: 'en' });
+  assert.match(told.text, /heard 70004 bytes$/);
+}
+
+async function transcriptionsStreamed(sdk, model) {
+  const asked = { model, file: await sound(), stream: true };
+  const events = await all(await sdk.audio.transcriptions.create(asked));
+  assert.equal(events.at(-1).type, 'transcript.text.done');
+  assert.match(events.at(-1).text, /heard 70004 bytes$/);
+}
+
+async function transcriptionsSubtitles(sdk, model) {
+  const asked = { model, file: await sound(), response_format: 'srt' };
+  const told = await sdk.audio.transcriptions.create(asked);
+  assert.match(told, /^1\n00:00:00,000 --> 00:00:01,500\n.*heard 70004 bytes\n\n$/);
+}
+
+async function translations(sdk, model) {
+  const told = await sdk.audio.translations.create({ model, file: await sound() });
+  assert.match(told.text, /heard 70004 bytes$/);
+}
+
 async function moderations(sdk, model) {
   const told = await sdk.moderations.create({ model, input: ['harm', 'more harm'] });
   assert.deepEqual(told.results.map((result) => result.flagged), [true, true]);
@@ -300,6 +342,12 @@ export const CALLS = {
   images,
   'images, edited': imagesEdited,
   'images, streamed': imagesStreamed,
+  speech,
+  'speech, as events': speechAsEvents,
+  transcriptions,
+  'transcriptions, streamed': transcriptionsStreamed,
+  'transcriptions, subtitles': transcriptionsSubtitles,
+  translations,
   moderations,
   rerank,
   responses,
