@@ -1,4 +1,4 @@
-"""One Millrace for all clients, in front of providers' real formats; prints who did what in the end."""
+"""A Millrace per module, in front of providers' real formats; shows who did what in the end."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             terminalreporter.write_line(line)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def upstream_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where the stand-in for every provider answers."""
     port = free_port()
@@ -69,7 +69,7 @@ def upstream_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     sys.stdout.write(log.read_text())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def stack(
     tmp_path_factory: pytest.TempPathFactory, upstream_url: str, anyio_backend: str
 ) -> AsyncIterator[Stack]:

@@ -17,7 +17,7 @@ from tests.system.stack import KEY, ROOT, Stack
 README = ROOT / "README.md"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def sdk(stack: Stack) -> AsyncIterator[AsyncOpenAI]:
     async with AsyncOpenAI(
         api_key=KEY, base_url=f"{stack.url()}/v1", max_retries=0, timeout=30
@@ -48,7 +48,7 @@ async def test_python(sdk: AsyncOpenAI, matrix: Matrix, row: str, provider: str)
     matrix.done[row, provider].add("python")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def node(stack: Stack) -> dict[tuple[str, str], str]:
     """What went wrong in each cell, all of them made by one process."""
     given = [(row, provider, model(row, provider)) for row, provider in cells()]
