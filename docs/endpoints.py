@@ -40,7 +40,9 @@ every model of a provider can do it: `GET /v1/models` names what each is for.
 
 _SPLIT = """\
 A request may have up to 10,000 inputs. Where that is more than a provider takes, or more tokens,
-it is several calls, eight at a time; one that fails for a while is made again alone.
+it is several calls, eight at a time; one that fails for a while is made again alone. An answer has
+up to 192 MiB of vectors: 3,000 of 3,072 numbers as text, 10,000 in base64, which is what the
+official libraries ask for.
 """
 
 

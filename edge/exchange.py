@@ -320,11 +320,16 @@ class Exchange:
         """A whole answer is credited as it comes, up to a limit."""
         self._collected += size
         if self._collected > self._most:
-            message = f"the answer is larger than {self._most >> 20} MiB: ask for less at a time"
-            error = InferenceError("upstream_error", message)
-            self._settle(dispatch.GiveUp(error))
+            self._settle(dispatch.GiveUp(self._too_large()))
         else:
             self._give_credit()
+
+    def _too_large(self) -> InferenceError:
+        message = f"the answer is larger than {self._most >> 20} MiB"
+        if self._most == MAX_VECTORS_BYTES:
+            message += ": ask for fewer vectors at a time, or for base64 in place of numbers"
+            return InferenceError("invalid_request", message, param="input")
+        return InferenceError("upstream_error", message)
 
     def _hand_out(self) -> None:
         try:

@@ -8,6 +8,8 @@ and still JSON, is read as a whole at the end.
 from __future__ import annotations
 
 import re
+import sys
+from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +24,8 @@ from workers.parameters import Losses
 JSON = operations_pb2.VECTOR_FORMAT_JSON
 BASE64 = operations_pb2.VECTOR_FORMAT_BASE64
 FLOAT32 = operations_pb2.VECTOR_FORMAT_FLOAT32
+# Who reads one of these has no use for text.
+_PACKED = (BASE64, FLOAT32)
 
 # Events are filled up to this, so that a frame stays below 256 KB.
 EVENT_BYTES = 192 << 10
@@ -297,6 +301,10 @@ class VectorDecoder:
             if values[0].startswith(b"[["):
                 message = "the model gives a vector for each token, none for a text"
                 raise self._error("unsupported_operation", message)
+            if self._embed.format in _PACKED:
+                # A fifth of the bytes on the way, and of the edge's memory.
+                packed = self._floats(values)
+                return operations_pb2.Vectors(first=first, format=FLOAT32, values=packed)
             return operations_pb2.Vectors(first=first, format=JSON, values=values)
         if any(b"\\" in value for value in values):  # some writers escape the slash
             values = [value.replace(b"\\/", b"/") for value in values]
@@ -304,6 +312,17 @@ class VectorDecoder:
             unpacked = list(map(self._unpack, values))
             return operations_pb2.Vectors(first=first, format=FLOAT32, values=unpacked)
         return operations_pb2.Vectors(first=first, format=BASE64, values=values)
+
+    def _floats(self, values: list[bytes]) -> list[bytes]:
+        try:
+            arrays = [array("f", orjson.loads(value)) for value in values]
+        except (TypeError, ValueError, OverflowError) as exc:
+            message = "the provider sent something that is no vector"
+            raise self._error("upstream_error", message) from exc
+        if sys.byteorder == "big":
+            for numbers in arrays:
+                numbers.byteswap()
+        return [numbers.tobytes() for numbers in arrays]
 
     def _start(self) -> _Events:
         if self._begun:

@@ -80,11 +80,17 @@ class Story:
     """An exchange, its host and the worker's part in it."""
 
     def __init__(
-        self, *, stream: bool = True, targets: tuple[Target, ...] = (A,), timeout_s: float = 60
+        self,
+        *,
+        stream: bool = True,
+        targets: tuple[Target, ...] = (A,),
+        timeout_s: float = 60,
+        request: generation_pb2.Request | None = None,
     ) -> None:
-        request = generation_pb2.Request()
-        request.generate.model = "m"
-        request.generate.stream = stream
+        if request is None:
+            request = generation_pb2.Request()
+            request.generate.model = "m"
+            request.generate.stream = stream
         self.host = Host()
         key = KeyRecord(id="k", name="n", tenant="t", created_at=0)
         self.plan = dispatch.Plan(targets)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from broker.errors import InferenceError
-from broker.v1 import event_pb2
+from broker.v1 import event_pb2, generation_pb2, operations_pb2
 from edge import exchange as exchange_module
 from edge.exchange import CREDIT_PORTION
 from tests.edge.story import (
@@ -543,6 +543,19 @@ async def test_a_whole_answer_has_a_largest_size(monkeypatch: pytest.MonkeyPatch
     assert error.reason == "upstream_error"
     assert session.killed
     assert story.host.charges == []
+
+
+async def test_too_many_vectors_are_the_callers_to_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange_module, "MAX_VECTORS_BYTES", 1000)
+    asked = generation_pb2.Request()
+    asked.embed.texts.append("x")
+    story = Story(request=asked)
+    story.begin()
+    story.say(started(), size=600)
+    story.say(Event(vectors=operations_pb2.Vectors(values=[b"[1]"])), size=600)
+    error = await story.told()
+    assert (error.reason, error.param) == ("invalid_request", "input")
+    assert "base64" in error.message
 
 
 async def test_a_tried_again_whole_answer_is_measured_afresh(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Iterable
 from typing import Any
 
@@ -134,6 +135,23 @@ def test_usage_is_estimated_where_the_provider_does_not_count() -> None:
     asked = VectorDecoder(request, {}, FIELD, lambda _rest, _headers: Said())
     usage = decoded(asked, answer([0, 1]), 100)[-1].completed.usage
     assert (usage.input_tokens, usage.estimated) == (3, True)
+
+
+@pytest.mark.parametrize("form", ["BASE64", "FLOAT32"])
+def test_numbers_are_packed_where_nobody_reads_them_as_text(form: str) -> None:
+    asked = decoder(2)
+    asked._embed.format = operations_pb2.VectorFormat.Value(f"VECTOR_FORMAT_{form}")
+    vectors = decoded(asked, answer([0, 1], b"[1, -0.5]"), 100)[1].vectors
+    assert vectors.format == operations_pb2.VECTOR_FORMAT_FLOAT32
+    assert [struct.unpack("<2f", value) for value in vectors.values] == [(1.0, -0.5)] * 2
+
+
+@pytest.mark.parametrize("value", [b'["a"]', b"[1e999]", b"[null]", b"[1,]"])
+def test_what_is_no_vector_is_an_error(value: bytes) -> None:
+    asked = decoder(1)
+    asked._embed.format = operations_pb2.VECTOR_FORMAT_FLOAT32
+    with pytest.raises(InferenceError, match="no vector"):
+        decoded(asked, answer([0], value), 100)
 
 
 def test_an_escaped_slash_of_base64_is_a_slash() -> None:
