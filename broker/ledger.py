@@ -8,7 +8,7 @@ records was written.
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from broker.v1 import event_pb2, record_pb2
@@ -36,6 +36,8 @@ class Line:
     completed: int = 0
     failed: int = 0
     cancelled: int = 0
+    # Billionths of a dollar.
+    cost_nano: int = 0
     tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CLASSES, 0))
 
 
@@ -46,17 +48,25 @@ _OUTCOMES = {
 }
 
 
+def _unpriced(_charge: record_pb2.Charge) -> None:
+    """Charges are taken as they are."""
+
+
 class Ledger:
     """Folds groups of records into lines.
 
     `window` ids are remembered: a group is only ever written again right after a lost
-    acknowledgement, so an id that is this old does not come back.
+    acknowledgement, so an id that is this old does not come back. `price` adds the cost to charges
+    that were written without.
     """
 
-    def __init__(self, window: int = 500_000) -> None:
+    def __init__(
+        self, window: int = 500_000, price: Callable[[record_pb2.Charge], None] = _unpriced
+    ) -> None:
         self.lines: dict[tuple[str, str, str], Line] = defaultdict(Line)
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._window = window
+        self._price = price
 
     def apply(self, group: record_pb2.RecordGroup) -> None:
         """Add the records that were not seen before."""
@@ -68,8 +78,10 @@ class Ledger:
                     setattr(line, outcome, getattr(line, outcome) + 1)
         for charge in group.charges:
             if self._first(f"c{charge.request_id}"):
+                self._price(charge)
                 line = self._line(charge.tenant, charge.route.provider, charge.route.model)
                 line.charges += 1
+                line.cost_nano += charge.cost.nano_usd
                 add_usage(line.tokens, charge.usage)
 
     def total(self, lines: Iterable[Line] | None = None) -> Line:
@@ -81,6 +93,7 @@ class Ledger:
             total.completed += line.completed
             total.failed += line.failed
             total.cancelled += line.cancelled
+            total.cost_nano += line.cost_nano
             for name, count in line.tokens.items():
                 total.tokens[name] += count
         return total

@@ -27,6 +27,7 @@ from broker.bus.lease import Lease
 from broker.bus.queue import STREAM_FULL, PubAck, Publisher
 from broker.bus.recorder import Recorder
 from broker.catalog import catalog
+from broker.catalog.bill import Bill
 from broker.config import Settings
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
@@ -84,6 +85,7 @@ class Engine:
         self._fleet = FleetView(bus, self._resize)
         self._provider_keys = ProviderKeys(settings)
         self._catalog = catalogue = catalog.load(settings.offers)
+        self._bill = Bill(catalogue)
         self._health = Health(bus, self._fleet, self.name, self._own)
         self.router = Router(self._fleet, self._fresh, catalogue, settings.routing, self._health)
         self._delivery = DeliveryServer(self, fleet_token)
@@ -286,10 +288,13 @@ class Engine:
         exchange: Exchange,
         attempt: Attempt,
         started: event_pb2.Started | None,
-        usage: event_pb2.Usage,
+        completed: event_pb2.Completed,
     ) -> None:
-        """Record the one charge of an answered request (R16)."""
+        """Record the one charge of an answered request (R16), and tell its cost."""
         target = attempt.target
+        cost = self._bill.cost(target.provider, target.model, completed)
+        if cost is not None:
+            completed.cost.CopyFrom(cost)
         if not exchange.provider_keys:
             self._health.worked(target)
         self._recorder.charge(
@@ -299,10 +304,11 @@ class Engine:
                 tenant=exchange.key.tenant,
                 route=_route(target),
                 answered_model=started.model if started is not None else "",
-                usage=usage,
+                usage=completed.usage,
                 charged_at_ms=time.time_ns() // 1_000_000,
                 tags=exchange.platform.tags,
                 signature=exchange.platform.signature,
+                cost=cost,
             )
         )
 

@@ -58,9 +58,9 @@ class Host(Protocol):
         exchange: Exchange,
         attempt: Attempt,
         started: event_pb2.Started | None,
-        usage: event_pb2.Usage,
+        completed: event_pb2.Completed,
     ) -> None:
-        """Record the one charge of an answered request (R16)."""
+        """Record the one charge of an answered request (R16), and tell its cost."""
 
     def failed(self, exchange: Exchange, attempt: Attempt, error: InferenceError) -> None:
         """A provider failed an attempt: routes of others may avoid it."""
@@ -363,7 +363,7 @@ class Exchange:
         self._ready.append(event)
         self._open = True
         attempt.session = None
-        self._host.charge(self, attempt, self._started, event.completed.usage)
+        self._host.charge(self, attempt, self._started, event.completed)
         self._end(None, "")
 
     def _failed(self, attempt: Attempt, failure: event_pb2.Failure) -> None:

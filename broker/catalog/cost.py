@@ -69,3 +69,10 @@ def _at(rates: Rates, usage: event_pb2.Usage) -> Prices:
         if size > tier.above:
             prices = {**prices, **tier.prices}
     return prices
+
+
+def usd(nano: int) -> str:
+    """Nano-dollars as dollars, exactly: 1500 -> "0.0000015"."""
+    whole, rest = divmod(nano, 1_000_000_000)
+    digits = f"{rest:09d}".rstrip("0")
+    return f"{whole}.{digits}" if digits else str(whole)

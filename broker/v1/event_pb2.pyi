@@ -672,12 +672,17 @@ class Completed(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     SERVICE_TIER_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
     EXTRA_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """What answered, where the provider says it only at the end; it replaces what `started` says."""
     service_tier: _builtins.str
     @_builtins.property
     def usage(self) -> Global___Usage: ...
+    @_builtins.property
+    def cost(self) -> Global___Cost:
+        """Set by the edge; unset where nobody knows the prices."""
+
     @_builtins.property
     def extra(self) -> _containers.ScalarMap[_builtins.str, _builtins.bytes]:
         """What else the provider says of the whole answer to a caller of its own format, as JSON by name."""
@@ -688,15 +693,44 @@ class Completed(_message.Message):
         usage: Global___Usage | None = ...,
         model: _builtins.str = ...,
         service_tier: _builtins.str = ...,
+        cost: Global___Cost | None = ...,
         extra: _abc.Mapping[_builtins.str, _builtins.bytes] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra", b"extra", "model", b"model", "service_tier", b"service_tier", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "extra", b"extra", "model", b"model", "service_tier", b"service_tier", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Completed: _TypeAlias = Completed  # noqa: Y015
+
+@_typing.final
+class Cost(_message.Message):
+    """What an answer costs by the catalogue's prices, or by the operator's."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NANO_USD_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    DATE_FIELD_NUMBER: _builtins.int
+    nano_usd: _builtins.int
+    source: _builtins.str
+    """Where the prices are from, and when they were taken (YYYY-MM-DD)."""
+    date: _builtins.str
+    def __init__(
+        self,
+        *,
+        nano_usd: _builtins.int = ...,
+        source: _builtins.str = ...,
+        date: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["date", b"date", "nano_usd", b"nano_usd", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Cost: _TypeAlias = Cost  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):

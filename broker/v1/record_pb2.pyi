@@ -159,6 +159,7 @@ class Charge(_message.Message):
     CHARGED_AT_MS_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     attempt: _builtins.int
     """The attempt that answered."""
@@ -173,6 +174,10 @@ class Charge(_message.Message):
     def usage(self) -> _event_pb2.Usage: ...
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def cost(self) -> _event_pb2.Cost:
+        """Unset where nobody knew the prices when it was written."""
+
     def __init__(
         self,
         *,
@@ -185,10 +190,11 @@ class Charge(_message.Message):
         charged_at_ms: _builtins.int = ...,
         tags: _abc.Iterable[_builtins.str] | None = ...,
         signature: _builtins.str = ...,
+        cost: _event_pb2.Cost | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["route", b"route", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "route", b"route", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_model", b"answered_model", "attempt", b"attempt", "charged_at_ms", b"charged_at_ms", "request_id", b"request_id", "route", b"route", "signature", b"signature", "tags", b"tags", "tenant", b"tenant", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_model", b"answered_model", "attempt", b"attempt", "charged_at_ms", b"charged_at_ms", "cost", b"cost", "request_id", b"request_id", "route", b"route", "signature", b"signature", "tags", b"tags", "tenant", b"tenant", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from starlette.types import Scope
 
+from broker.catalog.cost import usd
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
 from broker.telemetry import Telemetry, redact
@@ -32,6 +33,7 @@ class Call:
         "_task",
         "begun",
         "connection",
+        "cost_nano",
         "first_s",
         "gone",
         "headers",
@@ -63,6 +65,8 @@ class Call:
         self.reason = ""
         self.started = False  # whether the status line has been sent
         self.gone = False
+        # What the answer costs, in billionths of a dollar; None = nobody knows.
+        self.cost_nano: int | None = None
         self._task: asyncio.Task[None] | None = None
 
     def watch(self) -> None:
@@ -113,7 +117,10 @@ class Call:
     def note(self, events: Sequence[event_pb2.Event]) -> event_pb2.Started | None:
         """Remember what reports need of a batch; returns its `started`, which opens the first."""
         if events[-1].HasField("completed"):
-            self.usage = events[-1].completed.usage
+            completed = events[-1].completed
+            self.usage = completed.usage
+            if completed.HasField("cost"):
+                self.cost_nano = completed.cost.nano_usd
         if self.provider or not events[0].HasField("started"):
             return None
         started = events[0].started
@@ -138,6 +145,8 @@ class Call:
             (b"openai-processing-ms", b"%d" % (self.elapsed() * 1000)),
             *self.id_headers(),
         ]
+        if self.cost_nano is not None:
+            headers.append((b"x-millrace-cost", usd(self.cost_nano).encode()))
         if route:
             headers.append((b"x-millrace-route", header_value(route)))
         if started is None:

@@ -59,9 +59,9 @@ class Host:
         exchange: Exchange,
         attempt: Attempt,
         started: event_pb2.Started | None,
-        usage: event_pb2.Usage,
+        completed: event_pb2.Completed,
     ) -> None:
-        self.charges.append((attempt.number, usage))
+        self.charges.append((attempt.number, completed.usage))
 
     def failed(self, exchange: Exchange, attempt: Attempt, error: InferenceError) -> None:
         self.failures.append(error.reason)
