@@ -162,7 +162,9 @@ class Supervisor:
                 "nats",
                 "nats",
                 command=nats.prepare,
-                env=child_environment(settings),
+                # One core serves far more than Python's processes ask of it, and a server that
+                # spreads small work over several spends a fifth more, mostly on waking threads.
+                env={"GOMAXPROCS": "1", **child_environment(settings)},
                 shows=lambda line: "[ERR]" in line or "[FTL]" in line,
             )
         )
