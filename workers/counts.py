@@ -14,6 +14,8 @@ def count(value: Any) -> int | None:
     JSON has one kind of number, which some languages write as floats, and Google's way of writing
     protobuf in JSON puts 64 bits in quotes.
     """
+    if type(value) is int:  # nearly always
+        return value if 0 <= value <= _LARGEST else None
     if isinstance(value, str) and value.isascii() and value.isdigit():
         value = int(value) if len(value) < len(str(_LARGEST)) else -1
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LARGEST:

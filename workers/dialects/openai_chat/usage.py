@@ -63,8 +63,15 @@ class _Rest:
 
 
 def _details(reported: dict[str, Any], *names: str) -> dict[str, Any]:
-    return next((d for name in names if isinstance(d := reported.get(name), dict)), {})
+    for name in names:
+        details = reported.get(name)
+        if isinstance(details, dict):
+            return details
+    return {}
 
 
 def _count(source: dict[str, Any], *names: str) -> int | None:
-    return next((n for name in names if (n := count(source.get(name))) is not None), None)
+    for name in names:
+        if name in source and (number := count(source[name])) is not None:
+            return number
+    return None
