@@ -10,8 +10,9 @@ import pytest
 TESTS = Path(__file__).parent
 _NAMED = re.compile(r"def test_r(\d+)_")
 # Claim then run, identity, a lost worker, resume, one call per attempt, poison, a lost edge, cancel,
-# backpressure, large bodies, time, presence, acceptance, no leader, drain, money, secrets.
-RULES = [*range(1, 17), 20]
+# backpressure, large bodies, time, presence, acceptance, no leader, drain, money, background logs,
+# secrets.
+RULES = [*range(1, 17), 19, 20]
 
 
 @pytest.fixture(scope="module")

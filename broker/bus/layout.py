@@ -79,7 +79,8 @@ def _streams(replicas: int, retention_s: float = RETENTION_S) -> list[StreamConf
         StreamConfig(
             name="BG",
             subjects=["req.bg.*.*.*"],
-            max_age=2 * _DAY,
+            # A job that waits for its provider goes no sooner than its response (R18).
+            max_age=retention_s + _SPARE_S,
             duplicate_window=600,
             sources=[_due("bg")],
             **queue,

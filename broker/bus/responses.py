@@ -172,6 +172,9 @@ class Store(Generic[Record]):
 
     async def _write(self, record: Record, revision: int, *, whole: bool) -> int:
         """Put the record where it is found: large parts first, and the old ones go last."""
+        if not self._bus.connected:
+            # The client would send it whenever it is connected again, after its writer gave up.
+            raise BusError("cannot store it: NATS cannot be reached")
         before = record.object.name
         head, fresh = record, ""
         if whole:

@@ -82,10 +82,12 @@ async def test_kill_9_in_the_middle_completes_once_and_the_stream_goes_on_as_if_
         assert rest[-1]["type"] == END
         assert await replay(client, name) == seen + rest
         done = await over(client, name)
+        after = await create(client, "sim/echo", "and then", previous_response_id=name)
+        assert after["usage"]["input_tokens"] > 60  # with all that was said before
     assert rest[-1]["response"] == done
     assert len(text_of(done).split()) == 60
-    assert await upstream_calls(stack) == (2 if "worker0" in victims else 1)
-    await settled(stack, 1)
+    assert await upstream_calls(stack) == (3 if "worker0" in victims else 2)
+    await settled(stack, 2)
 
 
 async def test_what_nobody_read_may_be_answered_differently_the_second_time(

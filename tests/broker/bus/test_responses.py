@@ -108,6 +108,19 @@ async def test_retention_is_the_servers_and_follows_the_setting(bus: Bus) -> Non
     assert await ages() == [30 * DAY, 30 * DAY]
 
 
+async def test_r18_a_job_that_waits_goes_no_sooner_than_its_response(bus: Bus) -> None:
+    for retention_s in (30 * DAY, 90 * DAY, 1.0):
+        await ensure_layout(bus, 1, retention_s)
+        ages = {
+            name: (await bus.js.stream_info(name)).config.max_age
+            for name in ("KV_responses", "EVENTS", "BG", "OBJ_blobs")
+        }
+        kept = ages["KV_responses"]
+        assert kept == retention_s
+        assert min(ages[name] or 0 for name in ("BG", "OBJ_blobs", "EVENTS")) >= kept
+    await ensure_layout(bus, 1)
+
+
 async def test_a_log_takes_nothing_from_a_writer_that_was_replaced(bus: Bus) -> None:
     log = EventLog(bus, Responses(bus).blobs)
     publisher = Publisher(bus)

@@ -1,0 +1,77 @@
+"""Responses while NATS is away: nobody is told of an answer that is not stored (R19)."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+from tests.system.answers import create, over, post_stream, replay, text_of, upstream_calls
+from tests.system.stack import MakeStack, Stack, until
+
+SLOW = "sim/sim-tokens=30,delay_ms=50"
+
+
+async def calls_open(stack: Stack, count: int) -> bool:
+    return bool((await stack.sim_stats())["open"] == count)
+
+
+async def cut_off(stack: Stack, count: int) -> None:
+    """Kill NATS while that many answers are under way, and wait until they have been given."""
+    await until(lambda: calls_open(stack, count), "the answers are under way")
+    stack.processes["nats"].kill(signal.SIGKILL)
+    await until(lambda: calls_open(stack, 0), "the answers have been given")
+
+
+async def test_r19_nobody_is_told_of_an_answer_before_it_is_stored(make_stack: MakeStack) -> None:
+    stack = await make_stack(workers=1)
+    async with stack.client() as client:
+        whole = asyncio.create_task(create(client, SLOW))
+        streamed = asyncio.create_task(post_stream(client, SLOW))
+        await cut_off(stack, 2)
+        assert not whole.done()
+        assert not streamed.done()
+        stack.start_nats()
+        for found in (await whole, (await streamed)[-1]["response"]):
+            assert found["status"] == "completed"
+            assert (await client.get(f"/v1/responses/{found['id']}")).json() == found
+        assert await upstream_calls(stack) == 2
+
+        body = {"model": SLOW, "input": "hi"}
+        refused = asyncio.create_task(client.post("/v1/responses", json=body))
+        streamed = asyncio.create_task(post_stream(client, SLOW))
+        await cut_off(stack, 2)
+        answer = await refused
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "broker_unavailable")
+        last = (await streamed)[-1]
+        assert last["type"] == "response.failed"
+        assert last["response"]["error"]["code"] == "server_error"
+        stack.start_nats()
+        await until(stack.ready, "NATS is back")
+        name = last["response"]["id"]
+
+        async def gone() -> bool:
+            return (await client.get(f"/v1/responses/{name}")).status_code == 404
+
+        await until(gone, "what was not stored is not there")
+
+
+async def test_r19_a_background_response_sits_out_an_outage_and_is_told_once_it_is_stored(
+    make_stack: MakeStack,
+) -> None:
+    stack = await make_stack(workers=1)
+    async with stack.client() as client:
+        name = (await create(client, SLOW, background=True))["id"]
+        await cut_off(stack, 1)
+        stack.start_nats()
+        await until(stack.ready, "NATS is back")
+        done = await over(client, name)
+        stream = await replay(client, name)
+    assert done["status"] == "completed"
+    assert stream[-1]["response"] == done
+    assert len(text_of(done).split()) == 30
+    assert await upstream_calls(stack) == 1
+
+    async def charged() -> bool:
+        return (await stack.ledger()).total().charges == 1
+
+    await until(charged, "it is charged once")
