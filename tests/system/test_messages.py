@@ -27,6 +27,7 @@ from tests.system.messages_wire import (
 from tests.system.provider import FakeProvider, Said, fake_provider
 from tests.system.shared import shared_stack
 from tests.system.stack import KEY, Stack
+from tests.workers.test_anthropic_on_bedrock import chunk as chunk_of
 
 PROVIDERS = {"anthropic": "", "openai": "/v1", "gemini": "", "bedrock": ""}
 OPUS = "anthropic/claude-opus-4-5"
@@ -242,6 +243,29 @@ async def test_what_claude_is_asked_arrives_as_it_was_asked(
     assert (call.path, call.key) == ("/v1/messages", "k")
     assert call.headers["anthropic-version"] == "2023-06-01"
     assert "new-thing-2026-01-01" in call.headers["anthropic-beta"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_claude_on_bedrock_is_asked_and_answers_in_its_own_format(
+    fake: FakeProvider, sdk: AsyncAnthropic, stream: bool
+) -> None:
+    lines = claude_stream(CONTENT).splitlines()
+    framed = b"".join(chunk_of(line[6:]) for line in lines if line.startswith(b"data: "))
+    by_amazon = {"content-type": "application/vnd.amazon.eventstream"}
+    fake.script = lambda _: (
+        Said(body=framed, headers=by_amazon) if stream else Said(body=claude(CONTENT))
+    )
+    model = "bedrock/us.anthropic.claude-opus-4-5-20251101-v1:0"
+    shown = (await said(sdk, stream=stream, model=model, stop_sequences=["END"])).to_dict()
+    assert (shown["content"], shown["usage"]) == (CONTENT, USAGE)
+    [call] = fake.take()
+    verb = "invoke-with-response-stream" if stream else "invoke"
+    assert call.path == f"/model/us.anthropic.claude-opus-4-5-20251101-v1%3A0/{verb}"
+    assert (call.json["anthropic_version"], call.json["stop_sequences"]) == (
+        "bedrock-2023-05-31",
+        ["END"],
+    )
+    assert call.json.keys().isdisjoint({"model", "stream"})
 
 
 # --- another format behind it ---
