@@ -17,7 +17,7 @@ from tests.ports import free_port
 from tests.system.shared import shared_stack
 from tests.system.stack import ROOT, Stack, until
 
-pytest.register_assert_rewrite("tests.clients.python_calls")
+pytest.register_assert_rewrite("tests.clients.python_calls", "tests.clients.python_media")
 
 
 @dataclass

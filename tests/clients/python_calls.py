@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import warnings
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -15,9 +13,8 @@ from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 
-from tests.clients.media import MP3
+from tests.clients import python_media as media
 from tests.clients.upstream import REFUSED
-from tests.workers.responses_answers import PIXEL
 
 HELLO: Any = [{"role": "user", "content": "Hello there!"}]
 WEATHER: dict[str, Any] = {
@@ -107,92 +104,22 @@ async def chat_parsed(sdk: AsyncOpenAI, model: str) -> None:
     assert told.choices[0].message.parsed == Weather(city="Boston", degrees=18)
 
 
-async def embeddings(sdk: AsyncOpenAI, model: str) -> None:
-    for encoding in ({}, {"encoding_format": "float"}):
-        told = await sdk.embeddings.create(model=model, input=["a", "two"], **encoding)  # type: ignore[arg-type]
-        assert [row.embedding for row in told.data] == [[1.0, 0.5, -2.0], [3.0, 0.5, -2.0]]
+async def completions(sdk: AsyncOpenAI, model: str) -> None:
+    told = await sdk.completions.create(model=model, prompt="Once upon")
+    assert told.object == "text_completion"
+    assert told.id.startswith("cmpl-")
+    assert told.choices[0].text == heard(model, "Once upon")
+    assert told.choices[0].finish_reason == "stop"
+    assert told.usage
+    assert told.usage.completion_tokens > 0
 
 
-async def images(sdk: AsyncOpenAI, model: str) -> None:
-    told = await sdk.images.generate(model=model, prompt="A cat.", size="1024x1024")
-    assert [one.b64_json for one in told.data or ()] == [PIXEL]
-    assert told.created > 1_700_000_000
-
-
-async def images_edited(sdk: AsyncOpenAI, model: str) -> None:
-    image = ("cat.png", base64.b64decode(PIXEL), "image/png")
-    told = await sdk.images.edit(model=model, prompt="A hat on it.", image=image)
-    assert [one.b64_json for one in told.data or ()] == [PIXEL]
-
-
-async def images_streamed(sdk: AsyncOpenAI, model: str) -> None:
-    stream = await sdk.images.generate(model=model, prompt="A cat.", stream=True, partial_images=2)
-    events = [event async for event in stream]
-    assert events[-1].type == "image_generation.completed"
-    assert events[-1].b64_json == PIXEL
-    partial = [event.type for event in events[:-1]]
-    assert partial == ["image_generation.partial_image"] * (2 if "openai/" in model else 0)
-
-
-SOUND = ("sound.wav", b"RIFF" + bytes(70_000), "audio/wav")
-HEARD = f"heard {len(SOUND[1])} bytes"
-
-
-async def speech(sdk: AsyncOpenAI, model: str) -> None:
-    async with sdk.audio.speech.with_streaming_response.create(
-        model=model, input="Hello", voice="alloy"
-    ) as told:
-        assert b"".join([piece async for piece in told.iter_bytes()]) == MP3
-        assert told.headers["content-type"] == "audio/mpeg"
-
-
-async def speech_as_events(sdk: AsyncOpenAI, model: str) -> None:
-    told = await sdk.audio.speech.create(
-        model=model, input="Hello", voice="alloy", stream_format="sse"
-    )
-    events = [json.loads(line[6:]) for line in told.text.splitlines() if line.startswith("data:")]
-    assert b"".join(base64.b64decode(event["audio"]) for event in events[:-1]) == MP3
-    assert events[-1]["type"] == "speech.audio.done"
-
-
-async def transcriptions(sdk: AsyncOpenAI, model: str) -> None:
-    told = await sdk.audio.transcriptions.create(model=model, file=SOUND, language="en")
-    assert told.text.endswith(HEARD)
-
-
-async def transcriptions_streamed(sdk: AsyncOpenAI, model: str) -> None:
-    stream = await sdk.audio.transcriptions.create(model=model, file=SOUND, stream=True)
-    events = [event async for event in stream]
-    assert events[-1].type == "transcript.text.done"
-    assert events[-1].text.endswith(HEARD)
-    pieces = [event.delta for event in events if event.type == "transcript.text.delta"]
-    assert "".join(pieces) == events[-1].text
-
-
-async def transcriptions_subtitles(sdk: AsyncOpenAI, model: str) -> None:
-    told = await sdk.audio.transcriptions.create(model=model, file=SOUND, response_format="srt")
-    assert told.startswith("1\n00:00:00,000 --> 00:00:01,500\n")
-    assert told.endswith(f"{HEARD}\n\n")
-
-
-async def translations(sdk: AsyncOpenAI, model: str) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        told = await sdk.audio.translations.create(model=model, file=SOUND)
-    assert told.text.endswith(HEARD)
-
-
-async def moderations(sdk: AsyncOpenAI, model: str) -> None:
-    told = await sdk.moderations.create(model=model, input=["harm", "more harm"])
-    assert len(told.results) == 2
-    assert all(result.flagged for result in told.results)
-
-
-async def rerank(sdk: AsyncOpenAI, model: str) -> None:
-    """The library has no method for it, but takes any path."""
-    body = {"model": model, "query": "q", "documents": ["a", "b"]}
-    told: Any = await sdk.post("/rerank", cast_to=object, body=body)
-    assert [place["index"] for place in told["results"]] == [1, 0]
+async def completions_streamed(sdk: AsyncOpenAI, model: str) -> None:
+    stream: Any = await sdk.completions.create(model=model, prompt="Once upon", stream=True)
+    chunks = [chunk async for chunk in stream]
+    text = "".join(chunk.choices[0].text for chunk in chunks if chunk.choices)
+    assert text == heard(model, "Once upon")
+    assert len({chunk.id for chunk in chunks}) == 1
 
 
 async def responses(sdk: AsyncOpenAI, model: str) -> None:
@@ -389,18 +316,20 @@ CALLS: dict[str, Callable[[AsyncOpenAI, str], Awaitable[None]]] = {
     "chat, tools": chat_tools,
     "chat, tools streamed": chat_tools_streamed,
     "chat, parsed": chat_parsed,
-    "embeddings": embeddings,
-    "images": images,
-    "images, edited": images_edited,
-    "images, streamed": images_streamed,
-    "speech": speech,
-    "speech, as events": speech_as_events,
-    "transcriptions": transcriptions,
-    "transcriptions, streamed": transcriptions_streamed,
-    "transcriptions, subtitles": transcriptions_subtitles,
-    "translations": translations,
-    "moderations": moderations,
-    "rerank": rerank,
+    "completions": completions,
+    "completions, streamed": completions_streamed,
+    "embeddings": media.embeddings,
+    "images": media.images,
+    "images, edited": media.images_edited,
+    "images, streamed": media.images_streamed,
+    "speech": media.speech,
+    "speech, as events": media.speech_as_events,
+    "transcriptions": media.transcriptions,
+    "transcriptions, streamed": media.transcriptions_streamed,
+    "transcriptions, subtitles": media.transcriptions_subtitles,
+    "translations": media.translations,
+    "moderations": media.moderations,
+    "rerank": media.rerank,
     "responses": responses,
     "responses, streamed": responses_streamed,
     "responses, tools": responses_tools,

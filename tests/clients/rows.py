@@ -26,6 +26,8 @@ CHAT = {
     "deepseek": "deepseek-chat",
     "together_ai": "openai/gpt-oss-20b",
 }
+# Some complete themselves; of the others chat is asked to.
+_COMPLETING = {**CHAT, "openai": "gpt-3.5-turbo-instruct"}
 IMAGES = {
     "openai": "gpt-image-1.5",
     "gemini": "gemini-2.5-flash-image",
@@ -51,6 +53,8 @@ ROWS: Mapping[str, Mapping[str, str]] = {
     "chat, tools": CHAT,
     "chat, tools streamed": CHAT,
     "chat, parsed": CHAT,
+    "completions": _COMPLETING,
+    "completions, streamed": _COMPLETING,
     "embeddings": {
         "openai": "text-embedding-3-small",
         "gemini": "gemini-embedding-001",

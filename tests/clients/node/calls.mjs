@@ -78,6 +78,18 @@ async function chatParsed(sdk, model) {
   assert.deepEqual(told.choices[0].message.parsed, PARSED);
 }
 
+async function completions(sdk, model) {
+  const told = await sdk.completions.create({ model, prompt: 'Once upon' });
+  assert.equal(told.choices[0].text, heard(model, 'Once upon'));
+  assert.equal(told.choices[0].finish_reason, 'stop');
+}
+
+async function completionsStreamed(sdk, model) {
+  const chunks = await all(await sdk.completions.create({ model, prompt: 'Once upon', stream: true }));
+  const text = chunks.map((chunk) => chunk.choices[0]?.text ?? '').join('');
+  assert.equal(text, heard(model, 'Once upon'));
+}
+
 async function embeddings(sdk, model) {
   for (const encoding of [{}, { encoding_format: 'float' }]) {
     const told = await sdk.embeddings.create({ model, input: ['a', 'two'], ...encoding });
@@ -338,6 +350,8 @@ export const CALLS = {
   'chat, tools': (sdk, model) => tools(sdk, model, false),
   'chat, tools streamed': (sdk, model) => tools(sdk, model, true),
   'chat, parsed': chatParsed,
+  completions,
+  'completions, streamed': completionsStreamed,
   embeddings,
   images,
   'images, edited': imagesEdited,
