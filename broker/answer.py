@@ -424,6 +424,8 @@ def _fill_image(hub: content_pb2.Part, part: ImagePart) -> None:
     delta = part.delta
     if delta.HasField("image"):
         hub.image.inline.CopyFrom(delta.image)
+    elif delta.error:
+        hub.image.error = delta.error
     else:
         hub.image.url = delta.url
     hub.image.revised_prompt = delta.revised_prompt

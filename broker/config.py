@@ -28,11 +28,13 @@ from broker.settings import (
     DEFAULT_HTTP,
     Address,
     FetchSettings,
+    ImageToolSettings,
     Limits,
     LogSettings,
     NatsSettings,
     ProviderSettings,
     Settings,
+    ToolSettings,
 )
 
 __all__ = [
@@ -110,6 +112,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     limits: dict[str, Any] | None = None
     fetch: dict[str, Any] | None = None
     routing: dict[str, Any] | None = None
+    tools: dict[str, Any] | None = None
     log: dict[str, Any] | None = None
     cors_origins: list[str] | None = None
     replicas: Annotated[int, msgspec.Meta(ge=1, le=5)] | None = None
@@ -146,6 +149,7 @@ def load_settings(
         fetch=_section(FetchSettings, file.fetch or {}, env, "fetch", ENV_PREFIX + "FETCH_"),
         routing=_rules(routing),
         offers=tuple(routing.offers),
+        tools=_tools(file.tools or {}, env),
         log=_section(LogSettings, file.log or {}, env, "log", ENV_PREFIX + "LOG_"),
         cors_origins=tuple(_words(pick("cors_origins", str | list[str], ()))),
         replicas=pick("replicas", Annotated[int, msgspec.Meta(ge=1, le=5)], 1),
@@ -292,6 +296,14 @@ def _section(
         if text := env.get(prefix + name.upper()):
             values[name] = _convert(text, hint, prefix + name.upper(), strict=False)
     return cls(**values)
+
+
+def _tools(given: Mapping[str, Any], env: Mapping[str, str]) -> ToolSettings:
+    for name in given.keys() - {"image_generation"}:
+        raise ConfigError(f"tools.{name}", "unknown tool, expected image_generation")
+    path, prefix = "tools.image_generation", ENV_PREFIX + "IMAGE_GENERATION_"
+    section = _convert(given.get("image_generation") or {}, dict[str, Any], path, strict=True)
+    return ToolSettings(_section(ImageToolSettings, section, env, path, prefix))
 
 
 def _address(text: str, path: str, any_host: str) -> Address:

@@ -18,7 +18,8 @@ class Entry:
     environment, else the first of the variables given with it that is set. With the option named
     `ambient` set, it works without a key too: by the credentials of the machine it runs on.
     `keys` are further variables that may hold its key, `secrets` those that belong to the machine's
-    credentials: other processes are not given them.
+    credentials: other processes are not given them. `hosted` are hosted tools of the Responses API
+    that it runs itself.
     """
 
     aliases: tuple[str, ...] = ()
@@ -28,14 +29,16 @@ class Entry:
     ambient: str = ""
     keys: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
+    hosted: frozenset[str] = frozenset()
 
 
 REGISTRY: dict[str, Entry] = {
-    "openai": Entry(),
+    "openai": Entry(hosted=frozenset({"image_generation"})),
     "azure": Entry(
         aliases=("azure_openai", "azure_ai"),
         addressed=False,
         options={"api_version": ("AZURE_OPENAI_API_VERSION", "OPENAI_API_VERSION")},
+        hosted=frozenset({"image_generation"}),
     ),
     "anthropic": Entry(),
     "xai": Entry(aliases=("x_ai",)),

@@ -126,6 +126,21 @@ class FetchSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageToolSettings:
+    """Who draws for the hosted tool image_generation, where the model's provider does not."""
+
+    # As in a request: `provider/model`. Unset: the tool is refused there.
+    model: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSettings:
+    """Tools that the broker runs for models."""
+
+    image_generation: ImageToolSettings = ImageToolSettings()
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """How much is logged and in which form; auto is pretty on a terminal and JSON elsewhere."""
 
@@ -161,6 +176,7 @@ class Settings:
     routing: Rules = field(default_factory=Rules)
     # Changes to the catalogue: fields of offers.
     offers: tuple[Mapping[str, Any], ...] = ()
+    tools: ToolSettings = ToolSettings()
     log: LogSettings = LogSettings()
     cors_origins: tuple[str, ...] = ()
     replicas: int = 1

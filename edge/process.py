@@ -18,6 +18,7 @@ from broker.telemetry import Telemetry
 from edge.app import create_app, serve
 from edge.auth import Authenticator
 from edge.engine import Engine
+from edge.hosted import HostedTools
 from edge.responses.service import ResponseService
 from edge.rpc.server import RpcServer
 
@@ -54,7 +55,8 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
     engine = Engine(bus, settings, await fleet_token(bus, settings))
     keyring = Keyring(bus)
     auth = Authenticator(keyring)
-    responses = ResponseService(bus, engine.router, settings.limits)
+    tools = HostedTools(engine, settings)
+    responses = ResponseService(bus, engine.router, settings.limits, tools)
     await engine.start()
     await responses.start()
     if settings.api_key:

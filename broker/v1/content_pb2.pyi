@@ -256,12 +256,15 @@ class Image(_message.Message):
     FILE_ID_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     REVISED_PROMPT_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
     url: _builtins.str
     file_id: _builtins.str
     detail: _builtins.str
     """low, high, auto, original."""
     revised_prompt: _builtins.str
     """What the model made of the prompt, of a drawn one."""
+    error: _builtins.str
+    """Why one that was to be drawn was not: it has no source."""
     @_builtins.property
     def inline(self) -> Global___InlineData: ...
     def __init__(
@@ -272,10 +275,11 @@ class Image(_message.Message):
         file_id: _builtins.str = ...,
         detail: _builtins.str | None = ...,
         revised_prompt: _builtins.str = ...,
+        error: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_detail", b"_detail", "detail", b"detail", "file_id", b"file_id", "inline", b"inline", "source", b"source", "url", b"url"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_detail", b"_detail", "detail", b"detail", "file_id", b"file_id", "inline", b"inline", "revised_prompt", b"revised_prompt", "source", b"source", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_detail", b"_detail", "detail", b"detail", "error", b"error", "file_id", b"file_id", "inline", b"inline", "revised_prompt", b"revised_prompt", "source", b"source", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__detail: _TypeAlias = _typing.Literal["detail"]  # noqa: Y015
     _WhichOneofArgType__detail: _TypeAlias = _typing.Literal["_detail", b"_detail"]  # noqa: Y015

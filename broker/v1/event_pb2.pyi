@@ -493,6 +493,7 @@ class ImageDelta(_message.Message):
     IMAGE_FIELD_NUMBER: _builtins.int
     REVISED_PROMPT_FIELD_NUMBER: _builtins.int
     URL_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
     choice: _builtins.int
     item: _builtins.int
     partial_index: _builtins.int
@@ -500,6 +501,8 @@ class ImageDelta(_message.Message):
     revised_prompt: _builtins.str
     url: _builtins.str
     """Where it can be fetched, instead of `image`."""
+    error: _builtins.str
+    """Why it was not drawn: it has neither, and is not partial."""
     @_builtins.property
     def image(self) -> _content_pb2.InlineData: ...
     def __init__(
@@ -512,10 +515,11 @@ class ImageDelta(_message.Message):
         image: _content_pb2.InlineData | None = ...,
         revised_prompt: _builtins.str = ...,
         url: _builtins.str = ...,
+        error: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "image", b"image", "item", b"item", "partial", b"partial", "partial_index", b"partial_index", "revised_prompt", b"revised_prompt", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "error", b"error", "image", b"image", "item", b"item", "partial", b"partial", "partial_index", b"partial_index", "revised_prompt", b"revised_prompt", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

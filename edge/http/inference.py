@@ -19,7 +19,7 @@ from edge.http.body import ClientGoneError, read_json_body
 from edge.http.call import Call, Reporter
 from edge.http.form_body import read_form
 from edge.http.reply import error_reply
-from edge.http.seams import EngineLike, ExchangeLike
+from edge.http.seams import EngineLike, ExchangeLike, Submits
 from edge.http.slots import OpenStreams
 from edge.http.stream import EventStream
 from edge.translate.form import Answer, Form, MakeStream, Stream
@@ -55,7 +55,7 @@ class InferenceRoute:
 
     def __init__(self, form: Form, ingress: Ingress) -> None:
         self._form = form
-        self._engine = ingress.engine
+        self._engine: Submits = ingress.engine
         self._auth = ingress.auth
         self._limits = ingress.limits
         self._streams = ingress.streams

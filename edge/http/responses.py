@@ -44,6 +44,7 @@ class CreateResponse(InferenceRoute):
 
     def __init__(self, ingress: Ingress, service: ResponseService) -> None:
         super().__init__(RESPONSE, ingress)
+        self._engine = service.tools
         self._service = service
 
     async def _answer(self, call: Call, asked: Asked, send: Send) -> None:

@@ -57,8 +57,8 @@ class ModelLike(Protocol):
         """What it is for; () = not known."""
 
 
-class EngineLike(Protocol):
-    """Takes requests in and says how it is doing."""
+class Submits(Protocol):
+    """Takes requests in."""
 
     async def submit(
         self,
@@ -75,6 +75,10 @@ class EngineLike(Protocol):
         `provider_key` is the caller's own key for the provider, if one came with the request;
         `attachments` are what references in the request count.
         """
+
+
+class EngineLike(Submits, Protocol):
+    """Takes requests in and says how it is doing."""
 
     async def decide(self, request: generation_pb2.Request) -> Decision:
         """Where a request would go; raises `InferenceError` when nobody can answer it."""

@@ -27,6 +27,7 @@ from broker.routing import Decision
 from broker.settings import Limits
 from broker.v1 import event_pb2, generation_pb2, job_pb2, stored_pb2
 from edge import ids
+from edge.hosted import HostedTools
 from edge.responses import turn
 from edge.responses.turn import Turn
 
@@ -49,7 +50,9 @@ class Router(Protocol):
 class ResponseService:
     """See the module. Raises `InferenceError`."""
 
-    def __init__(self, bus: Bus, router: Router, limits: Limits) -> None:
+    def __init__(self, bus: Bus, router: Router, limits: Limits, tools: HostedTools) -> None:
+        # Takes requests whose tools the broker runs.
+        self.tools = tools
         self.stored = Responses(bus)
         self._bus = bus
         self._router = router
@@ -130,6 +133,7 @@ class ResponseService:
         if own_provider_key or asked.own.platform.use_custom_keys:
             message = "a background response cannot be run with a provider key of your own"
             raise InferenceError("invalid_request", message, param="background")
+        await self.tools.check_background(asked.own)
         plan = dispatch.Plan((await self._router.decide(asked.own)).targets)
         record = stored_pb2.StoredResponse(
             id=ids.answer_id(asked.own),

@@ -13,8 +13,7 @@ from broker.config import Limits
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
 from broker.v1 import generation_pb2
-from edge.engine import Engine
-from edge.exchange import Exchange
+from edge.hosted import Exchange, Submits
 from edge.rpc.calls import Call, Context
 from edge.rpc.report import Asked, Reporter
 from edge.translate.attachments import detach
@@ -51,7 +50,7 @@ class Question:
 class Asking:
     """What the services share of it."""
 
-    def __init__(self, engine: Engine, limits: Limits, reporter: Reporter) -> None:
+    def __init__(self, engine: Submits, limits: Limits, reporter: Reporter) -> None:
         self._engine = engine
         self._patience_s = limits.slow_reader_s
         self._reporter = reporter

@@ -95,7 +95,7 @@ class RpcServer:
             responses_service_pb2_grpc.add_ResponsesServiceServicer_to_server(
                 ResponsesService(
                     responses,
-                    Asking(engine, limits, reporter),
+                    Asking(responses.tools, limits, reporter),
                     self._calls,
                     limits,
                     streams,

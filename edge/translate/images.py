@@ -223,8 +223,15 @@ def _refer(attachment: operations_pb2.Attachment, given: _Reference, where: str)
     url = given.image_url if given.image_url is not None else given.url
     if isinstance(url, wire.ImageUrl):
         url = url.url
-    if given.file_id and not url:
-        attachment.file_id = given.file_id
+    add_reference(attachment, url or "", given.file_id or "", where)
+
+
+def add_reference(
+    attachment: operations_pb2.Attachment, url: str, file_id: str, where: str
+) -> None:
+    """Fill an attachment with what its address, or the id of an upload, stands for."""
+    if file_id and not url:
+        attachment.file_id = file_id
         return
     if not url:
         raise missing(f"{where}.image_url")

@@ -102,8 +102,9 @@ def _custom(writer: Writer, opened: Open, part: content_pb2.Part) -> None:
     writer.write("response.custom_tool_call_input.done", opened.at(input=said))
 
 
-def _image(writer: Writer, opened: Open, _part: content_pb2.Part) -> None:
-    writer.write("response.image_generation_call.completed", opened.at())
+def _image(writer: Writer, opened: Open, part: content_pb2.Part) -> None:
+    if not part.image.error:
+        writer.write("response.image_generation_call.completed", opened.at())
 
 
 _WITHIN: dict[str, Callable[[Writer, Open, str], None]] = {

@@ -160,6 +160,8 @@ def _image(group: Group, name: str, status: str) -> Item:
         written["result"] = b64encode(image.inline.data).decode()
     else:
         written["result"] = image.url or None
+    if image.error:
+        written |= {"status": "failed", "error": {"message": image.error}}
     if image.revised_prompt:
         written["revised_prompt"] = image.revised_prompt
     return written

@@ -449,6 +449,28 @@ def test_routing_is_read_into_rules() -> None:
     assert rules.compliance == {"bedrock": frozenset({"EU", "US"})}
 
 
+def test_who_draws_is_named_in_the_file_or_by_a_variable() -> None:
+    assert load().tools.image_generation.model is None
+    text = "tools: {image_generation: {model: openai/gpt-image-2}}"
+    assert load(text).tools.image_generation.model == "openai/gpt-image-2"
+    env = {"MILLRACE_IMAGE_GENERATION_MODEL": "sim/sim"}
+    assert load(text, env).tools.image_generation.model == "sim/sim"
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("tools: {web_search: {}}", "tools.web_search"),
+        ("tools: {image_generation: {mode: x}}", "tools.image_generation.mode"),
+        ("tools: {image_generation: {model: 5}}", "tools.image_generation.model"),
+        ("tools: {image_generation: {model: ''}}", "tools.image_generation.model"),
+        ("tools: {image_generation: openai}", "tools.image_generation"),
+    ],
+)
+def test_a_tool_that_is_wrong_is_named(text: str, path: str) -> None:
+    assert refused(text).startswith(f"{path}: ")
+
+
 def test_the_example_file_is_valid() -> None:
     settings = load_settings({"MILLRACE_CONFIG": str(EXAMPLE)})
     assert settings.providers["my_vllm"].models == ("llama-3", "qwen-3")
@@ -458,8 +480,9 @@ def test_the_example_file_documents_every_field_and_shows_the_defaults() -> None
     document = yaml.safe_load(EXAMPLE.read_text())
     shown = set(leaves(document))
     own = {"config", "providers", "providers_off", "nats", "limits", "fetch", "log"}
-    expected = {f.name for f in fields(Settings)} - own - {"routing", "offers"}
+    expected = {f.name for f in fields(Settings)} - own - {"routing", "offers", "tools"}
     expected |= {f"routing.{name}" for name in Section.__struct_fields__}
+    expected |= {"tools.image_generation.model"}
     sections = {"nats": NatsSettings, "limits": Limits, "fetch": FetchSettings, "log": LogSettings}
     for section, cls in sections.items():
         expected |= {f"{section}.{f.name}" for f in fields(cls)}

@@ -10,7 +10,7 @@ completed through chat where a provider completes none.
 
 from __future__ import annotations
 
-from workers.emulation.choices import total
+from broker.usage import total
 from workers.emulation.completions import Prompts
 from workers.emulation.plan import Plan, plan_of
 from workers.emulation.split import Split

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from broker import dispatch
 from broker.errors import InferenceError, Retry
+from broker.usage import total
 from broker.v1 import event_pb2, generation_pb2, operations_pb2
-from workers.emulation.choices import total
 from workers.emulation.steps import Step
 from workers.provider import Most
 

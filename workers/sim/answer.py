@@ -120,7 +120,7 @@ def answer_to(body: bytes, call_number: int) -> Answer:
         raise BadRequestError("the body must be a JSON object")
     ask = _ask(request)
     knobs = knobs_of(ask.model, request.get("sim"))
-    if knobs.tool_call and not ask.tools:
+    if knobs.tool_call and not ask.tools and request.get("tool_choice") != "none":
         raise BadRequestError("tool_call needs at least one function in tools", param="tools")
     seed = zlib.crc32(ask.last_user_text.encode(errors="surrogatepass"))
     if knobs.vary:
@@ -148,6 +148,7 @@ def _ask(request: dict[str, Any]) -> Ask:
     if not isinstance(count, int) or not 1 <= count <= 128:
         raise BadRequestError("n must be a whole number from 1 to 128", param="n")
     last, prompt_tokens = _prompt(messages)
+    choice = request.get("tool_choice")
     return Ask(
         model=model,
         stream=request.get("stream") is True,
@@ -159,7 +160,7 @@ def _ask(request: dict[str, Any]) -> Ask:
         n=count,
         logprobs=request.get("logprobs") is True,
         top_logprobs=request.get("top_logprobs") or 0,
-        tools=tuple(_tools(request.get("tools") or ())),
+        tools=tuple(_tools(request.get("tools") or ())) if choice != "none" else (),
     )
 
 
@@ -195,7 +196,7 @@ def _tools(tools: Sequence[Any]) -> Iterator[tuple[str, Any]]:
 
 def _choice(ask: Ask, knobs: Knobs, seed: int) -> Choice:
     reasoning = tuple(_words(seed + 7, knobs.reasoning))
-    if knobs.tool_call:
+    if knobs.tool_call and ask.tools:
         calls = tuple(_call(ask, seed, index) for index in range(knobs.tool_call))
         return Choice(reasoning, (), calls, knobs.finish or "tool_calls")
     text, finish = _stopped(_text(ask, knobs, seed), ask.stop), "stop"

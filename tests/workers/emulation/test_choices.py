@@ -7,9 +7,10 @@ import asyncio
 import pytest
 from aiohttp import web
 
+from broker.usage import total
 from broker.v1 import event_pb2
 from tests.workers.emulation.upstream import Chat, ask, attempt
-from workers.emulation.choices import Choices, total
+from workers.emulation.choices import Choices
 
 Event = event_pb2.Event
 STOP = event_pb2.FINISH_REASON_STOP
