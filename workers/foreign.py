@@ -13,7 +13,7 @@ import orjson
 
 from broker.errors import InferenceError
 from broker.v1 import content_pb2, generation_pb2
-from workers.parameters import Losses
+from workers.parameters import Action, Losses, Reasoning, Sheet
 
 _Generate = generation_pb2.GenerateRequest
 # The request says these by its effort too.
@@ -22,7 +22,9 @@ _SAID_ELSEWHERE = frozenset({"thinking", "output_config"})
 _IDLE = frozenset({"caller", "citations"})
 
 
-def in_openai_terms(generate: _Generate, quirks: Mapping[str, str], losses: Losses) -> _Generate:
+def in_openai_terms(
+    generate: _Generate, sheet: Sheet, quirks: Mapping[str, str], losses: Losses
+) -> _Generate:
     """The request without them; what is missed is noted in `losses`.
 
     The quirk `top_k` is "send" where that is understood. Raises `InferenceError` for tools that
@@ -38,6 +40,10 @@ def in_openai_terms(generate: _Generate, quirks: Mapping[str, str], losses: Loss
         del bare.extra[name]
         if name not in _SAID_ELSEWHERE:
             losses.drop(name)
+    if generate.reasoning.effort == "none" and not _can_be_off(sheet):
+        bare.reasoning.ClearField("effort")
+        if sheet.reasoning is Reasoning.ALWAYS:
+            losses.drop("thinking")
     for index, tool in enumerate(bare.tools):
         if tool.HasField("hosted"):
             message = f"The tool {tool.hosted.type!r} is not known here: describe it as your own."
@@ -47,6 +53,15 @@ def in_openai_terms(generate: _Generate, quirks: Mapping[str, str], losses: Loss
         message_.extra.clear()
         _strip(message_.parts, losses)
     return bare
+
+
+def _can_be_off(sheet: Sheet) -> bool:
+    """Whether the model is told not to think; many clients say so to models that never do."""
+    row = sheet.rows["reasoning_effort"]
+    if row.words is not None:
+        return "none" in row.words
+    at_will = sheet.reasoning in (Reasoning.BY_DEFAULT, Reasoning.ON_REQUEST)
+    return at_will and row.action is not Action.DROP
 
 
 def _strip(parts: Iterable[content_pb2.Part], losses: Losses) -> None:

@@ -64,6 +64,52 @@ USAGE: dict[str, Any] = {
     "inference_geo": "us",
 }
 
+MARK = {"type": "ephemeral", "ttl": "1h"}
+HISTORY: list[dict[str, Any]] = [
+    {
+        "role": "user",
+        "content": [
+            {"type": "text", "text": "Look", "cache_control": MARK},
+            {
+                "type": "image",
+                "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0K"},
+            },
+            {"type": "image", "source": {"type": "url", "url": "https://i.example/a.png"}},
+            {
+                "type": "document",
+                "source": {"type": "text", "media_type": "text/plain", "data": "facts"},
+                "title": "Facts",
+                "context": "old",
+                "citations": {"enabled": True},
+            },
+            {
+                "type": "search_result",
+                "source": "https://s.example",
+                "title": "S",
+                "content": [{"type": "text", "text": "found"}],
+                "citations": {"enabled": True},
+            },
+        ],
+    },
+    {"role": "assistant", "content": CONTENT},
+    {
+        "role": "user",
+        "content": [
+            {
+                "type": "tool_result",
+                "tool_use_id": "toolu_1",
+                "content": [
+                    {"type": "text", "text": "rain"},
+                    {"type": "text", "text": "and wind", "cache_control": MARK},
+                ],
+                "is_error": True,
+                "cache_control": MARK,
+            },
+            {"type": "text", "text": "And?"},
+        ],
+    },
+]
+
 
 def claude(content: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -16,6 +17,8 @@ from broker.v1 import generation_pb2
 from tests.system import rpc
 from tests.system.messages_wire import (
     CONTENT,
+    HISTORY,
+    MARK,
     SSE,
     USAGE,
     answer,
@@ -164,53 +167,6 @@ async def test_the_stream_of_claude_has_the_events_of_claudes_own(stack: Stack) 
     assert start["stop_reason"] is None
 
 
-MARK = {"type": "ephemeral", "ttl": "1h"}
-HISTORY: list[dict[str, Any]] = [
-    {
-        "role": "user",
-        "content": [
-            {"type": "text", "text": "Look", "cache_control": MARK},
-            {
-                "type": "image",
-                "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0K"},
-            },
-            {"type": "image", "source": {"type": "url", "url": "https://i.example/a.png"}},
-            {
-                "type": "document",
-                "source": {"type": "text", "media_type": "text/plain", "data": "facts"},
-                "title": "Facts",
-                "context": "old",
-                "citations": {"enabled": True},
-            },
-            {
-                "type": "search_result",
-                "source": "https://s.example",
-                "title": "S",
-                "content": [{"type": "text", "text": "found"}],
-                "citations": {"enabled": True},
-            },
-        ],
-    },
-    {"role": "assistant", "content": CONTENT},
-    {
-        "role": "user",
-        "content": [
-            {
-                "type": "tool_result",
-                "tool_use_id": "toolu_1",
-                "content": [
-                    {"type": "text", "text": "rain"},
-                    {"type": "text", "text": "and wind", "cache_control": MARK},
-                ],
-                "is_error": True,
-                "cache_control": MARK,
-            },
-            {"type": "text", "text": "And?"},
-        ],
-    },
-]
-
-
 async def test_what_claude_is_asked_arrives_as_it_was_asked(
     stack: Stack, fake: FakeProvider
 ) -> None:
@@ -268,6 +224,23 @@ async def test_claude_on_bedrock_is_asked_and_answers_in_its_own_format(
     assert call.json.keys().isdisjoint({"model", "stream"})
 
 
+@pytest.mark.parametrize("model", [OPUS, GPT])
+async def test_a_large_picture_arrives_whole(stack: Stack, fake: FakeProvider, model: str) -> None:
+    data = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(6 << 20)).decode()
+    source = {"type": "base64", "media_type": "image/png", "data": data}
+    content = [{"type": "image", "source": source}, {"type": "text", "text": "what?"}]
+    answered = await post(
+        stack, {"model": model, "messages": [{"role": "user", "content": content}]}
+    )
+    assert answered.status_code == 200, answered.text
+    [call] = fake.take()
+    picture = call.json["messages"][0]["content"][0]
+    if model == GPT:
+        assert picture["image_url"]["url"] == f"data:image/png;base64,{data}"
+    else:
+        assert picture["source"] == source
+
+
 # --- another format behind it ---
 
 
@@ -298,7 +271,7 @@ async def test_a_chat_model_is_asked_in_its_own_format(stack: Stack, fake: FakeP
     }
     answered = await post(stack, body)
     assert answered.status_code == 200, answered.text
-    assert answered.headers["x-dropped-params"] == "top_k, reasoning_effort"
+    assert answered.headers["x-dropped-params"] == "top_k"
     [call] = fake.take()
     function = {"name": "get_weather", "arguments": '{"city":"Oslo"}'}
     assert call.json == {

@@ -40,8 +40,8 @@ def call_of(request: generation_pb2.Request, model: str, provider: Provider) -> 
             and the caller forbids that.
     """
     losses = Losses()
-    generate = in_openai_terms(request.generate, provider.quirks, losses)
     sheet = provider.parameters.sheet(model)
+    generate = in_openai_terms(request.generate, sheet, provider.quirks, losses)
     rows = sheet.rows_for(_effort(generate))
     body: dict[str, Any] = {
         "model": model,

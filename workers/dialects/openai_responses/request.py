@@ -41,8 +41,8 @@ def call_of(
             and the caller forbids that.
     """
     losses = Losses()
-    generate = in_openai_terms(request.generate, {}, losses)
     sheet = parameters.sheet(model)
+    generate = in_openai_terms(request.generate, sheet, {}, losses)
     body: dict[str, Any] = {
         "model": model,
         "input": input_items(generate, plain_reasoning=plain_reasoning),
