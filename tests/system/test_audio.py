@@ -525,6 +525,10 @@ async def test_audio_is_typed_over_grpc(stack: Stack) -> None:
         heard = await client.events(speak("sim", response_format="pcm"))
         assert b"".join(event.audio.data for event in heard) == pcm("Hello")
         assert heard[1].audio.media_type == "audio/pcm"
+        large = transcribe("sim")
+        large.transcribe.file.data = SOUND * 12
+        text = (await client.infer(large)).answer.transcript.text
+        assert hashlib.sha256(SOUND * 12).hexdigest() in text
         reference = operations_pb2.AttachmentReference(number=0, size=3)
         for request, field in (
             (transcribe("sim", response_format="mp3"), "response_format"),

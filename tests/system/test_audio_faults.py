@@ -31,26 +31,41 @@ class SlowEar:
 
     def __init__(self) -> None:
         self.port = 0
-        self.begun = 0
-        self.sizes: list[int] = []
+        self.begun = self.busy = 0
+        # Large ones that came whole.
+        self.heard = 0
         self._all = asyncio.Event()
+
+    def hold(self) -> None:
+        """Wait for all of them again."""
+        self.begun = 0
+        self._all.clear()
+
+    def go(self) -> None:
+        """Wait for no more."""
+        self._all.set()
 
     async def hear(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(EOFError, OSError):
             while True:
-                await self._one(reader, writer)
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                self.busy += 1
+                try:
+                    await self._one(head, reader, writer)
+                finally:
+                    self.busy -= 1
         writer.close()
 
-    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).lower()
-        left = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
+    async def _one(
+        self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        left = size = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
         if left > LARGE:
             self.begun += 1
             if self.begun == AT_ONCE:
                 self._all.set()
             await self._all.wait()
             await asyncio.sleep(1)  # whoever reads ahead does so now
-        self.sizes.append(left)
         digest = hashlib.sha256()
         while left:
             data = await reader.read(min(left, 1 << 18))
@@ -58,6 +73,7 @@ class SlowEar:
                 raise EOFError
             left -= len(data)
             digest.update(data)
+        self.heard += size > LARGE
         body = b'{"text":"heard"}'
         kind = b"content-type: application/json\r\n"
         head = b"HTTP/1.1 200 OK\r\n%bcontent-length: %d\r\n\r\n" % (kind, len(body))
@@ -82,10 +98,14 @@ async def ear() -> AsyncIterator[SlowEar]:
 @pytest.fixture(scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory, ear: SlowEar) -> AsyncIterator[Stack]:
     url = f"http://127.0.0.1:{ear.port}/v1"
-    # Eight at once need both workers.
-    providers = {"openai": {"base_url": url, "api_key": "k", "slots": 4}}
+    providers = {"openai": {"base_url": url, "api_key": "k", "slots": AT_ONCE}}
     async with shared_stack(
-        tmp_path_factory, workers=2, slots=4, providers=providers, serves=("sim", "openai")
+        # Eight at once of sim need both workers.
+        tmp_path_factory,
+        workers=2,
+        slots=4,
+        providers=providers,
+        serves=("sim", "openai"),
     ) as stack:
         yield stack
 
@@ -128,12 +148,13 @@ async def test_r10_eight_recordings_of_25_mb_cost_the_edge_their_size_and_others
         before = {name: resident(stack, name, "VmRSS") for name in names}
         answers = await asyncio.gather(*(one(client) for _ in range(AT_ONCE)))
     assert [answer.json() for answer in answers] == [{"text": "heard"}] * AT_ONCE
-    assert sum(size > LARGE for size in ear.sizes) == AT_ONCE
+    assert ear.heard == AT_ONCE
     grown = {name: resident(stack, name, "VmHWM") - before[name] for name in names}
     print({name: f"{size / MIB:.0f} MiB" for name, size in grown.items()})  # noqa: T201
     bodies = {"edge": AT_ONCE * LARGE}
     for name, size in grown.items():
         assert size - bodies.get(name, 0) <= MOST, grown
+    await stack.quiet()
     after = resident(stack, "edge", "VmRSS") - before["edge"]
     print(f"the edge keeps {after / MIB:.0f} MiB")  # noqa: T201
     assert after <= MOST
@@ -207,3 +228,24 @@ async def test_a_voice_whose_worker_dies_never_looks_whole(stack: Stack) -> None
         ends = await asyncio.gather(*calls)
     assert set(ends) == {True, False}
     await another(stack)
+
+
+async def test_r7_a_killed_edge_takes_the_recordings_with_it(stack: Stack, ear: SlowEar) -> None:
+    ear.hold()
+    heard, sound = ear.heard, bytes(LARGE)
+    async with stack.client() as client:
+        calls = [
+            asyncio.create_task(transcribed(client, "openai/whisper-1", sound)) for _ in range(3)
+        ]
+        await until(lambda: ear.begun == 3, "three recordings are on their way")
+        stack.processes["edge"].kill()
+        for call in calls:
+            with pytest.raises(httpx.TransportError):
+                await call
+    ear.go()  # and what was under way is read to its end, which does not come
+    await until(lambda: not ear.busy, "every call upstream is closed", 10)
+    assert ear.heard == heard
+    stack.start_edge(0)
+    await until(stack.ready, "the edge is back")
+    await until(lambda: stack.live_workers(4), "the workers are seen again")
+    await stack.quiet(timeout_s=20)
