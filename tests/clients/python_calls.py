@@ -176,8 +176,15 @@ async def responses_kept(sdk: AsyncOpenAI, model: str) -> None:
     kept = await sdk.responses.retrieve(told.id)
     assert kept == told
     assert kept.metadata == {"a": "b"}
-    page = await sdk.responses.input_items.list(told.id, limit=1, order="asc")
-    assert [item.type for item in page.data] == ["message"]
+    said: Any = [{"role": "user", "content": str(number)} for number in range(5)]
+    told = await sdk.responses.create(model=model, input=said)
+    page = await sdk.responses.input_items.list(told.id, limit=2, order="asc")
+    assert page.has_next_page()
+    items: Any = [item async for item in page]
+    assert [item.content[0].text for item in items] == ["0", "1", "2", "3", "4"]
+    references: Any = [{"type": "item_reference", "id": item.id} for item in items[:1]]
+    again = await sdk.responses.create(model=model, input=references)
+    assert again.output_text == heard(model, "0")
     await sdk.responses.delete(told.id)
     with pytest.raises(openai.NotFoundError):
         await sdk.responses.retrieve(told.id)
@@ -197,6 +204,9 @@ async def responses_background(sdk: AsyncOpenAI, model: str) -> None:
         model=model, input="Hello there!", background=True, stream=True
     )
     assert [event.type async for event in streamed] == [event.type for event in events]
+    async with sdk.responses.stream(response_id=queued.id, starting_after=2) as stream:
+        resumed = [event.type async for event in stream]
+    assert resumed == [event.type for event in events[3:]]
 
 
 async def responses_counted(sdk: AsyncOpenAI, model: str) -> None:
@@ -217,6 +227,10 @@ async def conversations(sdk: AsyncOpenAI, model: str) -> None:
     more: Any = [{"type": "message", "role": "user", "content": "One more."}]
     added = await sdk.conversations.items.create(opened.id, items=more)
     assert len(added.data) == 1
+    left = await sdk.conversations.items.delete(added.data[0].id or "", conversation_id=opened.id)
+    assert left.id == opened.id
+    pages: Any = await sdk.conversations.items.list(opened.id, limit=1, order="asc")
+    assert [item.id async for item in pages] == [item.id for item in items]
     changed = await sdk.conversations.update(opened.id, metadata={"topic": "other"})
     assert changed.metadata == {"topic": "other"}
     assert (await sdk.conversations.retrieve(opened.id)).metadata == {"topic": "other"}

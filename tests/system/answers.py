@@ -43,23 +43,17 @@ def text_of(response: Any) -> str:
     )
 
 
-async def events(lines: AsyncIterator[str]) -> AsyncIterator[dict[str, Any]]:
-    """The events of a stream, whose names and numbers have to be right."""
+async def events(lines: AsyncIterator[str], first: int = 0) -> AsyncIterator[dict[str, Any]]:
+    """The events of a stream: named as they are typed, and numbered from `first` on."""
     name = ""
     async for line in lines:
         if line.startswith("event: "):
             name = line[7:]
         elif line.startswith("data: "):
             event = json.loads(line[6:])
-            assert event["type"] == name
+            assert (event["type"], event["sequence_number"]) == (name, first)
+            first += 1
             yield event
-
-
-def contiguous(found: list[dict[str, Any]], first: int = 0) -> list[dict[str, Any]]:
-    """The events, whose numbers have to leave no gap."""
-    numbers = [event["sequence_number"] for event in found]
-    assert numbers == list(range(first, first + len(found)))
-    return found
 
 
 async def post_stream(
@@ -69,7 +63,7 @@ async def post_stream(
     body = {"model": model, "input": text, "stream": True, **more}
     async with client.stream("POST", "/v1/responses", json=body) as answer:
         assert answer.status_code == 200, await answer.aread()
-        return contiguous([event async for event in events(answer.aiter_lines())])
+        return [event async for event in events(answer.aiter_lines())]
 
 
 async def replay(client: httpx.AsyncClient, name: str, after: int = -1) -> list[dict[str, Any]]:
@@ -77,8 +71,20 @@ async def replay(client: httpx.AsyncClient, name: str, after: int = -1) -> list[
     query = {"stream": "true"} | ({"starting_after": str(after)} if after >= 0 else {})
     async with client.stream("GET", f"/v1/responses/{name}", params=query) as answer:
         assert answer.status_code == 200, await answer.aread()
-        return contiguous([event async for event in events(answer.aiter_lines())], after + 1)
+        return [event async for event in events(answer.aiter_lines(), after + 1)]
 
 
 async def upstream_calls(stack: Stack) -> int:
     return int((await stack.sim_stats())["calls"])
+
+
+async def listed(client: httpx.AsyncClient, path: str, **query: Any) -> Any:
+    """A page of items, oldest first."""
+    answer = await client.get(path, params={"order": "asc", **query})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def texts(found: list[dict[str, Any]]) -> list[str]:
+    """What messages say."""
+    return [item["content"][0]["text"] for item in found]

@@ -5,9 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 
+import pytest
+
+from broker.bus.keyring import Keyring
 from tests.clients import formats
 from tests.clients.asked import Call
 from tests.system.provider import FakeProvider, Received, Said, fake_provider
+from tests.system.shared import shared_stack
+from tests.system.stack import Stack
 from tests.workers import responses_answers as recorded
 
 # Provider -> what its address ends with.
@@ -18,6 +23,9 @@ _FORMATS = {
     "/v1/messages/count_tokens": formats.anthropic_count,
     "/v1/chat/completions": formats.openai_chat,
 }
+# One of each: chat's format, Anthropic's, and the Responses API's own.
+MODELS = ("sim/echo", "anthropic/claude-haiku-4-5", "openai/gpt-4o")
+OTHER = {"authorization": "Bearer mr-a-key-of-another-tenant-0123456789"}
 _STREAM = {"content-type": "text/event-stream"}
 
 
@@ -44,6 +52,16 @@ def settings(fake: FakeProvider) -> dict[str, object]:
         name: {"base_url": fake.url(name) + prefix, "api_key": "k"}
         for name, prefix in PREFIXES.items()
     }
+
+
+@contextlib.asynccontextmanager
+async def providers_stack(
+    folders: pytest.TempPathFactory, fake: FakeProvider
+) -> AsyncIterator[Stack]:
+    """A stack with sim and these providers, and a key of `OTHER`, another tenant."""
+    async with shared_stack(folders, providers=settings(fake), serves=("sim", *PREFIXES)) as stack:
+        await Keyring(stack.bus).add(OTHER["authorization"][7:], "another", tenant="another")
+        yield stack
 
 
 @contextlib.asynccontextmanager
