@@ -133,6 +133,44 @@ def test_a_choice_of_some_tools_shows_only_these() -> None:
     assert body["tool_choice"] == "required"
 
 
+FILE = "role: ROLE_USER parts {{ file {{ {source} filename: 'f.pdf' }} }}"
+INLINE = "inline { media_type: 'application/pdf' data: 'abc' }"
+FILES: list[tuple[str, str, dict[str, Any]]] = [
+    (
+        "mistral",
+        INLINE,
+        {"type": "document_url", "document_url": "data:application/pdf;base64,YWJj"},
+    ),
+    ("mistral", "url: 'https://a.b/c'", {"type": "document_url", "document_url": "https://a.b/c"}),
+    ("perplexity", INLINE, {"type": "file_url", "file_url": {"url": "YWJj"}}),
+    (
+        "perplexity",
+        "url: 'https://a.b/c'",
+        {"type": "file_url", "file_url": {"url": "https://a.b/c"}},
+    ),
+]
+
+
+@pytest.mark.parametrize(("provider", "source", "part"), FILES)
+def test_a_file_is_the_part_that_the_server_knows(
+    provider: str, source: str, part: dict[str, Any]
+) -> None:
+    body = _body(provider, f"messages {{ {FILE.format(source=source)} }}")
+    named = {"document_name" if provider == "mistral" else "file_name": "f.pdf"}
+    assert body["messages"] == [{"role": "user", "content": [part | named]}]
+
+
+def test_a_file_and_sound_at_mistral_are_named_and_bare() -> None:
+    sound = "parts { audio { inline { data: 'abc' } format: 'wav' } }"
+    body = _body(
+        "mistral", f"messages {{ role: ROLE_USER parts {{ file {{ file_id: 'x' }} }} {sound} }}"
+    )
+    assert body["messages"][0]["content"] == [
+        {"type": "file", "file_id": "x"},
+        {"type": "input_audio", "input_audio": "YWJj"},
+    ]
+
+
 TWO_TOOLS = "tools { function { name: 'f' } } tools { function { name: 'g' } }"
 
 

@@ -42,6 +42,8 @@ PROVIDER = Provider(
         "reasoning_field": "content",
         "call_ids": "nine characters",
         "tool_type": "as given",
+        "files": "document_url",
+        "audio": "bare",
     },
     operations={
         TRANSCRIBE: OpenAiTranscriptions(

@@ -14,7 +14,12 @@ PROVIDER = Provider(
     dialect=DIALECT,
     base_url="https://api.perplexity.ai",
     models=("sonar", "sonar-pro", "sonar-reasoning-pro", "pplx-embed-v1-0.6b", "pplx-embed-v1-4b"),
-    quirks={"assistant_fields": "plain", "system_messages": "one", "turns": "alternate"},
+    quirks={
+        "assistant_fields": "plain",
+        "system_messages": "one",
+        "turns": "alternate",
+        "files": "file_url",
+    },
     operations={
         EMBED: OpenAiEmbeddings(
             DIALECT.error,

@@ -14,6 +14,8 @@ its own. Quirks are facts beside parameters that the dialect obeys (`Provider.qu
 | call_ids | "nine characters": ids of calls are made to fit that | they go out as they came |
 | system_messages | "one": joined into one at the beginning | they stay where they are |
 | top_k | "send": a Messages request's goes out | it is left out |
+| files | "document_url", "file_url": the type of part that a file is | "file" |
+| audio | "bare": the bytes alone | with their format |
 | turns | "alternate": neighbours of one speaker are joined | they stay apart |
 """
 

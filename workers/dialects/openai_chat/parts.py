@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -59,7 +59,9 @@ def _part(part: content_pb2.Part, where: str, quirks: Mapping[str, str]) -> dict
         return _image(part.image, where, quirks)
     if kind == "audio":
         data = base64.b64encode(part.audio.inline.data).decode()
-        return {"type": "input_audio", "input_audio": {"data": data, "format": part.audio.format}}
+        audio = {"data": data, "format": part.audio.format}
+        bare = quirks.get("audio") == "bare"
+        return {"type": "input_audio", "input_audio": data if bare else audio}
     if kind == "file":
         return _file(part.file, where, quirks)
     if kind == "refusal":
@@ -91,6 +93,8 @@ def _image(image: content_pb2.Image, where: str, quirks: Mapping[str, str]) -> d
 
 
 def _file(file: content_pb2.File, where: str, quirks: Mapping[str, str]) -> dict[str, Any]:
+    if (own := _FILES.get(quirks.get("files", ""))) is not None:
+        return own(file)
     source = file.WhichOneof("source")
     fetches_images = quirks.get("image_addresses") == "fetch"
     if source == "url" and quirks.get("file_addresses") != "send":
@@ -106,6 +110,28 @@ def _file(file: content_pb2.File, where: str, quirks: Mapping[str, str]) -> dict
     if file.HasField("filename"):
         written["filename"] = file.filename
     return {"type": "file", "file": written}
+
+
+def _document_url(file: content_pb2.File) -> dict[str, Any]:
+    if file.HasField("file_id"):
+        return {"type": "file", "file_id": file.file_id}
+    url = file.url or _data_url(file.inline, "application/pdf")
+    written = {"type": "document_url", "document_url": url}
+    return written | ({"document_name": file.filename} if file.HasField("filename") else {})
+
+
+def _file_url(file: content_pb2.File) -> dict[str, Any]:
+    # An address, or the bytes themselves.
+    url = file.url or base64.b64encode(file.inline.data).decode()
+    written: dict[str, Any] = {"type": "file_url", "file_url": {"url": url}}
+    return written | ({"file_name": file.filename} if file.HasField("filename") else {})
+
+
+# Other forms of a file, by the quirk `files`; their servers read addresses.
+_FILES: Mapping[str, Callable[[content_pb2.File], dict[str, Any]]] = {
+    "document_url": _document_url,
+    "file_url": _file_url,
+}
 
 
 def _data_url(inline: content_pb2.InlineData, fallback: str) -> str:
