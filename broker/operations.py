@@ -14,6 +14,18 @@ RERANK = "rerank"
 COUNT_TOKENS = "count_tokens"
 COMPLETE = "complete"
 
+# As callers know them.
+WORDS = {
+    GENERATE: "chat",
+    EMBED: "embeddings",
+    IMAGE: "image generation",
+    TRANSCRIBE: "transcription",
+    SPEAK: "speech",
+    MODERATE: "moderation",
+    RERANK: "reranking",
+    COUNT_TOKENS: "token counting",
+    COMPLETE: "completions",
+}
 # Every operation there is, by its name in `Request`.
 ALL: tuple[str, ...] = tuple(
     field.name for field in generation_pb2.Request.DESCRIPTOR.oneofs_by_name["operation"].fields

@@ -18,6 +18,9 @@ class Meant(Protocol):
         ...
 
 
+_MOST = (operations.GENERATE,)
+# What is made of something else where a model does not have it.
+_SERVED_BY = {operations.COUNT_TOKENS: _MOST, operations.COMPLETE: _MOST}
 _Model = TypeVar("_Model", bound=Meant)
 
 
@@ -37,7 +40,5 @@ def meant_for(models: Iterable[_Model], operation: str | None) -> list[_Model]:
             param="operation",
             code="invalid_value",
         )
-    return [model for model in models if operation in (model.operations or _MOST)]
-
-
-_MOST = (operations.GENERATE,)
+    serving = {operation, *_SERVED_BY.get(operation, ())}
+    return [model for model in models if not serving.isdisjoint(model.operations or _MOST)]

@@ -13,34 +13,11 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 from broker.errors import InferenceError
-from broker.operations import (
-    COMPLETE,
-    COUNT_TOKENS,
-    EMBED,
-    GENERATE,
-    IMAGE,
-    MODERATE,
-    RERANK,
-    SPEAK,
-    TRANSCRIBE,
-)
+from broker.operations import GENERATE, WORDS
 from broker.v1 import event_pb2, generation_pb2
 from broker.v1.content_pb2 import Part
 from broker.v1.operations_pb2 import Attachment
 from workers.parameters import Table
-
-# Operations as callers know them.
-OPERATION_WORDS = {
-    EMBED: "embeddings",
-    IMAGE: "image generation",
-    TRANSCRIBE: "transcription",
-    SPEAK: "speech",
-    MODERATE: "moderation",
-    RERANK: "reranking",
-    COUNT_TOKENS: "token counting",
-    COMPLETE: "completions",
-}
-
 
 # The fields of a multipart form, in their order: texts and files.
 Form = tuple[tuple[str, str | Attachment], ...]
@@ -267,7 +244,7 @@ class Provider:
         except KeyError:
             raise InferenceError(
                 "unsupported_operation",
-                f"{self.name} does not offer {OPERATION_WORDS.get(operation, operation)}",
+                f"{self.name} does not offer {WORDS.get(operation, operation)}",
                 param="model",
                 provider=self.name,
             ) from None

@@ -53,7 +53,9 @@ def _offered(candidate: Candidate, ask: Ask, _world: World) -> str:
         return ""
     if {ask.operation, _STAND_IN.get(ask.operation)} & set(offer.operations):
         return ""
-    return f"does not offer {ask.operation}"
+    words = operations.WORDS
+    known = ", ".join(words.get(operation, operation) for operation in offer.operations)
+    return f"does not offer {words.get(ask.operation, ask.operation)}, but {known}"
 
 
 def _only(candidate: Candidate, ask: Ask, _world: World) -> str:

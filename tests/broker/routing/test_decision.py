@@ -137,7 +137,12 @@ NOBODY = [
     (LLAMA, {"compliance": "DE"}, "no_compliant_provider", "not certified for DE"),
     (LLAMA, {"zdr": True}, "no_matching_provider", "may keep data"),
     (LLAMA, {"quantizations": ["fp8"]}, "no_matching_provider", "quantization is unknown"),
-    ("openai/text-embedding-3-small", None, "unsupported_operation", "does not offer generate"),
+    (
+        "openai/text-embedding-3-small",
+        None,
+        "unsupported_operation",
+        "does not offer chat, but embeddings",
+    ),
     ("mistral/large", None, "no_worker", "mistral"),
     ("no-such-model", None, "model_not_found", "does not exist"),
 ]

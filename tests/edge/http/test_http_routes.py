@@ -66,6 +66,7 @@ KNOWN = [
         ("", ["gpt-4o", "text-embedding-3-small", "unknown"]),
         ("?operation=embed", ["text-embedding-3-small"]),
         ("?operation=generate", ["gpt-4o", "unknown"]),
+        ("?operation=count_tokens", ["gpt-4o", "unknown"]),
         ("?operation=rerank", []),
     ],
 )
