@@ -274,6 +274,22 @@ async def test_without_credit_a_sender_waits_until_it_is_given_some(
     await asyncio.wait_for(waiting, 1)
 
 
+async def test_of_several_that_wait_one_may_give_up_and_the_others_go_on(
+    edge: EdgeStandIn, link: EdgeLink
+) -> None:
+    """An attempt may be several calls, which share its credit."""
+    edge.credit = 10
+    session = await granted(link)
+    session.send([text("x" * 100)])
+    waiting = [asyncio.create_task(session.wait_credit()) for _ in range(3)]
+    await asyncio.sleep(0.02)
+    waiting[1].cancel()
+    await asyncio.wait(waiting[1:2], timeout=1)
+    assert [task.done() for task in waiting] == [False, True, False]
+    await edge.say(pb.Control(session=session.number, credit_bytes=1000))
+    await asyncio.wait_for(asyncio.gather(waiting[0], waiting[2]), 5)
+
+
 async def test_a_starved_sender_learns_of_the_kill_and_of_the_loss(
     edge: EdgeStandIn, link: EdgeLink
 ) -> None:
