@@ -34,9 +34,18 @@ def test_every_registered_provider_is_declared(name: str) -> None:
     assert provider.keyless == REGISTRY[name].keyless
 
 
-@pytest.mark.parametrize("alias", ["openai-compatible", "OpenAI"])
-def test_other_spellings_are_understood(alias: str) -> None:
-    assert registry.provider(alias).name == alias.lower().replace("-", "_")
+SPELLINGS = {
+    **{"openai-compatible": "openai_compatible", "OpenAI": "openai", "google": "gemini"},
+    **dict.fromkeys(("together", "togetherai", "together-ai", "TogetherAI"), "together_ai"),
+    **dict.fromkeys(("vertexai", "vertex-ai", "VertexAI"), "vertex_ai"),
+    **dict.fromkeys(("azure_openai", "azure_ai", "azure-openai"), "azure"),
+    **dict.fromkeys(("aws-bedrock", "aws_bedrock"), "bedrock"),
+}
+
+
+@pytest.mark.parametrize(("spelling", "name"), SPELLINGS.items())
+def test_other_spellings_are_understood(spelling: str, name: str) -> None:
+    assert registry.provider(spelling).name == name
 
 
 def test_an_unknown_provider_is_answered_with_the_known_ones() -> None:
