@@ -35,7 +35,9 @@ def test_every_registered_provider_is_declared(name: str) -> None:
 
 
 SPELLINGS = {
-    **{"openai-compatible": "openai_compatible", "OpenAI": "openai", "google": "gemini"},
+    "openai-compatible": "openai_compatible",
+    "OpenAI": "openai",
+    "google": "gemini",
     **dict.fromkeys(("together", "togetherai", "together-ai", "TogetherAI"), "together_ai"),
     **dict.fromkeys(("vertexai", "vertex-ai", "VertexAI"), "vertex_ai"),
     **dict.fromkeys(("azure_openai", "azure_ai", "azure-openai"), "azure"),

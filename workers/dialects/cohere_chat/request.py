@@ -103,5 +103,7 @@ def _thinking(effort: str, limit: Any) -> Block:
         )
     if limit is not None:
         # Thinking counts towards the limit: an answer has to be left.
-        budget = max(1, min(budget, limit * 3 // 4))
+        budget = min(budget, limit * 3 // 4)
+    if not budget:
+        return {"type": "disabled"}
     return {"type": "enabled", "token_budget": budget}

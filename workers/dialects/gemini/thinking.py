@@ -54,7 +54,7 @@ def _budget(effort: str, budget: Budget, limit: int | None) -> dict[str, Any] | 
         return None
     tokens = min(max(_BUDGETS[effort], budget.low), budget.high)
     if limit is not None:
-        tokens = min(tokens, limit - min(_ROOM, limit // 2))
+        tokens = min(tokens, limit - max(1, min(_ROOM, limit // 2)))
         tokens = tokens if tokens >= budget.low else least
     return {"thinkingBudget": tokens} | (_thoughts(effort) if tokens else {})
 
