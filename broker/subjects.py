@@ -99,6 +99,11 @@ def worker_key(provider: str, worker: str) -> str:
     return f"w.{token(provider)}.{token(worker)}"
 
 
+def once_key(tenant: str, digest: str) -> str:
+    """Key of a request that its caller named; `digest` is of the name."""
+    return f"{token(tenant)}.{digest}"
+
+
 def breaker_key(provider: str, model: str) -> str:
     """Key of an open breaker."""
     return f"{token(provider)}.{token(model)}"

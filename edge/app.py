@@ -25,6 +25,7 @@ from edge.http.responses import CountInput, CreateResponse, ReadResponse
 from edge.http.seams import EngineLike
 from edge.http.slots import OpenStreams
 from edge.http.stored import conversation_routes, response_routes
+from edge.once import OnceOnly
 from edge.responses.service import ResponseService
 from edge.translate.forms import ROUTES
 
@@ -42,12 +43,14 @@ def create_app(
     auth: Authenticator,
     telemetry: Telemetry | None = None,
     responses: ResponseService | None = None,
+    *,
+    once: OnceOnly | None = None,
 ) -> ASGIApp:
     """The ASGI application; it has to be served as `serve` says."""
     telemetry = telemetry or Telemetry.silent("edge")
     streams = OpenStreams(settings.limits.streams_per_key)
     _register_gauges(telemetry.metrics, engine, streams)
-    ingress = Ingress(engine, auth, settings.limits, streams, Reporter(telemetry))
+    ingress = Ingress(engine, auth, settings.limits, streams, Reporter(telemetry), once)
     hot: dict[tuple[str, str], ASGIApp] = {
         ("POST", path): InferenceRoute(form, ingress) for path, form in ROUTES.items()
     }

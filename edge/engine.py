@@ -87,6 +87,7 @@ class Engine:
         self._catalog = catalogue = catalog.load(settings.offers)
         self._bill = Bill(catalogue)
         self._health = Health(bus, self._fleet, self.name, self._own)
+        self.edge_lives = self._fleet.edge_lives
         self.router = Router(self._fleet, self._fresh, catalogue, settings.routing, self._health)
         self._delivery = DeliveryServer(self, fleet_token)
         self._queues: dict[tuple[str, str], PoolQueue] = defaultdict(PoolQueue)

@@ -45,6 +45,13 @@ class FleetView:
         await self._leases.close()
         await self._cfg.close()
 
+    async def edge_lives(self, name: str) -> bool:
+        """Whether an edge is there: absence is believed only after a fresh read (R12)."""
+        key = subjects.edge_key(name)
+        if key not in self._leases.entries:
+            await self._leases.refresh()
+        return key in self._leases.entries
+
     def pace(self, provider: str, model: str) -> Pace:
         """How fast a model answers: the worst that a worker has seen."""
         if not self._paces:

@@ -19,6 +19,7 @@ from edge.app import create_app, serve
 from edge.auth import Authenticator
 from edge.engine import Engine
 from edge.hosted import HostedTools
+from edge.once import OnceOnly
 from edge.responses.service import ResponseService
 from edge.rpc.server import RpcServer
 
@@ -65,7 +66,9 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
     version = metadata.version("millrace")
     rpc = RpcServer(engine, auth, settings, version, telemetry, responses=responses)
     await rpc.start()
-    server = _Server(serve(create_app(settings, engine, auth, telemetry, responses), settings))
+    once = OnceOnly(bus, engine.name, engine.edge_lives)
+    app = create_app(settings, engine, auth, telemetry, responses, once=once)
+    server = _Server(serve(app, settings))
     serving = asyncio.create_task(server.serve(), name="http")
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:

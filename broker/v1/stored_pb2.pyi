@@ -294,3 +294,48 @@ class LoggedEvents(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LoggedEvents: _TypeAlias = LoggedEvents  # noqa: Y015
+
+@_typing.final
+class Once(_message.Message):
+    """A request that has a key of the caller's own: who runs it, then what it was answered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_HASH_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    EDGE_FIELD_NUMBER: _builtins.int
+    ANSWER_ID_FIELD_NUMBER: _builtins.int
+    CREATED_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    request_hash: _builtins.bytes
+    """SHA-256 of the request, so that the same key with another one is refused."""
+    request_id: _builtins.str
+    edge: _builtins.str
+    """The edge that runs it."""
+    answer_id: _builtins.str
+    created: _builtins.int
+    """Unix seconds."""
+    done: _builtins.bool
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Event]:
+        """Of the whole answer; empty where it was too large to be kept."""
+
+    def __init__(
+        self,
+        *,
+        request_hash: _builtins.bytes = ...,
+        request_id: _builtins.str = ...,
+        edge: _builtins.str = ...,
+        answer_id: _builtins.str = ...,
+        created: _builtins.int = ...,
+        done: _builtins.bool = ...,
+        events: _abc.Iterable[_event_pb2.Event] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_id", b"answer_id", "created", b"created", "done", b"done", "edge", b"edge", "events", b"events", "request_hash", b"request_hash", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Once: _TypeAlias = Once  # noqa: Y015

@@ -20,6 +20,7 @@ from edge.http.reply import REQUEST_ID, Header, header_value, new_request_id
 from edge.translate.headers import ACCOUNT, PROVIDER_KEY, forwarded
 from edge.translate.usage import completion_tokens, prompt_tokens
 
+_NAME = re.compile(rb"[ -~]{1,255}")
 _SECONDS = re.compile(rb"\d{1,6}(\.\d{1,3})?")
 _PROVIDER_KEY = PROVIDER_KEY.encode()
 _CLIENT_ID = re.compile(rb"[\w.:/+=-]{1,128}")
@@ -41,6 +42,7 @@ class Call:
         "model",
         "provider",
         "reason",
+        "replayed",
         "request_id",
         "started",
         "status",
@@ -65,6 +67,8 @@ class Call:
         self.reason = ""
         self.started = False  # whether the status line has been sent
         self.gone = False
+        # Whether it is the answer of an earlier request with the same idempotency key.
+        self.replayed = False
         # What the answer costs, in billionths of a dollar; None = nobody knows.
         self.cost_nano: int | None = None
         self._task: asyncio.Task[None] | None = None
@@ -88,6 +92,19 @@ class Call:
         """The caller's own key for the provider, where it sent one."""
         given = self.headers.get(_PROVIDER_KEY)
         return None if given is None else given.decode("latin-1")
+
+    def idempotency_key(self) -> str | None:
+        """The name that the caller gave this request, so that it runs once."""
+        given = self.headers.get(b"idempotency-key")
+        if given is None:
+            return None
+        if not _NAME.fullmatch(given):
+            raise InferenceError(
+                "invalid_request",
+                "Idempotency-Key has to be 1 to 255 printable ASCII characters",
+                param="Idempotency-Key",
+            )
+        return given.decode()
 
     def pass_on_headers(self, platform: generation_pb2.Platform) -> None:
         """Add the headers that are for the provider; the body's own are stronger."""
@@ -145,6 +162,8 @@ class Call:
             (b"openai-processing-ms", b"%d" % (self.elapsed() * 1000)),
             *self.id_headers(),
         ]
+        if self.replayed:
+            headers.append((b"idempotent-replayed", b"true"))
         if self.cost_nano is not None:
             headers.append((b"x-millrace-cost", usd(self.cost_nano).encode()))
         if route:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.types import Receive, Scope, Send
 
@@ -22,6 +23,7 @@ from edge.http.reply import error_reply
 from edge.http.seams import EngineLike, ExchangeLike, Submits
 from edge.http.slots import OpenStreams
 from edge.http.stream import EventStream
+from edge.once import OnceOnly, Replayed
 from edge.translate.form import Answer, Form, MakeStream, Stream
 from edge.translate.multipart import boundary_of
 
@@ -37,6 +39,8 @@ class Ingress:
     limits: Limits
     streams: OpenStreams
     reporter: Reporter
+    # None: idempotency keys are not looked at.
+    once: OnceOnly | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ class InferenceRoute:
         self._limits = ingress.limits
         self._streams = ingress.streams
         self._reporter = ingress.reporter
+        self._once = ingress.once
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = Call(scope, self._form.request_id)
@@ -206,7 +211,8 @@ class InferenceRoute:
             exchange.divert(take)
 
     async def _submit(self, call: Call, asked: Asked) -> ExchangeLike:
-        return await self._engine.submit(
+        run = partial(
+            self._engine.submit,
             asked.request,
             asked.key,
             request_id=call.request_id,
@@ -214,6 +220,19 @@ class InferenceRoute:
             provider_key=call.provider_key(),
             attachments=asked.attachments,
         )
+        name = call.idempotency_key()
+        if name is None or self._once is None:
+            return await run()
+        exchange = await self._once.submit(
+            run,
+            asked.request,
+            tenant=asked.key.tenant,
+            name=name,
+            request_id=call.request_id,
+            timeout_s=asked.timeout_s,
+        )
+        call.replayed = isinstance(exchange, Replayed)
+        return exchange
 
     async def _refuse(self, call: Call, error: InferenceError, send: Send) -> None:
         """Tell the caller, where that is still possible."""

@@ -1,0 +1,139 @@
+"""A request with an idempotency key runs once, whatever edge it comes to and whoever dies."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import Any
+
+import httpx
+import pytest
+
+from broker.bus.keyring import Keyring
+from tests.system.stack import MakeStack, Stack, until
+
+
+def named(name: str) -> dict[str, str]:
+    return {"idempotency-key": name}
+
+
+def body(model: str, **more: Any) -> dict[str, Any]:
+    return {"model": f"sim/{model}", "messages": [{"role": "user", "content": "hi"}], **more}
+
+
+async def post(client: httpx.AsyncClient, name: str, asked: dict[str, Any]) -> httpx.Response:
+    return await client.post("/v1/chat/completions", json=asked, headers=named(name))
+
+
+@pytest.fixture
+async def two(make_stack: MakeStack) -> Stack:
+    stack = await make_stack(workers=1, edges=2)
+    await stack.reset_sim()
+    return stack
+
+
+async def calls(stack: Stack) -> int:
+    return int((await stack.sim_stats())["calls"])
+
+
+async def test_the_same_request_on_two_edges_runs_once_and_is_answered_alike(two: Stack) -> None:
+    asked = body("tokens=5,ttft_ms=500,vary")
+    async with two.client() as one, two.client("edge1") as other:
+        answers = await asyncio.gather(
+            *(post(client, "k1", asked) for client in (one, other) for _ in range(5))
+        )
+        assert {answer.status_code for answer in answers} == {200}
+        assert len({answer.content for answer in answers}) == 1
+        replayed = [answer.headers.get("idempotent-replayed") for answer in answers]
+        assert sorted(map(str, replayed)) == ["None"] + ["true"] * 9
+        assert await calls(two) == 1
+        # Afterwards too; a stream of it is another request.
+        assert (await post(other, "k1", asked)).content == answers[0].content
+        streamed = [
+            (await post(client, "k2", asked | {"stream": True})).text for client in (one, other)
+        ]
+        assert streamed[0] == streamed[1]
+        assert streamed[0].endswith("data: [DONE]\n\n")
+        assert await calls(two) == 2
+        refused = await post(other, "k1", body("tokens=6"))
+        assert refused.status_code == 409
+        assert refused.json()["error"]["code"] == "idempotency_conflict"
+        for wrong in ("", "x" * 256, "caf\xe9"):
+            headers = [(b"idempotency-key", wrong.encode("latin-1"))]
+            refused = await one.post("/v1/chat/completions", json=asked, headers=headers)
+            assert (refused.status_code, refused.json()["error"]["param"]) == (
+                400,
+                "Idempotency-Key",
+            )
+    await two.quiet()
+
+    async def charged() -> bool:
+        return (await two.ledger()).total().charges == 2
+
+    await until(charged, "each answer is charged once")
+
+
+async def test_what_failed_may_be_tried_again(two: Stack) -> None:
+    async with two.client() as client:
+        asked = body("status=400,first_n=1,key=once")
+        assert (await post(client, "k", asked)).status_code == 400
+
+        async def again() -> bool:
+            return (await post(client, "k", asked)).status_code == 200
+
+        await until(again, "it runs again")
+        assert await calls(two) == 2
+
+
+async def test_whose_caller_left_is_run_for_who_waits(two: Stack) -> None:
+    asked = body("tokens=3,ttft_ms=1500")
+    async with two.client() as one, two.client("edge1") as other:
+        leaving = asyncio.create_task(post(one, "k", asked))
+        await until(lambda: calls(two), "the first runs")
+        waiting = asyncio.create_task(post(other, "k", asked))
+        await asyncio.sleep(0.2)
+        leaving.cancel()
+        answer = await waiting
+    assert answer.status_code == 200
+    assert "idempotent-replayed" not in answer.headers
+    assert await calls(two) == 2
+
+
+async def test_the_key_of_a_dead_edge_is_taken_over(two: Stack) -> None:
+    asked = body("tokens=3,ttft_ms=2000")
+    async with two.client("edge1") as one, two.client() as other:
+        lost = asyncio.create_task(post(one, "k", asked))
+        await until(lambda: calls(two), "the first runs")
+        two.processes["edge1"].kill(signal.SIGKILL)
+        answer = await post(other, "k", asked)
+        assert answer.status_code == 200
+        assert (await asyncio.gather(lost, return_exceptions=True))[
+            0
+        ].__class__ is not answer.__class__
+        assert (await post(other, "k", asked)).headers["idempotent-replayed"] == "true"
+    await two.quiet()
+
+
+async def test_a_key_is_its_tenants_own(two: Stack) -> None:
+    secret, _ = await Keyring(two.bus).create("other", tenant="acme")
+    asked = body("tokens=3,vary")
+    async with two.client() as client:
+        mine = await post(client, "k", asked)
+        headers = named("k") | {"authorization": f"Bearer {secret}"}
+        theirs = await client.post("/v1/chat/completions", json=asked, headers=headers)
+    assert mine.json()["id"] != theirs.json()["id"]
+    assert await calls(two) == 2
+
+
+async def test_a_response_with_a_key_is_one_response(two: Stack) -> None:
+    async with two.client() as one, two.client("edge1") as other:
+        asked = {"model": "sim/tokens=4,vary", "input": "hi"}
+        ids = set()
+        for client in (one, other):
+            answer = await client.post("/v1/responses", json=asked, headers=named("r"))
+            assert answer.status_code == 200
+            ids.add(answer.json()["id"])
+        assert len(ids) == 1
+        stored = await one.get(f"/v1/responses/{ids.pop()}")
+        assert stored.status_code == 200
+    assert await calls(two) == 1
