@@ -20,12 +20,12 @@ from edge.http.call import Reporter
 from edge.http.framed import Framed
 from edge.http.framework import framework
 from edge.http.inference import InferenceRoute, Ingress
+from edge.http.once import OnceOnly
 from edge.http.protocol import protocol
 from edge.http.responses import CountInput, CreateResponse, ReadResponse
 from edge.http.seams import EngineLike
 from edge.http.slots import OpenStreams
 from edge.http.stored import conversation_routes, response_routes
-from edge.once import OnceOnly
 from edge.responses.service import ResponseService
 from edge.translate.forms import ROUTES
 

@@ -19,7 +19,7 @@ from edge.app import create_app, serve
 from edge.auth import Authenticator
 from edge.engine import Engine
 from edge.hosted import HostedTools
-from edge.once import OnceOnly
+from edge.http.once import OnceOnly
 from edge.responses.service import ResponseService
 from edge.rpc.server import RpcServer
 
