@@ -52,6 +52,13 @@ def streams(request: generation_pb2.Request) -> bool:
     return operation in _STREAMED and bool(getattr(request, operation).stream)
 
 
+def pauses(request: generation_pb2.Request) -> bool:
+    """Whether a provider that is at work may be silent for minutes: it draws, or runs a tool."""
+    if request.HasField("image"):
+        return True
+    return any(tool.HasField("hosted") for tool in request.generate.tools)
+
+
 def set_streamed(request: generation_pb2.Request, streamed: bool) -> None:
     """Say whether the caller reads the answer as it comes, where the operation can say that."""
     operation = request.WhichOneof("operation") or ""

@@ -151,7 +151,7 @@ class Attempt:
         line = _Line(
             self._provider.dialect_for(model, operation),
             upstream,
-            _limits(grant, streaming=operations.streams(request)),
+            _limits(grant, request),
             fetcher,
             attachments,
         )
@@ -381,12 +381,16 @@ async def _read_tail(reply: Reply) -> None:
                 pass
 
 
-def _limits(grant: delivery_service_pb2.Grant, *, streaming: bool) -> Limits:
-    """A whole answer has no first token and no pauses: its deadline is its limit."""
-    limits = grant.limits
+def _limits(grant: delivery_service_pb2.Grant, request: generation_pb2.Request) -> Limits:
+    """A whole answer has no first token and no pauses: its deadline is its limit.
+
+    So has a picture, and of what takes minutes only the first byte is waited for that long.
+    """
+    limits, streams = grant.limits, operations.streams(request)
+    first = streams and not request.HasField("image")
     return Limits(
         connect_s=limits.connect_ms / 1000,
-        first_byte_s=limits.first_token_ms / 1000 if streaming else 0,
-        stall_s=limits.stall_ms / 1000 if streaming else 0,
+        first_byte_s=limits.first_token_ms / 1000 if first else 0,
+        stall_s=limits.stall_ms / 1000 if streams and not operations.pauses(request) else 0,
         deadline_s=grant.remaining_ms / 1000,
     )

@@ -48,3 +48,14 @@ def test_asking_for_a_stream_changes_no_operation(operation: str) -> None:
     assert operations.name(request) == operation
     streamed = {"generate", "image", "transcribe", "speak", "complete"}
     assert operations.streams(request) == (operation in streamed)
+
+
+def test_who_draws_or_runs_a_tool_may_be_silent_for_long() -> None:
+    image, request = generation_pb2.Request(), generation_pb2.Request()
+    image.image.model = "m"
+    assert operations.pauses(image)
+    assert not operations.pauses(request)
+    request.generate.tools.add().function.name = "f"
+    assert not operations.pauses(request)
+    request.generate.tools.add().hosted.type = "image_generation"
+    assert operations.pauses(request)

@@ -118,7 +118,11 @@ async def stack(
         for name, path in PROVIDERS.items()
     }
     serves = ("sim", *PROVIDERS)
-    async with shared_stack(tmp_path_factory, providers=providers, serves=serves) as stack:
+    # Of tokens; pictures take longer.
+    limits = {"first_token_timeout_s": 0.5, "stall_timeout_s": 0.5}
+    async with shared_stack(
+        tmp_path_factory, providers=providers, serves=serves, limits=limits
+    ) as stack:
         yield stack
 
 
@@ -289,6 +293,14 @@ async def test_a_stream_that_breaks_ends_in_an_error(sdk: AsyncOpenAI) -> None:
     assert first.type == "image_generation.partial_image"
     with pytest.raises(openai.APIError, match="cut off"):
         await anext(aiter(stream))
+
+
+async def test_a_picture_may_take_longer_than_a_token(sdk: AsyncOpenAI) -> None:
+    stream = await sdk.images.generate(
+        model="sim/ttft_ms=800,delay_ms=800", prompt="a fox", stream=True, partial_images=1
+    )
+    kinds = [event.type async for event in stream]
+    assert kinds == ["image_generation.partial_image", "image_generation.completed"]
 
 
 async def test_a_client_that_leaves_closes_the_upstream_call(stack: Stack) -> None:

@@ -42,6 +42,9 @@ class GeminiImages:
     def call(self, request: generation_pb2.Request, model: str, provider: Provider) -> Call:
         """The HTTP call for a hub request."""
         image, losses = request.image, Losses()
+        if image.variation:
+            why = f"{model} makes no variations: edit the image with a prompt"
+            raise InferenceError("unsupported_operation", why, param="model")
         if image.HasField("mask"):
             why = f"{model} takes no mask: say in the prompt what is to be changed"
             raise InferenceError("unsupported_parameter", why, param="mask")
