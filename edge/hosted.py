@@ -382,9 +382,11 @@ class _Drawing:
                     event.image.partial_index = 0
                     call.result = hosted_images.drawn_text(event.image.revised_prompt)
                 self._ready.append(event)
-            elif kind == "completed":
+            elif kind == "completed" and call.result:
                 self._drawn += 1
                 self._next_picture()
+            elif kind == "completed":
+                self._fail(call, InferenceError("upstream_error", "nothing came of it"))
 
     def _fail(self, call: _Call, error: InferenceError) -> None:
         """One picture is not drawn: the model is told, unless all is over."""

@@ -19,7 +19,7 @@ from broker.items import RESPONSES
 from broker.v1 import content_pb2, generation_pb2, operations_pb2
 from edge.translate.body import shaped
 from edge.translate.images import add_reference
-from edge.translate.refusals import json_text
+from edge.translate.refusals import invalid, json_text
 
 TYPE = "image_generation"
 # What the function is called.
@@ -91,8 +91,14 @@ def with_function(request: generation_pb2.Request, tool: ImageTool) -> generatio
     generate = asked.generate
     _tell_earlier(generate)
     edits = tool.action != "generate" and bool(pictures(request.generate))
+    for number, other in enumerate(generate.tools):
+        if other.function.name == FUNCTION:
+            message = f"'{FUNCTION}' is what the tool of this name is called: rename the function"
+            raise invalid(f"tools[{number}].name", message)
     index = place(generate) or 0
     generate.tools[index].CopyFrom(_function(tool, edits=edits))
+    while (again := place(generate)) is not None:
+        del generate.tools[again]
     _choose(generate.tool_choice)
     return asked
 

@@ -61,6 +61,14 @@ def test_the_model_gets_a_function_and_the_request_stays_as_it_was() -> None:
     assert hosted_images.place(generate) is None
 
 
+def test_the_tool_is_one_whoever_else_is_called_so() -> None:
+    assert len(with_function(parse(tools=[TOOL, TOOL])).tools) == 1
+    other = {"type": "function", "name": "image_generation", "parameters": {}}
+    with pytest.raises(InferenceError) as raised:
+        with_function(parse(tools=[TOOL, other]))
+    assert raised.value.param == "tools[1].name"
+
+
 @pytest.mark.parametrize(
     ("choice", "mode", "names"),
     [

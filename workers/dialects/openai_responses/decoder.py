@@ -62,7 +62,7 @@ class StreamDecoder:
         self._answer = AnswerEvents(request, headers)
         self._headers = headers
         self._errors = errors
-        self._framer = SseFramer()
+        self._framer = SseFramer(limit=BODY_LIMIT)
         self._ended = False
 
     def feed(self, data: bytes) -> Iterator[event_pb2.Event]:
