@@ -164,8 +164,9 @@ class EmbeddingsAnswer:
     def render(self) -> bytes | Iterator[bytes]:
         """The body, once the answer is complete; a very large one in pieces."""
         some = sorted(self._fold.vectors, key=lambda some: some.first)
-        as_they_came = all(one.format == self._format for one in some)
-        if as_they_came and sum(one.ByteSize() for one in some) > _LARGE:
+        # What is rendered on the way must not fail: texts of others may be no vectors.
+        sure = all(one.format in (self._format, vectors.FLOAT32) for one in some)
+        if sure and sum(one.ByteSize() for one in some) > _LARGE:
             return self._pieces(some)
         return b"".join(self._pieces(some))
 

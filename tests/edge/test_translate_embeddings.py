@@ -227,10 +227,17 @@ def test_what_is_no_vector_is_the_providers_error(broken: bytes) -> None:
     assert raised.value.reason == "upstream_error"
 
 
-def test_a_large_answer_is_written_in_pieces_that_add_up_to_it() -> None:
-    value = b"[" + b",".join([b"0.5"] * 1000) + b"]"
+@pytest.mark.parametrize(
+    ("form", "value"),
+    [
+        (JSON, b"[" + b",".join([b"0.5"] * 1000) + b"]"),
+        (FLOAT32, struct.pack("<f", 0.5) * 1000),
+    ],
+    ids=["text", "packed"],
+)
+def test_a_large_answer_is_written_in_pieces_that_add_up_to_it(form: Any, value: bytes) -> None:
     groups = [
-        operations_pb2.Vectors(first=first, format=JSON, values=[value] * 100)
+        operations_pb2.Vectors(first=first, format=form, values=[value] * 100)
         for first in range(0, 500, 100)
     ]
     answer = EmbeddingsAnswer("embed-1", 1, parse())

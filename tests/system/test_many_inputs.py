@@ -7,6 +7,7 @@ import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from openai import AsyncOpenAI
@@ -225,6 +226,17 @@ async def test_what_cannot_be_embedded_fails_the_whole_with_the_providers_error(
     # Those that waited for their turn are not begun.
     assert len(fake.take()) <= 6 + 2 * CALLS_AT_ONCE
     await stack.quiet()
+
+
+async def test_a_client_that_leaves_closes_all_of_its_calls(stack: Stack) -> None:
+    before = (await stack.sim_stats())["calls"]
+    async with stack.client(timeout_s=0.5) as client:
+        with pytest.raises(httpx.ReadTimeout):
+            await client.post(
+                "/v1/embeddings", json={"model": "sim/fault=hang", "input": inputs(8000)}
+            )
+    assert (await stack.sim_stats())["calls"] == before + 4
+    await stack.quiet(timeout_s=10)
 
 
 async def test_a_call_that_goes_on_failing_is_told_and_the_others_are_not_paid_for_again(
