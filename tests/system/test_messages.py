@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-import anthropic
-import httpx
 import pytest
 from anthropic import AsyncAnthropic
 
 from broker.v1 import generation_pb2
 from tests.system import rpc
+from tests.system.messages_client import GPT, HELLO, OPUS, post, said, streamed
 from tests.system.messages_wire import (
     CONTENT,
     HISTORY,
@@ -22,25 +20,20 @@ from tests.system.messages_wire import (
     SSE,
     USAGE,
     answer,
-    chunk,
     claude,
     claude_stream,
-    events,
 )
 from tests.system.provider import FakeProvider, Said, fake_provider
 from tests.system.shared import shared_stack
-from tests.system.stack import KEY, Stack
+from tests.system.stack import Stack
 from tests.workers.test_anthropic_on_bedrock import chunk as chunk_of
 
 PROVIDERS = {"anthropic": "", "openai": "/v1", "gemini": "", "bedrock": ""}
-OPUS = "anthropic/claude-opus-4-5"
-GPT = "openai/gpt-4o"
 WEATHER: Any = {
     "name": "get_weather",
     "description": "Of a city.",
     "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}},
 }
-HELLO: Any = [{"role": "user", "content": "Hello!"}]
 
 
 @pytest.fixture(scope="module")
@@ -77,40 +70,8 @@ def script(fake: FakeProvider) -> Iterator[None]:
 
 @pytest.fixture
 async def sdk(stack: Stack) -> AsyncIterator[AsyncAnthropic]:
-    async with AsyncAnthropic(
-        api_key=KEY, base_url=stack.url(), max_retries=0, timeout=30
-    ) as client:
+    async with connect(stack) as client:
         yield client
-
-
-async def post(stack: Stack, body: dict[str, Any], **headers: str) -> httpx.Response:
-    async with httpx.AsyncClient(base_url=stack.url(), timeout=30) as client:
-        given = {"x-api-key": KEY, "anthropic-version": "2023-06-01", **headers}
-        path = "/v1/messages"
-        whole = {"max_tokens": 100, "messages": HELLO, **body}
-        return await client.post(path, json=whole, headers=given)
-
-
-async def said(sdk: AsyncAnthropic, *, stream: bool, **fields: Any) -> Any:
-    """The message that the library makes of an answer."""
-    whole = {"max_tokens": 100, "messages": HELLO, **fields}
-    if not stream:
-        return await sdk.messages.create(**whole)
-    async with sdk.messages.stream(**whole) as events:
-        return await events.get_final_message()
-
-
-async def streamed(stack: Stack, body: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """The events of a stream, each with the name that stands before it."""
-    answered = await post(stack, {"stream": True, **body})
-    assert answered.status_code == 200, answered.text
-    text = answered.text
-    found = []
-    for block in filter(None, text.split("\n\n")):
-        name, data = block.split("\n")
-        found.append((name.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
-    assert all(name == event["type"] for name, event in found)
-    return found
 
 
 # --- Claude behind it: nothing is lost ---
@@ -416,86 +377,3 @@ async def test_typed_requests_are_counted_too(stack: Stack) -> None:
     async with rpc.connected(stack) as client:
         answer = (await client.infer(request)).answer
     assert answer.token_count.input_tokens == 42
-
-
-# --- what goes wrong ---
-
-
-@pytest.mark.parametrize(
-    ("status", "kind", "shown"),
-    [
-        (400, "invalid_request_error", anthropic.BadRequestError),
-        (404, "not_found_error", anthropic.NotFoundError),
-        (413, "request_too_large", anthropic.APIStatusError),
-        (429, "rate_limit_error", anthropic.RateLimitError),
-        (529, "overloaded_error", anthropic.APIStatusError),
-    ],
-)
-async def test_an_upstream_error_keeps_its_type(
-    sdk: AsyncAnthropic, fake: FakeProvider, status: int, kind: str, shown: Any
-) -> None:
-    error = {"type": "error", "error": {"type": kind, "message": "model: told so"}}
-    fake.script = lambda _: Said(status, error, headers={"retry-after": "0.01"})
-    with pytest.raises(shown) as caught:
-        await said(sdk, stream=False, model=OPUS)
-    assert caught.value.status_code == status
-    body: Any = caught.value.body
-    assert body.keys() == {"type", "error", "request_id"}
-    assert body["error"] == {"type": kind, "message": "model: told so"}
-    assert body["request_id"] == caught.value.request_id
-
-
-async def test_a_wrong_key_is_refused_in_the_same_form(stack: Stack) -> None:
-    answered = await post(stack, {"model": OPUS}, **{"x-api-key": "mr-wrong"})
-    assert answered.status_code == 401
-    assert answered.json()["error"]["type"] == "authentication_error"
-
-
-async def test_a_wrong_field_is_named(stack: Stack) -> None:
-    answered = await post(stack, {"model": OPUS, "messages": [{"role": "user", "content": [{}]}]})
-    error = answered.json()["error"]
-    assert answered.status_code == 400
-    assert error["type"] == "invalid_request_error"
-    assert "messages[0].content[0].type" in error["message"]
-
-
-@pytest.mark.parametrize("fault", ["error_event", "cut", "reset"])
-async def test_a_stream_that_breaks_ends_with_an_error_and_no_message_stop(
-    stack: Stack, fault: str
-) -> None:
-    """Text was shown, and the second run says something else, so that it cannot go on."""
-    model = f"sim/fault={fault},vary,tokens=12,after=4,delay_ms=40"
-    shown = await streamed(stack, {"model": model})
-    names = [name for name, _ in shown]
-    assert names[0] == "message_start"
-    assert names[-1] == "error"
-    assert not {"message_stop", "message_delta"} & set(names)
-    assert shown[-1][1]["error"]["type"] == "api_error"
-
-
-async def test_a_stream_that_fails_before_it_begins_has_the_status_of_its_error(
-    stack: Stack, fake: FakeProvider
-) -> None:
-    error = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
-    fake.script = lambda _: Said(body=events(error), headers=SSE)
-    answered = await post(stack, {"model": OPUS, "stream": True})
-    assert answered.status_code == 529
-    assert answered.json()["error"] == error["error"]
-
-
-async def test_the_library_raises_for_an_error_inside_a_stream(
-    fake: FakeProvider, sdk: AsyncAnthropic
-) -> None:
-    failed = b'data: {"error": {"message": "it broke", "type": "server_error"}}\n\n'
-    fake.script = lambda _: Said(body=chunk({"content": "a"}) + failed, headers=SSE)
-    with pytest.raises(anthropic.APIStatusError):
-        await said(sdk, stream=True, model=GPT)
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_leaves_closes_the_upstream_call(stack: Stack, stream: bool) -> None:
-    body = {"model": "sim/fault=hang", "stream": stream}
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.7):
-            await post(stack, body)
-    await stack.quiet(timeout_s=5)
