@@ -25,7 +25,7 @@ _CLIENT = (
     *("accept", "accept-charset", "accept-datetime", "accept-encoding", "accept-language"),
     *("cache-control", "dnt", "from", "origin", "pragma", "priority", "purpose", "referer"),
     *("save-data", "upgrade-insecure-requests", "user-agent", "x-http-method-override"),
-    *("x-requested-with",),
+    *("x-requested-with", "anthropic-version", "anthropic-dangerous-direct-browser-access"),
 )
 _PROXIES = (
     *("cdn-loop", "client-ip", "forwarded", "true-client-ip", "via", "x-client-ip"),

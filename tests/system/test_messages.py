@@ -12,7 +12,7 @@ from anthropic import AsyncAnthropic
 
 from broker.v1 import generation_pb2
 from tests.system import rpc
-from tests.system.messages_client import GPT, HELLO, OPUS, post, said, streamed
+from tests.system.messages_client import GPT, HELLO, OPUS, connect, post, said, streamed
 from tests.system.messages_wire import (
     CONTENT,
     HISTORY,

@@ -10,7 +10,7 @@ import anthropic
 import pytest
 from anthropic import AsyncAnthropic
 
-from tests.system.messages_client import GPT, OPUS, post, said, streamed
+from tests.system.messages_client import GPT, OPUS, connect, post, said, streamed
 from tests.system.messages_wire import SSE, answer, chunk, events
 from tests.system.provider import FakeProvider, Said, fake_provider
 from tests.system.shared import shared_stack
