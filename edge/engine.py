@@ -98,6 +98,8 @@ class Engine:
         self._random = random.Random()
         self._lease: Lease | None = None
         self._address = ""
+        # What is made of several requests, and may be between two of them.
+        self._held: set[object] = set()
         self._draining = False
 
     # Life.
@@ -126,7 +128,7 @@ class Engine:
         """Refuse new requests and wait for the running ones, at most `grace_s`."""
         self._draining = True
         deadline = asyncio.get_running_loop().time() + grace_s
-        while self.exchanges and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+        while (self.exchanges or self._held) and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.05)  # a few wake-ups, once in a process's life
 
     async def close(self) -> None:
@@ -158,14 +160,16 @@ class Engine:
         alias: str = "",
         provider_key: str | None = None,
         attachments: Sequence[bytes | memoryview] = (),
+        accepted: bool = False,
     ) -> Exchange:
         """Accept a request. Raises `InferenceError` when it is refused.
 
         `request_id` is unique; `alias` is the caller's own name for it, to cancel by;
         `provider_key` is the caller's own key that came with it; `attachments` are what references
-        in the request count: they stay here until it ends, for workers to fetch (R10).
+        in the request count: they stay here until it ends, for workers to fetch (R10). `accepted`:
+        it is a part of one that was accepted, and passes no admission (R13).
         """
-        if self._draining:
+        if self._draining and not accepted:
             raise InferenceError(
                 "draining", "this edge is shutting down; send the request again", retry_after=1
             )
@@ -201,12 +205,20 @@ class Engine:
             self._aliases[key.tenant, alias] = request_id
         queue = self._queues[plan.target.provider, plan.target.pool]
         try:
-            room = self._settings.limits.queue_size - self.queued()
+            room = 1 if accepted else self._settings.limits.queue_size - self.queued()
             queue.enter(exchange, now=self._loop.time(), room=room)
         except InferenceError as exc:
             exchange.close()
             raise exc from None
         return exchange
+
+    def hold(self, whole: object) -> None:
+        """Wait for this too when draining, until it is let go."""
+        self._held.add(whole)
+
+    def let_go(self, whole: object) -> None:
+        """It is over. Idempotent."""
+        self._held.discard(whole)
 
     def cancel(self, request_id: str, tenant: str) -> bool:
         """Cancel a running request of this tenant by its id or alias."""

@@ -75,10 +75,27 @@ class Submits(Protocol):
     ) -> Exchange: ...
 
 
-class Engine(Submits, Protocol):
-    """Says too who answers them."""
+class Engine(Protocol):
+    """Takes requests in, and parts of those that it took; says who answers them."""
+
+    async def submit(
+        self,
+        request: generation_pb2.Request,
+        key: KeyRecord,
+        *,
+        request_id: str,
+        timeout_s: float,
+        alias: str = "",
+        provider_key: str | None = None,
+        attachments: Sequence[bytes | memoryview] = (),
+        accepted: bool = False,
+    ) -> Exchange: ...
 
     async def decide(self, request: generation_pb2.Request) -> Decision: ...
+
+    def hold(self, whole: object) -> None: ...
+
+    def let_go(self, whole: object) -> None: ...
 
 
 class HostedTools:
@@ -205,6 +222,7 @@ class _Drawing:
     async def begin(self) -> None:
         """Ask the model. Raises `InferenceError` when it is refused."""
         self._first = self._current = await self._submit(self._request)
+        self._terms.engine.hold(self)
 
     @property
     def request_id(self) -> str:
@@ -232,6 +250,7 @@ class _Drawing:
     def close(self) -> None:
         """The caller is done or gone."""
         self._over = True
+        self._terms.engine.let_go(self)
         self._current.close()
 
     async def next(self) -> Sequence[event_pb2.Event]:
@@ -258,6 +277,7 @@ class _Drawing:
             alias=terms.alias,
             # The caller's own key is for the model's provider.
             provider_key=terms.provider_key if request.HasField("generate") else None,
+            accepted=number > 0,
         )
 
     # --- the model ---

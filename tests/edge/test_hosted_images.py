@@ -214,6 +214,10 @@ class Engine:
         self.asked.append(request)
         return self
 
+    def hold(self, whole: object) -> None: ...
+
+    def let_go(self, whole: object) -> None: ...
+
 
 async def submit(tools: HostedTools, request: generation_pb2.Request) -> None:
     key = KeyRecord(id="k", name="k", created_at=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import signal
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -24,7 +25,7 @@ from tests.system import rpc
 from tests.system.answers import events, replay
 from tests.system.provider import FakeProvider, Received, Said, fake_provider
 from tests.system.shared import shared_stack
-from tests.system.stack import KEY, Stack, until
+from tests.system.stack import KEY, MakeStack, Stack, until
 
 TOOL: Any = {"type": "image_generation", "partial_images": 2}
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
@@ -407,6 +408,41 @@ async def test_a_client_that_leaves_stops_the_picture(stack: Stack, fake: FakePr
                 "/v1/responses", json={"model": "groq/m", "input": "x", "tools": [tool]}
             )
     await stack.quiet(timeout_s=5)
+
+
+async def test_who_leaves_in_the_middle_of_a_stream_stops_it(
+    stack: Stack, fake: FakeProvider
+) -> None:
+    fake.script = turns(chats(DRAW))
+    tool = {**TOOL, "model": "sim/ttft_ms=1,delay_ms=60000"}
+    body = {"model": "groq/m", "input": "x", "tools": [tool], "stream": True}
+    async with (
+        stack.client() as client,
+        client.stream("POST", "/v1/responses", json=body) as answer,
+    ):
+        async for event in events(answer.aiter_lines()):
+            if event["type"].endswith("partial_image"):
+                break
+    await stack.quiet(timeout_s=5)
+
+
+async def test_an_edge_that_is_told_to_stop_draws_to_the_end(make_stack: MakeStack) -> None:
+    """Parts of what was accepted are accepted (R13), also while it drains (R15)."""
+    slow = {"tools": {"image_generation": {"model": "sim/ttft_ms=1500"}}}
+    stack = await make_stack(workers=1, sections=slow)
+    body = {"model": "sim/tool_call=1", "input": "x", "tools": [TOOL], "max_tool_calls": 1}
+    async with stack.client() as client:
+        asked = asyncio.create_task(client.post("/v1/responses", json=body))
+
+        async def drawing() -> bool:
+            stats = await stack.sim_stats()
+            return bool(stats["calls"] == 2)
+
+        await until(drawing, "it is drawing")
+        stack.processes["edge"].kill(signal.SIGTERM)
+        answer = await asked
+    assert answer.status_code == 200, answer.text
+    assert [item["type"] for item in answer.json()["output"]] == [CALL, "message"]
 
 
 async def test_the_model_and_the_picture_are_charged_apart(
