@@ -18,6 +18,8 @@ _STAND_IN = {
     operations.COMPLETE: operations.GENERATE,
     operations.COUNT_TOKENS: operations.GENERATE,
 }
+# What a model that is made for chat may do as well, by what it is able to.
+_ABLE = {operations.TRANSCRIBE: "audio_input"}
 # Of the value of a metric for a candidate: None when it is not known.
 _METRIC: dict[str, Callable[[Candidate], float | None]] = {
     "input_cost": lambda c: c.usd("input_tokens"),
@@ -52,6 +54,8 @@ def _offered(candidate: Candidate, ask: Ask, _world: World) -> str:
     if offer is None or operations.COMPLETE in offer.operations:
         return ""
     if {ask.operation, _STAND_IN.get(ask.operation)} & set(offer.operations):
+        return ""
+    if _ABLE.get(ask.operation) in offer.abilities:
         return ""
     words = operations.WORDS
     known = ", ".join(words.get(operation, operation) for operation in offer.operations)

@@ -30,6 +30,7 @@ PROVIDERS = {
     "mistral": "/v1",
     "together_ai": "/v1",
     "cohere": "",
+    "gemini": "",
 }
 SOUND = bytes(range(256)) * 8000 + b"\r\n--boundary--\r\n"
 DIGEST = hashlib.sha256(SOUND).hexdigest()
@@ -122,7 +123,25 @@ def speech(call: Received) -> Said:
     return Said(body=SPOKEN, headers={"content-type": "audio/mpeg"})
 
 
+def gemini(call: Received) -> Said:
+    """What is asked to speak says the text's bytes; what is asked to listen repeats the sound."""
+    parts = call.json["contents"][0]["parts"]
+    if "responseModalities" in call.json.get("generationConfig", {}):
+        sound = base64.b64encode(parts[0]["text"].encode()).decode()
+        kind = "audio/L16;codec=pcm;rate=24000"
+        part: dict[str, Any] = {"inlineData": {"mimeType": kind, "data": sound}}
+    else:
+        heard = base64.b64decode(parts[0]["inlineData"]["data"])
+        part = {"text": f"{len(heard)} {hashlib.sha256(heard).hexdigest()}"}
+    details = [{"modality": "AUDIO", "tokenCount": 40}]
+    usage = {"promptTokenCount": 45, "candidatesTokenCount": 3, "promptTokensDetails": details}
+    candidate = {"content": {"role": "model", "parts": [part]}, "finishReason": "STOP"}
+    return Said(body={"candidates": [candidate], "usageMetadata": usage, "responseId": "r"})
+
+
 def answer(call: Received) -> Said:
+    if call.provider == "gemini":
+        return gemini(call)
     if call.path.endswith("/audio/speech"):
         return speech(call)
     if b'name="model"\r\n\r\nnone\r\n' in call.body:
@@ -442,6 +461,32 @@ async def test_sound_as_events_whoever_gives_it(
     if model == "openai/gpt-4o-mini-tts":
         assert done["usage"] == {"input_tokens": 5, "output_tokens": 40, "total_tokens": 45}
     assert fake.take()[0].json["voice"] == {"id": "v_1"}
+
+
+async def test_gemini_speaks_and_listens_in_its_own_format(
+    sdk: AsyncOpenAI, fake: FakeProvider
+) -> None:
+    sound = await sdk.audio.speech.create(
+        model="gemini/gemini-2.5-flash-preview-tts", input="Hello", voice="alloy", speed=2
+    )
+    assert sound.content[:4] + sound.content[44:] == b"RIFFHello"
+    assert sound.response.headers["content-type"] == "audio/wav"
+    assert sound.response.headers["x-dropped-params"] == "speed"
+    (call,) = fake.take()
+    voice = call.json["generationConfig"]["speechConfig"]["voiceConfig"]
+    assert voice["prebuiltVoiceConfig"]["voiceName"] == "Kore"
+    model = "gemini/gemini-2.5-flash"
+    heard = await sdk.audio.transcriptions.create(model=model, file=FILE, language="en")
+    assert heard.text == f"{len(SOUND)} {DIGEST}"
+    assert heard.usage is not None
+    details = {"text_tokens": 5, "audio_tokens": 40}
+    assert heard.usage.to_dict()["input_token_details"] == details
+    assert "en" in fake.take()[0].json["contents"][0]["parts"][1]["text"]
+    stream = await sdk.audio.transcriptions.create(model=model, file=FILE, stream=True)
+    said = [event async for event in stream]
+    assert [event.type for event in said] == ["transcript.text.delta", "transcript.text.done"]
+    with pytest.raises(openai.BadRequestError, match="times"):
+        await sdk.audio.transcriptions.create(model=model, file=FILE, response_format="srt")
 
 
 async def test_formats_have_the_providers_names_or_are_refused(

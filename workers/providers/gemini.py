@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from broker.operations import COUNT_TOKENS, EMBED, IMAGE
-from workers.dialects.gemini import AI_STUDIO, AI_STUDIO_TABLE, Gemini, GeminiImages
+from broker.operations import COUNT_TOKENS, EMBED, IMAGE, SPEAK, TRANSCRIBE
+from workers.dialects.gemini import (
+    AI_STUDIO,
+    AI_STUDIO_TABLE,
+    Gemini,
+    GeminiImages,
+    GeminiSpeech,
+    GeminiTranscriptions,
+)
 from workers.dialects.gemini.embeddings import AiStudioEmbeddings
 from workers.dialects.token_counts import TokenCounts, of_contents
 from workers.provider import Provider
@@ -28,6 +35,8 @@ PROVIDER = Provider(
         "gemini-2.5-flash",
         "gemini-2.5-flash-lite",
         "gemini-2.5-flash-image",
+        "gemini-2.5-flash-preview-tts",
+        "gemini-3.8-flash-tts",
         "gemini-embedding-2",
         "gemini-embedding-001",
     ),
@@ -35,6 +44,8 @@ PROVIDER = Provider(
         COUNT_TOKENS: TokenCounts(_DIALECT.error, of_contents),
         EMBED: AiStudioEmbeddings(),
         IMAGE: GeminiImages(AI_STUDIO),
+        SPEAK: GeminiSpeech(AI_STUDIO),
+        TRANSCRIBE: GeminiTranscriptions(AI_STUDIO),
     },
     parameters=AI_STUDIO_TABLE,
 )

@@ -11,9 +11,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from broker.errors import InferenceError
-from broker.operations import COUNT_TOKENS, EMBED, IMAGE, RERANK
+from broker.operations import COUNT_TOKENS, EMBED, IMAGE, RERANK, SPEAK, TRANSCRIBE
 from workers.dialects.anthropic_messages import ON_VERTEX_AI
-from workers.dialects.gemini import VERTEX_AI, VERTEX_AI_TABLE, Gemini, GeminiImages
+from workers.dialects.gemini import (
+    VERTEX_AI,
+    VERTEX_AI_TABLE,
+    Gemini,
+    GeminiImages,
+    GeminiSpeech,
+    GeminiTranscriptions,
+)
 from workers.dialects.gemini.embeddings import VertexAiEmbeddings
 from workers.dialects.token_counts import TokenCounts, of_publishers
 from workers.dialects.vertex_ranking import VertexRanking
@@ -62,6 +69,8 @@ PROVIDER = Provider(
         COUNT_TOKENS: TokenCounts(_error, of_publishers),
         EMBED: VertexAiEmbeddings(),
         IMAGE: GeminiImages(VERTEX_AI),
+        SPEAK: GeminiSpeech(VERTEX_AI),
+        TRANSCRIBE: GeminiTranscriptions(VERTEX_AI),
         RERANK: VertexRanking(_DIALECT.error),
     },
     # Source: recorded traffic and the model names in the official SDKs.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from broker.errors import InferenceError
 from broker.v1 import generation_pb2
+from workers.dialects.gemini.audio import GeminiSpeech, GeminiTranscriptions
 from workers.dialects.gemini.decoder import GeminiDecoder
 from workers.dialects.gemini.errors import error_of
 from workers.dialects.gemini.images import GeminiImages
@@ -20,7 +21,16 @@ from workers.dialects.gemini.request import write
 from workers.dialects.gemini.surroundings import AI_STUDIO, VERTEX_AI, Surroundings
 from workers.provider import Call, Decoder, Provider
 
-__all__ = ["AI_STUDIO", "AI_STUDIO_TABLE", "VERTEX_AI", "VERTEX_AI_TABLE", "Gemini", "GeminiImages"]
+__all__ = [
+    "AI_STUDIO",
+    "AI_STUDIO_TABLE",
+    "VERTEX_AI",
+    "VERTEX_AI_TABLE",
+    "Gemini",
+    "GeminiImages",
+    "GeminiSpeech",
+    "GeminiTranscriptions",
+]
 
 
 @dataclass(frozen=True, slots=True)
