@@ -33,6 +33,14 @@ async def read_some(stack: Stack, name: str, count: int) -> list[dict[str, Any]]
     raise AssertionError("the stream ended early")
 
 
+def said(stream: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    """What a stream says, without ids and times."""
+    return [
+        (event["sequence_number"], event["type"], event.get("delta"), event.get("text"))
+        for event in stream
+    ]
+
+
 async def settled(stack: Stack, charges: int) -> None:
     """That many charges and no more, and nothing left in the lane."""
 
@@ -82,12 +90,15 @@ async def test_kill_9_in_the_middle_completes_once_and_the_stream_goes_on_as_if_
         assert rest[-1]["type"] == END
         assert await replay(client, name) == seen + rest
         done = await over(client, name)
+        # Word for word as where nothing was killed.
+        quick = (await create(client, "sim/sim-tokens=60", background=True))["id"]
+        assert said(seen + rest) == said(await replay(client, quick))
         after = await create(client, "sim/echo", "and then", previous_response_id=name)
         assert after["usage"]["input_tokens"] > 60  # with all that was said before
     assert rest[-1]["response"] == done
     assert len(text_of(done).split()) == 60
-    assert await upstream_calls(stack) == (3 if "worker0" in victims else 2)
-    await settled(stack, 2)
+    assert await upstream_calls(stack) == (4 if "worker0" in victims else 3)
+    await settled(stack, 3)
 
 
 async def test_what_nobody_read_may_be_answered_differently_the_second_time(
@@ -135,7 +146,10 @@ async def logged(stack: Stack, name: str) -> bool:
 async def test_it_answers_after_a_restart_of_everything(make_stack: MakeStack) -> None:
     stack = await make_stack(workers=1)
     async with stack.client() as client:
-        first = await create(client, "sim/echo", "one")
+        talk = (await client.post("/v1/conversations")).json()["id"]
+        first = await create(client, "sim/echo", "one", conversation=talk)
+        items = (await client.get(f"/v1/conversations/{talk}/items")).json()
+        assert len(items["data"]) == 2
         queued = await create(client, "sim/sim-tokens=5", background=True, stream=False)
         done = await over(client, queued["id"])
         stream = await replay(client, queued["id"])
@@ -148,6 +162,7 @@ async def test_it_answers_after_a_restart_of_everything(make_stack: MakeStack) -
     await until(stack.ready, "everything is back")
     async with stack.client() as client:
         assert (await client.get(f"/v1/responses/{first['id']}")).json() == first
+        assert (await client.get(f"/v1/conversations/{talk}/items")).json() == items
         assert await over(client, queued["id"]) == done
         assert await replay(client, queued["id"]) == stream
         after = await create(client, "sim/echo", "two", previous_response_id=first["id"])

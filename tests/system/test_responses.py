@@ -140,6 +140,46 @@ async def test_a_response_repeats_what_it_was_asked(client: httpx.AsyncClient, m
     assert found["completed_at"] >= found["created_at"]
 
 
+PIXEL = "aGVsbG8="
+
+
+@pytest.mark.parametrize("model", MODELS[1:])
+async def test_images_and_files_reach_the_provider(
+    client: httpx.AsyncClient, upstream: FakeProvider, model: str
+) -> None:
+    parts = [
+        {"type": "input_text", "text": "What is this?"},
+        {"type": "input_image", "image_url": f"data:image/png;base64,{PIXEL}", "detail": "low"},
+        {
+            "type": "input_file",
+            "filename": "a.pdf",
+            "file_data": f"data:application/pdf;base64,{PIXEL}",
+        },
+    ]
+    made = await create(client, model, [{"role": "user", "content": parts}])
+    sent = upstream.take()[0].json
+    content = (sent.get("input") or sent["messages"])[0]["content"]
+    assert len(content) == 3
+    assert [str(part).count(PIXEL) for part in content] == [0, 1, 1]
+    shown = await listed(client, f"/v1/responses/{made['id']}/input_items")
+    assert shown["data"][0]["content"] == parts
+
+
+async def test_encrypted_reasoning_is_shown_to_who_asks_for_it(client: httpx.AsyncClient) -> None:
+    kept = await create(client, "openai/gpt-reasoning")
+    asked = await create(client, "openai/gpt-reasoning", include=["reasoning.encrypted_content"])
+    path = f"/v1/responses/{kept['id']}"
+    later = await client.get(path, params={"include": ["reasoning.encrypted_content"]})
+    states = [found["output"][0].get("encrypted_content") for found in (kept, asked, later.json())]
+    assert states[0] is None
+    assert all(states[1:])
+    summary = [{"type": "summary_text", "text": text} for text in ("One.", "Two.")]
+    assert kept["output"][0]["summary"] == summary
+    assert [item["id"] for item in later.json()["output"]] == [
+        item["id"] for item in kept["output"]
+    ]
+
+
 async def test_what_a_provider_leaves_out_is_reported_or_refused(client: httpx.AsyncClient) -> None:
     asked = {"truncation": "auto", "max_tool_calls": 2}
     for model, dropped in (("sim/echo", {"truncation", "max_tool_calls"}), (MODELS[2], set())):
