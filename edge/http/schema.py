@@ -34,13 +34,14 @@ _TIMEOUT = {
 
 def add_raw_routes(document: dict[str, Any]) -> dict[str, Any]:
     """`document` (what FastAPI generated) with the raw routes and their schemas in it."""
-    bodies = {form.body for form in ROUTES.values() if form.body is not None}
+    forms = {**ROUTES, **KEPT}
+    bodies = {form.body for form in forms.values() if form.body is not None}
     types = [*bodies, wire_answer.Usage, wire_answer.ErrorBody]
     (*_, usage, failed), schemas = msgspec.json.schema_components(types, ref_template=_REF)
     components = document.setdefault("components", {}).setdefault("schemas", {})
     components.update(schemas)
     components["ChatCompletion"] = _completion(usage)
-    for path, form in {**ROUTES, **KEPT}.items():
+    for path, form in forms.items():
         document["paths"].setdefault(path, {})["post"] = _operation(path, form, failed)
     return document
 

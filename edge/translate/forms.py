@@ -44,6 +44,7 @@ from edge.translate.rerank import RerankAnswer, RerankRequest, parse_rerank
 from edge.translate.responses_answer import InputTokensAnswer, ResponsesAnswer
 from edge.translate.responses_request import parse_responses
 from edge.translate.responses_stream import ResponsesStream
+from edge.translate.wire_responses import ResponsesRequest
 
 CHAT = Form("chat completion", parse_chat, ChatAnswer, ChatStream.of, body=wire.ChatRequest)
 COMPLETION = Form(
@@ -98,8 +99,12 @@ TRANSCRIPTION = Form(
 TRANSLATION = replace(TRANSCRIPTION, title="translation", parse_form=parse_translation)
 SPEECH = Form("speech", parse_speech, SpeechAnswer, speech_stream, body=SpeechRequest)
 
-RESPONSE = Form("response", parse_responses, ResponsesAnswer, ResponsesStream.of)
-RESPONSE_TOKENS = Form("count of a response's input tokens", parse_responses, InputTokensAnswer)
+RESPONSE = Form(
+    "response", parse_responses, ResponsesAnswer, ResponsesStream.of, body=ResponsesRequest
+)
+RESPONSE_TOKENS = Form(
+    "count of a response's input tokens", parse_responses, InputTokensAnswer, body=ResponsesRequest
+)
 
 # POST to such a path is one inference request.
 ROUTES: dict[str, Form] = {

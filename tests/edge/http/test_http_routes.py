@@ -270,11 +270,16 @@ async def test_raw_routes_are_in_the_docs(start: Start, client: httpx.AsyncClien
     edge = await start()
     assert (await client.get(edge.url + "/docs")).status_code == 200
     document = (await client.get(edge.url + "/openapi.json")).json()
-    post = document["paths"][CHAT]["post"]
-    ref = post["requestBody"]["content"]["application/json"]["schema"]["$ref"]
-    schema = document["components"]["schemas"][ref.rpartition("/")[2]]
-    assert {"model", "messages"} <= set(schema["required"])
-    assert "temperature" in schema["properties"]
+    for path, required, optional in (
+        (CHAT, {"model", "messages"}, "temperature"),
+        ("/v1/responses", {"model"}, "previous_response_id"),
+        ("/v1/responses/input_tokens", {"model"}, "input"),
+    ):
+        post = document["paths"][path]["post"]
+        ref = post["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+        schema = document["components"]["schemas"][ref.rpartition("/")[2]]
+        assert required <= set(schema["required"])
+        assert optional in schema["properties"]
     for path in ("/v1/models", "/v1/models/{model_id}", "/healthz", "/readyz", "/metrics"):
         assert "get" in document["paths"][path]
     names = document["components"]["schemas"]
