@@ -82,8 +82,11 @@ async def stack(
         tmp_path_factory,
         providers=providers,
         serves=("sim", *PROVIDERS),
-        # Who may be asked for the United Arab Emirates, as a snippet does, is the operator's word.
-        sections={"routing": {"compliance": {"deepseek": ["AE"]}}},
+        sections={
+            # Who may be asked for the United Arab Emirates, as a snippet does, is our word.
+            "routing": {"compliance": {"deepseek": ["AE"]}},
+            "tools": {"image_generation": {"model": "openai/gpt-image-1.5"}},
+        },
     ) as stack:
 
         async def listens() -> bool:

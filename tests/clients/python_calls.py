@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from tests.clients import python_media as media
 from tests.clients.upstream import REFUSED
+from tests.workers.responses_answers import PIXEL
 
 HELLO: Any = [{"role": "user", "content": "Hello there!"}]
 WEATHER: dict[str, Any] = {
@@ -215,6 +216,33 @@ async def responses_counted(sdk: AsyncOpenAI, model: str) -> None:
     assert told.input_tokens > 0
 
 
+async def responses_images(sdk: AsyncOpenAI, model: str) -> None:
+    told = await sdk.responses.create(
+        model=model, input="Draw a cat.", tools=[{"type": "image_generation"}]
+    )
+    [image] = [item for item in told.output if item.type == "image_generation_call"]
+    assert (image.status, image.result) == ("completed", PIXEL)
+    assert told.output_text.startswith(heard(model, ""))
+
+
+async def responses_images_streamed(sdk: AsyncOpenAI, model: str) -> None:
+    stream: Any = await sdk.responses.create(
+        model=model,
+        input="Draw a cat.",
+        stream=True,
+        tools=[{"type": "image_generation", "partial_images": 1}],
+    )
+    events = [event async for event in stream]
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    drawn = [event for event in events if "image_generation_call" in event.type]
+    assert [event.type.rpartition(".")[2] for event in drawn] == [
+        *("in_progress", "generating", "partial_image", "completed"),
+    ]
+    assert (drawn[2].partial_image_index, drawn[2].partial_image_b64) == (0, PIXEL)
+    images = [i for i in events[-1].response.output if i.type == "image_generation_call"]
+    assert [image.result for image in images] == [PIXEL]
+
+
 async def conversations(sdk: AsyncOpenAI, model: str) -> None:
     opened = await sdk.conversations.create(metadata={"topic": "demo"})
     told = await sdk.responses.create(model=model, input="Hello there!", conversation=opened.id)
@@ -354,6 +382,8 @@ CALLS: dict[str, Callable[[AsyncOpenAI, str], Awaitable[None]]] = {
     "responses, kept": responses_kept,
     "responses, in the background": responses_background,
     "responses, counted": responses_counted,
+    "responses, images": responses_images,
+    "responses, images streamed": responses_images_streamed,
     "conversations": conversations,
     "messages": messages,
     "messages, streamed": messages_streamed,

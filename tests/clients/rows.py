@@ -81,6 +81,8 @@ ROWS: Mapping[str, Mapping[str, str]] = {
     "responses, kept": _KEPT,
     "responses, in the background": _KEPT,
     "responses, counted": CHAT,
+    "responses, images": _KEPT,
+    "responses, images streamed": _KEPT,
     "conversations": _KEPT,
     "messages": CHAT,
     "messages, streamed": CHAT,

@@ -194,6 +194,14 @@ def test_go(stack: Stack, upstream_calls: UpstreamCalls, folder: Path, go: Path,
     check(name, run([str(folder / "snippet")], folder, {}), upstream_calls(), folder)
 
 
+@pytest.mark.parametrize("name", ["responses_image.py", "responses_image_stream.py"])
+def test_images_are_drawn_for_models_that_cannot(stack: Stack, folder: Path, name: str) -> None:
+    run_python(re.sub("openai/gpt-[0-9.]+o?", "anthropic/claude-haiku-4-5", filled(name, stack)))
+    for pattern in EXPECTED[name].files:
+        [file] = folder.glob(pattern)
+        assert file.read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_callers_own_header_reaches_the_provider(
     stack: Stack, upstream_calls: UpstreamCalls, folder: Path
 ) -> None:
