@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -19,6 +20,7 @@ from google.protobuf.message import DecodeError
 from broker.v1 import delivery_service_pb2 as pb
 from broker.v1 import delivery_service_pb2_grpc as pb_grpc
 from broker.v1 import event_pb2, generation_pb2, job_pb2
+from workers.outbox import Outbox
 from workers.pieces import MAX_TEXT, pieces
 
 _log = logging.getLogger(__name__)
@@ -33,11 +35,11 @@ CLOSE_S = 2.0
 BUSY_SESSIONS = 8
 URGENT_S, MAX_URGENT_S = 0.000_0625, 0.004
 TICK_S, MAX_TICK_S = 0.001, 0.016
-# Events of one message, so that no backlog of many sessions nears gRPC's limit. That is what a
-# single event may weigh that cannot be cut: an upstream's whole answer (a picture), and a bit.
-MAX_MESSAGE = 1 << 20
+# What a single event may weigh that cannot be cut: an upstream's whole answer (a picture), and a
+# bit.
 MAX_EVENT = 72 << 20
-_Call = grpc.aio.StreamStreamCall[pb.DeliverRequest, pb.DeliverResponse]
+_DELIVER = "/broker.v1.DeliveryService/Deliver"
+_Call = grpc.aio.StreamStreamCall[bytes, pb.DeliverResponse]
 _OPTIONS = [
     ("grpc.max_receive_message_length", MAX_EVENT),
     ("grpc.max_send_message_length", MAX_EVENT),
@@ -97,11 +99,13 @@ class Session:
         if self.over is not None:
             return
         self._complete = self._complete or last
-        size = sum([event.ByteSize() for event in events])
+        encoded = [event.SerializeToString() for event in events]
+        size = sum(map(len, encoded))
         if size > MAX_TEXT:
-            events = [piece for event in events for piece in pieces(event)]
+            cut = (piece for event in events for piece in pieces(event))
+            encoded = [piece.SerializeToString() for piece in cut]
         self.credit -= size
-        self.link.queue(self.number, events, size, urgent=self._urgent or last)
+        self.link.queue(self.number, encoded, size, urgent=self._urgent or last)
         if self._urgent and not (len(events) == 1 and events[0].HasField("started")):
             self._urgent = False
 
@@ -170,9 +174,7 @@ class EdgeLink:
         self._metadata = (("authorization", f"Bearer {token}"),)
         self._loop = asyncio.get_running_loop()
         self._numbers = 0
-        self._frames: list[pb.Frame] = []
-        self._events: dict[int, list[event_pb2.Event]] = {}
-        self._queued = 0
+        self._outbox = Outbox()
         self._wake = asyncio.Event()
         self._tick: asyncio.TimerHandle | None = None
         self._urgent = False
@@ -197,22 +199,17 @@ class EdgeLink:
 
     def control(self, frame: pb.Frame) -> None:
         """Queue a frame that is waited for."""
-        self._frames.append(frame)
+        self._outbox.add(frame)
         self._flush_soon(urgent=True)
 
     def hand_back(self, number: int, reason: str) -> None:
         """Queue a frame that gives a session up; what it has not sent yet is of no use."""
-        self._events.pop(number, None)
+        self._outbox.drop(number)
         self.control(pb.Frame(session=number, hand_back=pb.HandBack(reason=reason)))
 
-    def queue(self, number: int, events: list[event_pb2.Event], size: int, *, urgent: bool) -> None:
-        """Queue a session's events, `size` bytes of them."""
-        self._queued += size
-        waiting = self._events.get(number)
-        if waiting is None:
-            self._events[number] = events
-        else:
-            waiting += events
+    def queue(self, number: int, events: list[bytes], size: int, *, urgent: bool) -> None:
+        """Queue a session's encoded events, `size` bytes of them."""
+        self._outbox.add_events(number, events, size)
         self._flush_soon(urgent=urgent)
 
     def _flush_soon(self, *, urgent: bool) -> None:
@@ -277,14 +274,18 @@ class EdgeLink:
         await asyncio.wait([self._task])
 
     async def _run(self) -> None:
-        call = self._stub.Deliver(metadata=self._metadata)
+        # Not the stub's, which would encode: messages are encoded already.
+        deliver: Any = self._channel.stream_stream(
+            _DELIVER, response_deserializer=pb.DeliverResponse.FromString
+        )
+        call: _Call = deliver(metadata=self._metadata)
         writer: asyncio.Task[None] | None = None
         try:
             async with asyncio.timeout(CONNECT_S):
                 await self._channel.channel_ready()
                 # The edge speaks first: writing to a call that it refuses would hide the reason.
                 await call.read()
-            await call.write(pb.DeliverRequest(hello=self._hello))
+            await call.write(pb.DeliverRequest(hello=self._hello).SerializeToString())
             writer = asyncio.create_task(self._write(call), name=f"to edge {self.address}")
             while True:
                 message = await call.read()
@@ -314,50 +315,17 @@ class EdgeLink:
                     self._tick.cancel()
                     self._tick = None
                     self._urgent = False
-                await call.write(self._message())
-                if self._closing and not self._frames and not self._events:
+                gauges, self._gauges = self._gauges, None
+                message, more = self._outbox.message(gauges)
+                if more:
+                    self._wake.set()
+                await call.write(message)
+                if self._closing and not self._outbox:
                     # The edge reads to the end and hangs up; to cancel would drop what it has not.
                     await call.done_writing()
                     return
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             call.cancel()  # the reader ends, and with it the link
-
-    def _message(self) -> pb.DeliverRequest:
-        """What is ready. A session's events come after its own control frames."""
-        frames, self._frames = self._frames, []
-        if self._queued <= MAX_MESSAGE:
-            events, self._events = self._events, {}
-            self._queued = 0
-        else:
-            events = self._take_some()
-        message = pb.DeliverRequest(frames=frames, gauges=self._gauges)
-        self._gauges = None
-        for number, batch in events.items():
-            message.frames.add(session=number).events.events.extend(batch)
-        return message
-
-    def _take_some(self) -> dict[int, list[event_pb2.Event]]:
-        """As much of a backlog as one message takes, at least one event."""
-        room = MAX_MESSAGE
-        taken: dict[int, list[event_pb2.Event]] = {}
-        for number, waiting in list(self._events.items()):
-            count = 0
-            while count < len(waiting) and room > 0:
-                room -= waiting[count].ByteSize()
-                count += 1
-            if not count:
-                break
-            taken[number] = waiting[:count]
-            # Whoever has more goes to the end of the line.
-            del self._events[number]
-            if count < len(waiting):
-                self._events[number] = waiting[count:]
-        self._queued -= MAX_MESSAGE - room
-        if self._events:
-            self._wake.set()
-        else:
-            self._queued = 0
-        return taken
 
     def _received(self, message: pb.DeliverResponse) -> None:
         self._heard = self._loop.time()
@@ -374,7 +342,7 @@ class EdgeLink:
                     session.credited(control.credit_bytes)
                 case "kill":
                     self.sessions.pop(control.session, None)
-                    self._events.pop(control.session, None)
+                    self._outbox.drop(control.session)
                     session.end(Killed(control.kill.reason))
 
 
