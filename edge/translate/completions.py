@@ -254,7 +254,8 @@ class CompletionStream:
             "created": created,
             "model": "",
         }
-        self._head = b""
+        self._head = self._text_head = b""
+        self._tails: dict[int, bytes] = {}
         self._lengths: dict[int, int] = {}
         self._finished: set[int] = set()
         self._failed = False
@@ -272,9 +273,19 @@ class CompletionStream:
         for event in events:
             kind = event.WhichOneof("kind")
             if kind == "text":
-                self._text(event.text, event.text.logprobs, out)
+                delta = event.text
+                text, index, logprobs = delta.text, delta.choice, delta.logprobs
+                length = self._lengths.get(index, 0)
+                self._lengths[index] = length + len(text)
+                if logprobs:
+                    self._probable(index, text, legacy_logprobs(logprobs, length), out)
+                elif text:
+                    out.append(self._text_head or self._begun())
+                    out.append(_json(text))
+                    out.append(self._tails.get(index) or self._tail_of(index))
             elif kind == "refusal":
-                self._text(event.refusal, b"", out)
+                refusal = event.refusal
+                out.append(self._begun() + _json(refusal.text) + self._tail_of(refusal.choice))
             elif kind == "choice_finished":
                 self._choice_finished(event.choice_finished, out)
             elif kind == "started":
@@ -294,7 +305,8 @@ class CompletionStream:
         if not self._include_usage:
             return DONE
         usage = None if self._usage is None else chat_usage(self._usage)
-        return b'%b],"usage":%b}\n\n%b' % (self._begun(), _json(usage), DONE)
+        self._begun()
+        return b'%b],"usage":%b}\n\n%b' % (self._head, _json(usage), DONE)
 
     def error(self, exc: InferenceError) -> bytes:
         """The end of an answer that failed: one error event, and no `[DONE]`."""
@@ -302,25 +314,22 @@ class CompletionStream:
         return b"data: %b\n\n" % error_body(exc)
 
     def _begun(self) -> bytes:
-        """What all chunks begin with; frozen by the first."""
+        """What all pieces of text begin with; frozen by the first."""
         if not self._head:
             self._head = b'data: %b,"choices":[' % _json(self._meta)[:-1]
-        return self._head
+            self._text_head = self._head + b'{"text":'
+        return self._text_head
 
-    def _text(
-        self,
-        delta: event_pb2.TextDelta | event_pb2.RefusalDelta,
-        logprobs: bytes,
-        out: list[bytes],
-    ) -> None:
-        if not (delta.text or logprobs):
-            return
-        before = self._lengths.get(delta.choice, 0)
-        self._lengths[delta.choice] = before + len(delta.text)
-        shown = _json(legacy_logprobs(logprobs, before)) if logprobs else b"null"
+    def _tail_of(self, index: int) -> bytes:
+        """What follows a text without log probabilities."""
+        tail = b',"index":%d,"logprobs":null,"finish_reason":null}%b' % (index, self._tail)
+        self._tails[index] = tail
+        return tail
+
+    def _probable(self, index: int, text: str, shown: Any, out: list[bytes]) -> None:
         out.append(
-            b'%b{"text":%b,"index":%d,"logprobs":%b,"finish_reason":null}%b'
-            % (self._begun(), _json(delta.text), delta.choice, shown, self._tail)
+            b'%b%b,"index":%d,"logprobs":%b,"finish_reason":null}%b'
+            % (self._begun(), _json(text), index, _json(shown), self._tail)
         )
 
     def _choice_finished(self, event: event_pb2.ChoiceFinished, out: list[bytes]) -> None:
@@ -329,6 +338,6 @@ class CompletionStream:
         self._finished.add(event.choice)
         word = _json(finish_word(event.reason, legacy_functions=False))
         out.append(
-            b'%b{"text":"","index":%d,"logprobs":null,"finish_reason":%b}%b'
+            b'%b"","index":%d,"logprobs":null,"finish_reason":%b}%b'
             % (self._begun(), event.choice, word, self._tail)
         )
