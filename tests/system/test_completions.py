@@ -310,6 +310,13 @@ async def test_log_probabilities_come_as_they_were_sent(stack: Stack, stream: bo
     assert answered.text.endswith("data: [DONE]\n\n")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_simulator_completes_offline(sdk: AsyncOpenAI, stream: bool) -> None:
+    fields = {"prompt": ["a b", "c"], "echo": True, "logprobs": 1}
+    found = await texts(sdk, stream=stream, model="sim/echo", **fields)
+    assert found == {0: "a ba b", 1: "cc"}
+
+
 async def test_chat_has_log_probabilities_too(stack: Stack, fake: FakeProvider) -> None:
     answered = await post(stack, {"model": "openai/gpt-4o", "logprobs": 1})
     assert answered.json()["choices"][0]["logprobs"] == {

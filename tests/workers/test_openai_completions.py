@@ -143,7 +143,7 @@ def planned(name: str, model: str, **fields: Any) -> Prompts | None:
     [
         *(("openai", model) for model in ("gpt-3.5-turbo-instruct", "davinci-002")),
         *((name, "m") for name in ("together_ai", "fireworks", "vllm", "cerebras", "ollama")),
-        *((name, "m") for name in ("openrouter", "openai_compatible", "deepseek")),
+        *((name, "m") for name in ("openrouter", "openai_compatible", "deepseek", "sim")),
         ("azure", "my-instruct"),
         ("mistral", "codestral-latest"),
     ],
@@ -159,7 +159,7 @@ def test_these_complete_by_themselves(name: str, model: str) -> None:
         ("azure", "gpt-4o"),
         ("mistral", "mistral-large-latest"),
         *((name, "m") for name in ("groq", "xai", "anthropic", "gemini", "bedrock", "cohere")),
-        *((name, "m") for name in ("perplexity", "huggingface", "vertex_ai", "sim")),
+        *((name, "m") for name in ("perplexity", "huggingface", "vertex_ai")),
     ],
 )
 def test_these_complete_through_chat(name: str, model: str) -> None:

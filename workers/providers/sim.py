@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from broker.operations import EMBED, IMAGE, MODERATE, RERANK, SPEAK, TRANSCRIBE
+from broker.operations import COMPLETE, EMBED, IMAGE, MODERATE, RERANK, SPEAK, TRANSCRIBE
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT
+from workers.dialects.openai_completions import OpenAiCompletions
 from workers.dialects.openai_embeddings import OpenAiEmbeddings
 from workers.dialects.openai_images import Edits, OpenAiImages
 from workers.dialects.openai_moderations import OpenAiModerations
@@ -27,6 +28,7 @@ PROVIDER = Provider(
     models=("sim", "echo"),
     keyless=True,
     operations={
+        COMPLETE: OpenAiCompletions(DIALECT.error),
         IMAGE: OpenAiImages(
             DIALECT.error, edits=Edits("/images/edits", _sources), formats=".", streams=True
         ),

@@ -49,6 +49,8 @@ class Ask:
     logprobs: bool
     top_logprobs: int
     tools: tuple[tuple[str, Any], ...]
+    # Whether it is a completion.
+    legacy: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,20 +91,22 @@ class Play:
     keepable: bool = True
 
 
-def play_of(body: bytes, call_number: int) -> Play:
-    """The play for the body of a chat request.
+def play_of(
+    body: bytes, call_number: int, answer: Callable[[bytes, int], Answer] = answer_to
+) -> Play:
+    """The play for the body of a chat request, or of what `answer` answers.
 
     Raises:
         BadRequestError: the body is not a request the simulator takes.
     """
-    answer = answer_to(body, call_number)
-    knobs = answer.knobs
-    healthy = replace(answer, knobs=replace(knobs, fault=_NO_FAULT))
-    script = _script(answer)
+    answered = answer(body, call_number)
+    knobs = answered.knobs
+    healthy = replace(answered, knobs=replace(knobs, fault=_NO_FAULT))
+    script = _script(answered)
     return Play(
         script=script,
         healed=_script(healthy) if knobs.first_n is not None else script,
-        key=knobs.key or answer.ask.model,
+        key=knobs.key or answered.ask.model,
         first_n=knobs.first_n,
         max_open=knobs.max_open,
         keepable=not knobs.vary,

@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping
 import httptools
 import orjson
 
+from workers.sim.answer import Answer, answer_to
 from workers.sim.audio import SCRIPTS
 from workers.sim.knobs import BadRequestError
+from workers.sim.legacy import completion_to
 from workers.sim.playback import Playback
 from workers.sim.script import Play, Script, busy, plain, play_of, refusal, script_of
 from workers.sim.stats import Stats
@@ -19,6 +21,7 @@ from workers.sim.vectors import ANSWERS
 from workers.sim.wire import stamped
 
 BODY_LIMIT = 64 << 20
+_COMPLETIONS = b"/v1/completions"
 _MODELS = ("sim", "echo")
 # Equal bodies get equal plays, so a benchmark's are worked out once.
 _REMEMBERED_PLAYS = 256
@@ -41,20 +44,21 @@ class Simulator:
         """The protocol of a new connection."""
         return Connection(self)
 
-    def play(self, body: bytes) -> Play:
-        """The play for a chat request.
+    def play(self, body: bytes, answer: Callable[[bytes, int], Answer] = answer_to) -> Play:
+        """The play for a chat request, or for a completion where `answer` is its.
 
         Raises:
             BadRequestError: the body is not a request the simulator takes.
         """
-        play = self._plays.get(body)
+        key = body if answer is answer_to else b"completion " + body
+        play = self._plays.get(key)
         if play is None:
-            play = play_of(body, self.call_number)
+            play = play_of(body, self.call_number, answer)
             size = len(body) + sum(len(frame.wire) for frame in play.script.frames)
             if play.keepable and size <= _REMEMBERED_BYTES:
                 if len(self._plays) >= _REMEMBERED_PLAYS:
                     self._plays.clear()
-                self._plays[body] = play
+                self._plays[key] = play
         return play
 
     def script(self, play: Play) -> Script:
@@ -178,12 +182,14 @@ class Connection(asyncio.Protocol):
     # The routes.
 
     def completions(self) -> None:
-        """POST /v1/chat/completions."""
+        """POST /v1/chat/completions and /v1/completions."""
         sim = self._sim
         sim.call_number += 1
         key: str | None = None
         try:
-            play = sim.play(self._body[0] if len(self._body) == 1 else b"".join(self._body))
+            body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+            legacy = self._url.partition(b"?")[0] == _COMPLETIONS
+            play = sim.play(body, completion_to) if legacy else sim.play(body)
             script = sim.script(play)
             key = play.key if play.max_open is not None else None
         except BadRequestError as error:
@@ -259,6 +265,7 @@ class Connection(asyncio.Protocol):
 
 _ROUTES: Mapping[tuple[bytes, bytes], Callable[[Connection], None]] = {
     (b"POST", b"/v1/chat/completions"): Connection.completions,
+    (b"POST", _COMPLETIONS): Connection.completions,
     **{(b"POST", path): Connection.others for path in (*ANSWERS, *SCRIPTS)},
     (b"GET", b"/v1/models"): Connection.models,
     (b"GET", b"/healthz"): Connection.healthz,

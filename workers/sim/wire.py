@@ -57,6 +57,8 @@ def error_body(message: str, type_: str, param: str | None, code: str | None) ->
 def completion_body(answer: Answer) -> bytes:
     """The body of an answer that is not streamed."""
     bare = "no_finish" in answer.knobs.fault
+    if answer.ask.legacy:
+        return _completion(answer, bare=bare)
     fields: dict[str, Any] = {
         "choices": [
             {
@@ -73,31 +75,57 @@ def completion_body(answer: Answer) -> bytes:
     return _object("chat.completion", answer, fields)
 
 
+def _completion(answer: Answer, *, bare: bool) -> bytes:
+    choices = [
+        {
+            "text": "".join(choice.text),
+            "index": index,
+            "logprobs": _legacy_logprobs(answer, choice.text, 0),
+            "finish_reason": None if bare else choice.finish,
+        }
+        for index, choice in enumerate(answer.choices)
+    ]
+    fields: dict[str, Any] = {"choices": choices}
+    if not answer.knobs.no_usage:
+        fields["usage"] = answer.usage
+    return _object("text_completion", answer, fields)
+
+
 def stream_events(answer: Answer) -> Iterator[Event]:
     """The events of a streamed answer, as if nothing went wrong; choices take turns."""
-    for index in range(len(answer.choices)):
+    for index in range(0 if answer.ask.legacy else len(answer.choices)):
         called = bool(answer.choices[index].calls)
         delta = {"role": "assistant", "content": None if called else "", "refusal": None}
         yield Event("role", _chunk(answer, index, delta))
     size = answer.knobs.chunk
+    shown = [0] * len(answer.choices)
     for turn in zip_longest(*(_deltas(choice, size) for choice in answer.choices)):
         for index, step in enumerate(turn):
             if step is not None:
                 delta, pieces, tokens = step
-                logprobs = _logprobs(answer, pieces)
+                if answer.ask.legacy:
+                    logprobs = _legacy_logprobs(answer, pieces, shown[index])
+                    shown[index] += sum(map(len, pieces))
+                else:
+                    logprobs = _logprobs(answer, pieces)
                 yield Event("delta", _chunk(answer, index, delta, logprobs), tokens)
     for index, choice in enumerate(answer.choices):
         yield Event("finish", _chunk(answer, index, {}, None, choice.finish))
     if answer.ask.include_usage and not answer.knobs.no_usage:
         last = {"choices": [], "usage": answer.usage}
-        yield Event("usage", _object("chat.completion.chunk", answer, last))
+        yield Event("usage", _object(_chunks_of(answer), answer, last))
     yield Event("done", b"[DONE]")
 
 
 def _object(kind: str, answer: Answer, fields: dict[str, Any]) -> bytes:
     named = {"object": kind, "model": answer.ask.model, "system_fingerprint": "fp_sim"}
     rest = orjson.dumps(named | fields)
-    return b'{"id":"chatcmpl-sim%b","created":%b,%b' % (CALL, CREATED, rest[1:])
+    name = b"cmpl" if answer.ask.legacy else b"chatcmpl"
+    return b'{"id":"%b-sim%b","created":%b,%b' % (name, CALL, CREATED, rest[1:])
+
+
+def _chunks_of(answer: Answer) -> str:
+    return "text_completion" if answer.ask.legacy else "chat.completion.chunk"
 
 
 def _chunk(
@@ -107,11 +135,14 @@ def _chunk(
     logprobs: dict[str, Any] | None = None,
     finish: str | None = None,
 ) -> bytes:
-    choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+    said: dict[str, Any] = {"delta": delta}
+    if answer.ask.legacy:
+        said = {"text": delta.get("content", "")}
+    choice = {"index": index, **said, "logprobs": logprobs, "finish_reason": finish}
     fields: dict[str, Any] = {"choices": [choice]}
     if answer.ask.include_usage and not answer.knobs.no_usage:
         fields["usage"] = None
-    return _object("chat.completion.chunk", answer, fields)
+    return _object(_chunks_of(answer), answer, fields)
 
 
 def _message(choice: Choice) -> dict[str, Any]:
@@ -158,6 +189,23 @@ def _logprobs(answer: Answer, pieces: tuple[str, ...]) -> dict[str, Any] | None:
     if not answer.ask.logprobs or not pieces:
         return None
     return {"content": [_logprob(piece, answer.ask.top_logprobs) for piece in pieces]}
+
+
+def _legacy_logprobs(answer: Answer, pieces: tuple[str, ...], offset: int) -> dict[str, Any] | None:
+    """Parallel lists; `offset` is where the first piece stands in the text."""
+    found = _logprobs(answer, pieces)
+    if found is None:
+        return None
+    entries = found["content"]
+    lengths = [len(piece) for piece in pieces]
+    return {
+        "tokens": list(pieces),
+        "token_logprobs": [entry["logprob"] for entry in entries],
+        "top_logprobs": [
+            {one["token"]: one["logprob"] for one in entry["top_logprobs"]} for entry in entries
+        ],
+        "text_offset": [offset + sum(lengths[:place]) for place in range(len(lengths))],
+    }
 
 
 def _logprob(piece: str, top: int) -> dict[str, Any]:
