@@ -1,7 +1,7 @@
 # "make" prints this list. Everything is installed into .venv from the pinned locks in deploy/.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help install dev clients run test check fix pages protos buf bench lock clean
+.PHONY: help install dev clients run test check fix pages protos buf soak bench lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -62,6 +62,9 @@ protos: $(DEV) ## regenerate broker/v1 from protos/
 buf: $(DEV) ## lint protos/ with buf (needs npx; not needed to build)
 	$(BIN)/python protos/generate.py --image $(VENV)/protos.binpb
 	npx --yes @bufbuild/buf@1.75.0 lint $(VENV)/protos.binpb --config protos/buf.json
+
+soak: $(DEV) ## ten minutes of requests while processes come, go, freeze and die; FOR=60 for one
+	@SOAK_SECONDS=$(or $(FOR),600) SOAK_RATE=$(or $(RATE),200) $(BIN)/python -m pytest -q -s tests/system/test_churn.py
 
 bench: $(DEV) ## measure; PEERS=1 measures LiteLLM's proxy and a bare relay in the same run
 	@PEERS=$(PEERS) $(BIN)/python -m bench $(ARGS)
