@@ -14,7 +14,7 @@ from openai import AsyncOpenAI
 from pydantic import BaseModel
 
 from tests.clients import python_media as media
-from tests.clients.upstream import REFUSED
+from tests.clients.upstream import REFUSED, SLOW
 from tests.workers.responses_answers import PIXEL
 
 HELLO: Any = [{"role": "user", "content": "Hello there!"}]
@@ -210,6 +210,12 @@ async def responses_background(sdk: AsyncOpenAI, model: str) -> None:
     assert resumed == [event.type for event in events[3:]]
 
 
+async def responses_cancelled(sdk: AsyncOpenAI, model: str) -> None:
+    running = await sdk.responses.create(model=model, input=SLOW, background=True)
+    assert (await sdk.responses.cancel(running.id)).status == "cancelled"
+    assert (await sdk.responses.retrieve(running.id)).status == "cancelled"
+
+
 async def responses_counted(sdk: AsyncOpenAI, model: str) -> None:
     told = await sdk.responses.input_tokens.count(model=model, input="Hello there!")
     assert told.object == "response.input_tokens"
@@ -381,6 +387,7 @@ CALLS: dict[str, Callable[[AsyncOpenAI, str], Awaitable[None]]] = {
     "responses, chained": responses_chained,
     "responses, kept": responses_kept,
     "responses, in the background": responses_background,
+    "responses, cancelled": responses_cancelled,
     "responses, counted": responses_counted,
     "responses, images": responses_images,
     "responses, images streamed": responses_images_streamed,

@@ -80,6 +80,7 @@ ROWS: Mapping[str, Mapping[str, str]] = {
     "responses, chained": _KEPT,
     "responses, kept": _KEPT,
     "responses, in the background": _KEPT,
+    "responses, cancelled": _KEPT,
     "responses, counted": CHAT,
     "responses, images": _KEPT,
     "responses, images streamed": _KEPT,

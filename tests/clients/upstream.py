@@ -48,6 +48,8 @@ _ROUTES: dict[str, Answer] = {
 
 # What providers say, each in its own way, to somebody who asks for what they refuse.
 REFUSED = "this is refused"
+# Somebody who says this is not answered for a minute.
+SLOW = "take your time"
 _OPENAI = {"error": {"message": REFUSED, "type": "invalid_request_error", "param": None}}
 _REFUSALS: dict[str, Any] = {
     "anthropic": {
@@ -78,6 +80,8 @@ class Upstream:
         )
         if REFUSED in json.dumps(shown):
             return web.json_response(_REFUSALS.get(call.provider, _OPENAI), status=400)
+        if SLOW in json.dumps(shown):
+            await asyncio.sleep(60)
         for end, answer in _ROUTES.items():
             if call.path.endswith(end):
                 said = answer(call)

@@ -22,6 +22,7 @@ const WEATHER = {
   strict: true,
 };
 const ARGUMENTS = { location: 'Boston', days: 18 };
+const SLOW = 'take your time';
 const REFUSED = 'this is refused';
 const Weather = z.object({ city: z.string(), degrees: z.number().int() });
 const PARSED = { city: 'Boston', degrees: 18 };
@@ -154,6 +155,12 @@ async function responsesBackground(sdk, model) {
   assert.equal((await sdk.responses.cancel(queued.id)).status, 'completed');
   const streamed = await all(await sdk.responses.create({ ...asked, stream: true }));
   assert.deepEqual(streamed.map((event) => event.type), events.map((event) => event.type));
+}
+
+async function responsesCancelled(sdk, model) {
+  const running = await sdk.responses.create({ model, input: SLOW, background: true });
+  assert.equal((await sdk.responses.cancel(running.id)).status, 'cancelled');
+  assert.equal((await sdk.responses.retrieve(running.id)).status, 'cancelled');
 }
 
 async function responsesCounted(sdk, model) {
@@ -291,6 +298,7 @@ export const CALLS = {
   'responses, chained': responsesChained,
   'responses, kept': responsesKept,
   'responses, in the background': responsesBackground,
+  'responses, cancelled': responsesCancelled,
   'responses, counted': responsesCounted,
   'responses, images': responsesImages,
   'responses, images streamed': responsesImagesStreamed,
