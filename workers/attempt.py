@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from broker import operations
 from broker.errors import InferenceError
 from broker.v1 import delivery_service_pb2, event_pb2, generation_pb2, job_pb2, record_pb2
+from workers.calls import Calls, Send
 from workers.delivery import EdgeLost
 from workers.emulation import AnyPlan, Plan, Prompts, Stepped, plan_of, total
 from workers.estimate import counted
@@ -35,15 +36,11 @@ _log = logging.getLogger(__name__)
 _MAX_ERROR_BODY = 256 << 10
 # After the terminal event the rest of the body is read this long, to keep the connection.
 _TAIL_S = 0.2
-# Of one attempt.
-CALLS_AT_ONCE = 8
 # What is our fault where the key is ours, and the caller's where it is the caller's.
 _CALLERS_FAULT = {
     "upstream_credentials": "invalid_provider_key",
     "upstream_quota": "insufficient_quota",
 }
-
-_Send = Callable[[list[event_pb2.Event]], bool]
 
 
 @dataclass(slots=True)
@@ -175,50 +172,17 @@ class Attempt:
                 self.record.usage.CopyFrom(total(used))
 
     async def _call_often(self, line: _Line, plan: AnyPlan, decoders: list[Stepped]) -> None:
-        """One answer of several calls; when one fails all do."""
-        joint = plan.joint()
-        numbers = iter(range(plan.calls))
+        """One answer of several calls."""
         if isinstance(plan, Plan):
             # What all calls need is fetched once.
             _, readable = await self._written(line, plan.request)
             plan = replace(plan, request=readable)
 
-        async def call_on() -> None:
-            for number in numbers:
+        async def call(request: generation_pb2.Request, send: Send) -> None:
+            await self._call(line, request, send, plan, decoders)
 
-                def send(events: list[event_pb2.Event], number: int = number) -> bool:
-                    if merged := joint.add(number, events):
-                        self._send(merged)
-                    return events[-1].HasField("completed")
-
-                await self._call_until(line, plan, number, send, decoders)
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(CALLS_AT_ONCE, plan.calls)):
-                    group.create_task(call_on())
-        except BaseExceptionGroup as failed:
-            raise failed.exceptions[0] from None
-
-    async def _call_until(
-        self, line: _Line, plan: AnyPlan, number: int, send: _Send, decoders: list[Stepped]
-    ) -> None:
-        """Make one of several calls, again where the plan says so and the deadline allows it."""
-        request = plan.request_of(number)
-        tries = 1
-        while True:
-            try:
-                await self._call(line, request, send, plan, decoders)
-            except InferenceError as exc:
-                wait = plan.again_after(tries, exc, random.random())
-                left = line.limits.deadline_s - self._elapsed_ms() / 1000
-                if wait is None or (line.limits.deadline_s and wait >= left):
-                    exc.exhausted = tries > 1
-                    raise
-                await asyncio.sleep(wait)
-                tries += 1
-            else:
-                return
+        ends = self._begun + (line.limits.deadline_s or math.inf)
+        await Calls(plan, call, self._send, ends).make()
 
     async def _written(
         self, line: _Line, request: generation_pb2.Request
@@ -237,7 +201,7 @@ class Attempt:
         self,
         line: _Line,
         request: generation_pb2.Request,
-        send: _Send,
+        send: Send,
         plan: AnyPlan | None = None,
         decoders: list[Stepped] | None = None,
     ) -> None:
@@ -272,7 +236,7 @@ class Attempt:
         finally:
             await reply.aclose()
 
-    async def _stream(self, reply: Reply, decoder: Decoder, send: _Send) -> None:
+    async def _stream(self, reply: Reply, decoder: Decoder, send: Send) -> None:
         """Pass events on as they come; the terminal one ends it."""
         session = self._session
         done = False
@@ -347,14 +311,14 @@ class Attempt:
         return int((time.monotonic() - self._begun) * 1000)
 
 
-def _close(decoder: Decoder, send: _Send) -> bool:
+def _close(decoder: Decoder, send: Send) -> bool:
     try:
         return _pass_on(decoder.close(), send)
     except InferenceError:
         return False
 
 
-def _pass_on(decoded: Iterable[event_pb2.Event], send: _Send) -> bool:
+def _pass_on(decoded: Iterable[event_pb2.Event], send: Send) -> bool:
     """Send events; True when the last of them completes the answer.
 
     What was decoded before an error is sent before it is raised.

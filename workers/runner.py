@@ -26,8 +26,9 @@ from broker.config import Limits, ProviderSettings
 from broker.dispatch import LOSSES_BEFORE_ALONE
 from broker.v1 import delivery_service_pb2, job_pb2
 from workers import credentials
-from workers.attempt import CALLS_AT_ONCE, Attempt
+from workers.attempt import Attempt
 from workers.background import Background
+from workers.calls import CALLS_AT_ONCE
 from workers.claimed import Tools
 from workers.delivery import EdgeLink, EdgeLost, Killed, Session
 from workers.fetch import Fetcher

@@ -214,6 +214,18 @@ def failing(when: Callable[[Received], Said | None]) -> Callable[[Received], Sai
     return lambda call: when(call) or embedded(call)
 
 
+async def test_a_provider_that_wants_one_call_to_wait_is_left_alone_by_the_others(
+    sdk: AsyncOpenAI, fake: FakeProvider
+) -> None:
+    said = Said(429, {"message": "slow down"}, headers={"retry-after": "0.5"})
+    fake.script = failing(once_at(0, said))
+    await sdk.embeddings.create(model="cohere/embed-v4.0", input=inputs(96 * 50))
+    firsts = [texts_of(call)[0] for call in fake.take()]
+    refused, again = (at for at, first in enumerate(firsts) if first == "text 0")
+    # Those under way, and those that wake with it.
+    assert again - refused < 2 * CALLS_AT_ONCE
+
+
 async def test_what_cannot_be_embedded_fails_the_whole_with_the_providers_error(
     stack: Stack, sdk: AsyncOpenAI, fake: FakeProvider
 ) -> None:
