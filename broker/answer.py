@@ -214,6 +214,7 @@ class Fold:
             hub = answer.choices.add()
             hub.index = choice.index
             hub.upstream_reason = choice.upstream_reason
+            hub.stop_sequence = choice.stop_sequence
             if choice.finish_reason is not None:
                 hub.finish_reason = choice.finish_reason
             hub.message.role = content_pb2.ROLE_ASSISTANT

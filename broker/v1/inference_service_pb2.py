@@ -29,7 +29,7 @@ from broker.v1 import operations_pb2 as broker_dot_v1_dot_operations__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!broker/v1/inference_service.proto\x12\tbroker.v1\x1a\x17\x62roker/v1/content.proto\x1a\x15\x62roker/v1/event.proto\x1a\x1a\x62roker/v1/generation.proto\x1a\x1a\x62roker/v1/operations.proto\x1a\x17google/rpc/status.proto\"G\n\x0cInferRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12#\n\x07request\x18\x02 \x01(\x0b\x32\x12.broker.v1.Request\"F\n\rInferResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12!\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x11.broker.v1.Answer\"\xaf\x04\n\x06\x41nswer\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x03\x12\r\n\x05model\x18\x03 \x01(\t\x12\x10\n\x08provider\x18\x04 \x01(\t\x12\"\n\x07\x63hoices\x18\x05 \x03(\x0b\x32\x11.broker.v1.Choice\x12\x1f\n\x05usage\x18\x06 \x01(\x0b\x32\x10.broker.v1.Usage\x12\x1a\n\x12system_fingerprint\x18\x07 \x01(\t\x12\x14\n\x0cservice_tier\x18\x08 \x01(\t\x12\x13\n\x0bupstream_id\x18\t \x01(\t\x12\x16\n\x0e\x64ropped_params\x18\n \x03(\t\x12#\n\x07vectors\x18\x0b \x03(\x0b\x32\x12.broker.v1.Vectors\x12%\n\x06images\x18\x0c \x03(\x0b\x32\x15.broker.v1.ImageDelta\x12*\n\x0bimage_facts\x18\r \x01(\x0b\x32\x15.broker.v1.ImageFacts\x12)\n\ntranscript\x18\x0e \x01(\x0b\x32\x15.broker.v1.Transcript\x12%\n\x06speech\x18\x0f \x01(\x0b\x32\x15.broker.v1.InlineData\x12*\n\x0bmoderations\x18\x10 \x03(\x0b\x32\x15.broker.v1.Moderation\x12!\n\x06ranked\x18\x11 \x03(\x0b\x32\x11.broker.v1.Ranked\x12*\n\x0btoken_count\x18\x12 \x01(\x0b\x32\x15.broker.v1.TokenCount\"\x85\x01\n\x06\x43hoice\x12\r\n\x05index\x18\x01 \x01(\x05\x12#\n\x07message\x18\x02 \x01(\x0b\x32\x12.broker.v1.Message\x12.\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x17.broker.v1.FinishReason\x12\x17\n\x0fupstream_reason\x18\x04 \x01(\t\"M\n\x12InferStreamRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12#\n\x07request\x18\x02 \x01(\x0b\x32\x12.broker.v1.Request\"o\n\x13InferStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x1f\n\x05\x65vent\x18\x03 \x01(\x0b\x32\x10.broker.v1.Event\x12\x11\n\tanswer_id\x18\x04 \x01(\t\"J\n\x10InferManyRequest\x12\x11\n\tcustom_id\x18\x01 \x01(\t\x12#\n\x07request\x18\x02 \x01(\x0b\x32\x12.broker.v1.Request\"z\n\x11InferManyResponse\x12\x11\n\tcustom_id\x18\x01 \x01(\t\x12#\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x11.broker.v1.AnswerH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\",\n\x16\x43\x61ncelInferenceRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\xa8\x01\n\x17\x43\x61ncelInferenceResponse\x12;\n\x07outcome\x18\x01 \x01(\x0e\x32*.broker.v1.CancelInferenceResponse.Outcome\"P\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11OUTCOME_CANCELLED\x10\x01\x12\x15\n\x11OUTCOME_NOT_FOUND\x10\x02\x32\xc4\x02\n\x10InferenceService\x12:\n\x05Infer\x12\x17.broker.v1.InferRequest\x1a\x18.broker.v1.InferResponse\x12N\n\x0bInferStream\x12\x1d.broker.v1.InferStreamRequest\x1a\x1e.broker.v1.InferStreamResponse0\x01\x12J\n\tInferMany\x12\x1b.broker.v1.InferManyRequest\x1a\x1c.broker.v1.InferManyResponse(\x01\x30\x01\x12X\n\x0f\x43\x61ncelInference\x12!.broker.v1.CancelInferenceRequest\x1a\".broker.v1.CancelInferenceResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!broker/v1/inference_service.proto\x12\tbroker.v1\x1a\x17\x62roker/v1/content.proto\x1a\x15\x62roker/v1/event.proto\x1a\x1a\x62roker/v1/generation.proto\x1a\x1a\x62roker/v1/operations.proto\x1a\x17google/rpc/status.proto\"G\n\x0cInferRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12#\n\x07request\x18\x02 \x01(\x0b\x32\x12.broker.v1.Request\"F\n\rInferResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12!\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x11.broker.v1.Answer\"\xaf\x04\n\x06\x41nswer\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x03\x12\r\n\x05model\x18\x03 \x01(\t\x12\x10\n\x08provider\x18\x04 \x01(\t\x12\"\n\x07\x63hoices\x18\x05 \x03(\x0b\x32\x11.broker.v1.Choice\x12\x1f\n\x05usage\x18\x06 \x01(\x0b\x32\x10.broker.v1.Usage\x12\x1a\n\x12system_fingerprint\x18\x07 \x01(\t\x12\x14\n\x0cservice_tier\x18\x08 \x01(\t\x12\x13\n\x0bupstream_id\x18\t \x01(\t\x12\x16\n\x0e\x64ropped_params\x18\n \x03(\t\x12#\n\x07vectors\x18\x0b \x03(\x0b\x32\x12.broker.v1.Vectors\x12%\n\x06images\x18\x0c \x03(\x0b\x32\x15.broker.v1.ImageDelta\x12*\n\x0bimage_facts\x18\r \x01(\x0b\x32\x15.broker.v1.ImageFacts\x12)\n\ntranscript\x18\x0e \x01(\x0b\x32\x15.broker.v1.Transcript\x12%\n\x06speech\x18\x0f \x01(\x0b\x32\x15.broker.v1.InlineData\x12*\n\x0bmoderations\x18\x10 \x03(\x0b\x32\x15.broker.v1.Moderation\x12!\n\x06ranked\x18\x11 \x03(\x0b\x32\x11.broker.v1.Ranked\x12*\n\x0btoken_count\x18\x12 \x01(\x0b\x32\x15.broker.v1.TokenCount\"\x9c\x01\n\x06\x43hoice\x12\r\n\x05index\x18\x01 \x01(\x05\x12#\n\x07message\x18\x02 \x01(\x0b\x32\x12.broker.v1.Message\x12.\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x17.broker.v1.FinishReason\x12\x17\n\x0fupstream_reason\x18\x04 \x01(\t\x12\x15\n\rstop_sequence\x18\x05 \x01(\t\"M\n\x12InferStreamRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12#\n\x07request\x18\x02 \x01(\x0b\x32\x12.broker.v1.Request\"o\n\x13InferStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x1f\n\x05\x65vent\x18\x03 \x01(\x0b\x32\x10.broker.v1.Event\x12\x11\n\tanswer_id\x18\x04 \x01(\t\"J\n\x10InferManyRequest\x12\x11\n\tcustom_id\x18\x01 \x01(\t\x12#\n\x07request\x18\x02 \x01(\x0b\x32\x12.broker.v1.Request\"z\n\x11InferManyResponse\x12\x11\n\tcustom_id\x18\x01 \x01(\t\x12#\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x11.broker.v1.AnswerH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\",\n\x16\x43\x61ncelInferenceRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\xa8\x01\n\x17\x43\x61ncelInferenceResponse\x12;\n\x07outcome\x18\x01 \x01(\x0e\x32*.broker.v1.CancelInferenceResponse.Outcome\"P\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11OUTCOME_CANCELLED\x10\x01\x12\x15\n\x11OUTCOME_NOT_FOUND\x10\x02\x32\xc4\x02\n\x10InferenceService\x12:\n\x05Infer\x12\x17.broker.v1.InferRequest\x1a\x18.broker.v1.InferResponse\x12N\n\x0bInferStream\x12\x1d.broker.v1.InferStreamRequest\x1a\x1e.broker.v1.InferStreamResponse0\x01\x12J\n\tInferMany\x12\x1b.broker.v1.InferManyRequest\x1a\x1c.broker.v1.InferManyResponse(\x01\x30\x01\x12X\n\x0f\x43\x61ncelInference\x12!.broker.v1.CancelInferenceRequest\x1a\".broker.v1.CancelInferenceResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,21 +43,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ANSWER']._serialized_start=323
   _globals['_ANSWER']._serialized_end=882
   _globals['_CHOICE']._serialized_start=885
-  _globals['_CHOICE']._serialized_end=1018
-  _globals['_INFERSTREAMREQUEST']._serialized_start=1020
-  _globals['_INFERSTREAMREQUEST']._serialized_end=1097
-  _globals['_INFERSTREAMRESPONSE']._serialized_start=1099
-  _globals['_INFERSTREAMRESPONSE']._serialized_end=1210
-  _globals['_INFERMANYREQUEST']._serialized_start=1212
-  _globals['_INFERMANYREQUEST']._serialized_end=1286
-  _globals['_INFERMANYRESPONSE']._serialized_start=1288
-  _globals['_INFERMANYRESPONSE']._serialized_end=1410
-  _globals['_CANCELINFERENCEREQUEST']._serialized_start=1412
-  _globals['_CANCELINFERENCEREQUEST']._serialized_end=1456
-  _globals['_CANCELINFERENCERESPONSE']._serialized_start=1459
-  _globals['_CANCELINFERENCERESPONSE']._serialized_end=1627
-  _globals['_CANCELINFERENCERESPONSE_OUTCOME']._serialized_start=1547
-  _globals['_CANCELINFERENCERESPONSE_OUTCOME']._serialized_end=1627
-  _globals['_INFERENCESERVICE']._serialized_start=1630
-  _globals['_INFERENCESERVICE']._serialized_end=1954
+  _globals['_CHOICE']._serialized_end=1041
+  _globals['_INFERSTREAMREQUEST']._serialized_start=1043
+  _globals['_INFERSTREAMREQUEST']._serialized_end=1120
+  _globals['_INFERSTREAMRESPONSE']._serialized_start=1122
+  _globals['_INFERSTREAMRESPONSE']._serialized_end=1233
+  _globals['_INFERMANYREQUEST']._serialized_start=1235
+  _globals['_INFERMANYREQUEST']._serialized_end=1309
+  _globals['_INFERMANYRESPONSE']._serialized_start=1311
+  _globals['_INFERMANYRESPONSE']._serialized_end=1433
+  _globals['_CANCELINFERENCEREQUEST']._serialized_start=1435
+  _globals['_CANCELINFERENCEREQUEST']._serialized_end=1479
+  _globals['_CANCELINFERENCERESPONSE']._serialized_start=1482
+  _globals['_CANCELINFERENCERESPONSE']._serialized_end=1650
+  _globals['_CANCELINFERENCERESPONSE_OUTCOME']._serialized_start=1570
+  _globals['_CANCELINFERENCERESPONSE_OUTCOME']._serialized_end=1650
+  _globals['_INFERENCESERVICE']._serialized_start=1653
+  _globals['_INFERENCESERVICE']._serialized_end=1977
 # @@protoc_insertion_point(module_scope)

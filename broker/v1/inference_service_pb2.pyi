@@ -168,9 +168,12 @@ class Choice(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     UPSTREAM_REASON_FIELD_NUMBER: _builtins.int
+    STOP_SEQUENCE_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     finish_reason: _event_pb2.FinishReason.ValueType
     upstream_reason: _builtins.str
+    stop_sequence: _builtins.str
+    """The stop sequence that matched, where the provider says so."""
     @_builtins.property
     def message(self) -> _content_pb2.Message:
         """Role assistant; its parts are text, reasoning, refusal, tool calls, audio, images and opaque items in order."""
@@ -182,10 +185,11 @@ class Choice(_message.Message):
         message: _content_pb2.Message | None = ...,
         finish_reason: _event_pb2.FinishReason.ValueType = ...,
         upstream_reason: _builtins.str = ...,
+        stop_sequence: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "index", b"index", "message", b"message", "upstream_reason", b"upstream_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "index", b"index", "message", b"message", "stop_sequence", b"stop_sequence", "upstream_reason", b"upstream_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
