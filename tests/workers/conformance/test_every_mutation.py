@@ -42,11 +42,18 @@ def _told(recording: Recording, answer: bytes) -> object:
         return error.reason
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-@pytest.mark.parametrize("recording", ANSWERED, ids=lambda recording: recording.id)
+# That a finish reason is null says that this server names them.
+TELLING = ("sim-stream-without-finish-reason", without_nulls)
+MEANT = [
+    pytest.param(recording, change, id=f"{recording.id}-{change.__name__}")
+    for recording in ANSWERED
+    for change in CHANGES
+    if (recording.id, change) != TELLING
+]
+
+
+@pytest.mark.parametrize(("recording", "change"), MEANT)
 def test_an_answer_means_the_same_in_other_json(recording: Recording, change: Change) -> None:
-    if (recording.id, change) == ("sim-stream-without-finish-reason", without_nulls):
-        pytest.skip("that a finish reason is null says that this server names them")
     answer = changed(recording, change)
     assert _told(recording, answer) == _told(recording, recording.answer)
 
