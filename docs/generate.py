@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from broker import operations
 from broker.providers import REGISTRY, Entry
 from workers import registry
 from workers.parameters import COLUMNS, Action, At, Reasoning, Row, base_name
@@ -46,6 +47,14 @@ address, and `GROQ_MODELS`, `GROQ_SLOTS` and `GROQ_POOL` its other settings; exa
 shows them all. Names of models start with the name of the provider, or any other spelling of it:
 `groq/llama-3.3-70b-versatile`. A model that is not listed is passed on as it is named.
 """
+# Where a provider has no such call, something else stands in.
+_EVERYWHERE = frozenset({operations.GENERATE, operations.COUNT_TOKENS, operations.COMPLETE})
+_BESIDE_CHAT = """\
+## Beside chat
+
+Anything else is refused with `unsupported_operation`. Which models can do it is for the provider
+to say.
+"""
 _LEGEND = """\
 ## What becomes of a parameter
 
@@ -77,7 +86,7 @@ _SECOND = {
 def page() -> str:
     """The whole page."""
     providers = {name: registry.provider(name) for name in REGISTRY}
-    parts = [_HEAD, _overview(providers), _LEGEND, _support(providers)]
+    parts = [_HEAD, _overview(providers), _offers(providers), _LEGEND, _support(providers)]
     parts += [_provider(name, provider) for name, provider in providers.items()]
     return "\n".join(parts)
 
@@ -134,6 +143,17 @@ def _variables(name: str, entry: Entry) -> str:
         needed += f", or `{prefix}_{entry.ambient.upper()}` with the machine's credentials"
     options = [f"`{prefix}_{option.upper()}`" for option in entry.options]
     return needed + (f"; options {', '.join(options)}" if options else "")
+
+
+def _offers(providers: Mapping[str, Provider]) -> str:
+    names = [name for name in operations.WORDS if name not in _EVERYWHERE]
+    heads = [operations.WORDS[name] for name in names]
+    lines = [_BESIDE_CHAT, f"| Provider | {' | '.join(heads)} |", "|---" * (len(names) + 1) + "|"]
+    for provider, declared in providers.items():
+        marks = ["✓" if name in declared.operations else "" for name in names]
+        if any(marks):
+            lines.append(f"| `{provider}` | {' | '.join(marks)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _support(providers: Mapping[str, Provider]) -> str:
