@@ -93,13 +93,13 @@ def turns(*said: Any) -> Any:
 DRAW = call(0, "image_generation", {"prompt": "a red fox"})
 
 
-def native(received: Received) -> Said:
+def native(received: Received, text: str = TEXT) -> Said:
     """OpenAI's own answer with the tool."""
     item = {"id": "ig_1", "type": CALL, "status": "in_progress", "result": None}
     whole = {
         **item,
         "status": "completed",
-        "result": TEXT,
+        "result": text,
         "revised_prompt": "a fox",
         "size": "1024x1024",
     }
@@ -125,7 +125,7 @@ def native(received: Received) -> Said:
             "type": f"{step}.partial_image",
             **at,
             "partial_image_index": 0,
-            "partial_image_b64": TEXT,
+            "partial_image_b64": text,
         },
         {"type": f"{step}.completed", **at},
         {"type": "response.output_item.done", "output_index": 0, "item": whole},
@@ -380,10 +380,15 @@ async def test_a_tool_that_is_wrong_is_refused(
     assert not fake.take()
 
 
-async def test_in_the_background_only_who_draws_alone_can(stack: Stack, sdk: AsyncOpenAI) -> None:
+async def test_in_the_background_only_who_draws_alone_can(
+    stack: Stack, sdk: AsyncOpenAI, fake: FakeProvider
+) -> None:
+    """Its pictures are larger than a message of NATS."""
     with pytest.raises(openai.BadRequestError, match="background") as raised:
         await sdk.responses.create(model="groq/m", input="draw", tools=[TOOL], background=True)
     assert raised.value.param == "tools[0]"
+    large = base64.b64encode(PNG + bytes(3 << 20)).decode()
+    fake.script = lambda received: native(received, large)
     queued = await sdk.responses.create(
         model="openai/gpt-4o", input="draw", tools=[TOOL], background=True
     )
@@ -393,10 +398,11 @@ async def test_in_the_background_only_who_draws_alone_can(stack: Stack, sdk: Asy
         return found if found.status == "completed" else None
 
     done = await until(over, "it is drawn")
-    assert result_of(done) == TEXT
+    assert result_of(done) == large
     async with stack.client() as client:
-        kinds = [event["type"] for event in await replay(client, queued.id)]
-    assert f"response.{CALL}.partial_image" in kinds
+        found = await replay(client, queued.id)
+    [partial] = [event for event in found if event["type"] == f"response.{CALL}.partial_image"]
+    assert partial["partial_image_b64"] == large
 
 
 async def test_a_client_that_leaves_stops_the_picture(stack: Stack, fake: FakeProvider) -> None:
