@@ -55,6 +55,14 @@ def in_openai_terms(
     return bare
 
 
+def asks_for_thoughts(generate: _Generate) -> bool:
+    """Whether a caller of the Messages API wants to see what the model thinks."""
+    if generate.surface != generation_pb2.SURFACE_MESSAGES or "thinking" not in generate.extra:
+        return False
+    effort = generate.reasoning.effort
+    return effort not in ("", "none") and b'"omitted"' not in generate.extra["thinking"]
+
+
 def _can_be_off(sheet: Sheet) -> bool:
     """Whether the model is told not to think; many clients say so to models that never do."""
     row = sheet.rows["reasoning_effort"]

@@ -78,6 +78,30 @@ def test_own_fields_are_left_out_and_told(name: str, model: str) -> None:
     assert not any(word in text for word in ("defer_loading", "top_k", "own", "thinking"))
 
 
+@pytest.mark.parametrize(
+    ("name", "model", "thinking", "path"),
+    [
+        ("openai", "gpt-5.1", {"type": "adaptive"}, "/responses"),
+        ("openai", "o3", {"type": "enabled", "budget_tokens": 2048}, "/responses"),
+        ("azure", "gpt-5.1", {"type": "adaptive"}, "/responses"),
+        ("openai", "gpt-5.1", {"type": "disabled"}, "/chat/completions"),
+        ("openai", "gpt-5.1", {"type": "adaptive", "display": "omitted"}, "/chat/completions"),
+        ("openai", "gpt-4o", {"type": "adaptive"}, "/chat/completions"),
+        ("azure", "grok-4", {"type": "adaptive"}, "/chat/completions"),
+        ("openrouter", "openai/gpt-5.2", {"type": "adaptive"}, "/chat/completions"),
+    ],
+)
+def test_thoughts_are_asked_for_in_the_format_that_shows_them(
+    name: str, model: str, thinking: dict[str, Any], path: str
+) -> None:
+    made, body = call(ask(thinking=thinking), name, model)
+    assert made.path.partition("?")[0].endswith(path)
+    if path == "/responses":
+        assert body["reasoning"]["summary"] == "auto"
+        assert body["include"] == ["reasoning.encrypted_content"]
+        assert made.dropped == ()
+
+
 def test_top_k_goes_where_it_is_known() -> None:
     made, body = call(ask(top_k=3), "together_ai", "m")
     assert body["top_k"] == 3

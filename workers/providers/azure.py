@@ -67,6 +67,10 @@ PROVIDER = Provider(
     },
     parameters=CHAT.but(families=(family("Mistral", "mistral", MAX_TOKENS), *OPENAI_FAMILIES)),
     alternative=second_format(
-        DIALECT.error, only=_RESPONSES_ONLY, never=_OTHERS, families=RESPONSES_FAMILIES
+        DIALECT.error,
+        only=_RESPONSES_ONLY,
+        never=_OTHERS,
+        families=RESPONSES_FAMILIES,
+        hides_thoughts=True,
     ),
 )

@@ -86,5 +86,7 @@ PROVIDER = Provider(
         ),
     },
     parameters=CHAT.but(families=OPENAI_FAMILIES),
-    alternative=second_format(DIALECT.error, only=_RESPONSES_ONLY, families=RESPONSES_FAMILIES),
+    alternative=second_format(
+        DIALECT.error, only=_RESPONSES_ONLY, families=RESPONSES_FAMILIES, hides_thoughts=True
+    ),
 )

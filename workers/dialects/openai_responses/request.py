@@ -11,7 +11,7 @@ import orjson
 from broker.v1 import generation_pb2
 from workers.dialects.openai_responses.items import input_items
 from workers.dialects.openai_responses.tools import choice_json, tools_json
-from workers.foreign import in_openai_terms
+from workers.foreign import asks_for_thoughts, in_openai_terms
 from workers.fragments import fragment, merge
 from workers.parameters import Action, Losses, Row, Sheet, Table, asked, settle
 from workers.parameters.settle import put
@@ -56,7 +56,8 @@ def call_of(
     rest = settle(rows, asked(generate), body, losses)
     for name, value in rest.items():
         _WRITE[name](writing, value)
-    writing.reasoning()
+    thinks = sheet.reasoning.happens(_effort(generate))
+    writing.reasoning(shown=thinks and asks_for_thoughts(request.generate))
     writing.options(sheet, encrypted=not plain_reasoning)
     merge(body, generate.extra)
     for name, value in sheet.defaults.items():
@@ -77,9 +78,11 @@ class _Writing:
     rows: Mapping[str, Row]
     body: dict[str, Any]
 
-    def reasoning(self) -> None:
-        """What stands beside the effort."""
+    def reasoning(self, *, shown: bool) -> None:
+        """What stands beside the effort; `shown`: thoughts are wanted, as far as they are told."""
         reasoning = self.generate.reasoning
+        if shown:
+            put(self.body, "reasoning.summary", "auto")
         if reasoning.HasField("summary"):
             put(self.body, "reasoning.summary", reasoning.summary)
         for name, value in reasoning.extra.items():

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from broker.v1 import content_pb2, generation_pb2
 from workers.dialects.openai_responses.items import ISSUER
+from workers.foreign import asks_for_thoughts
+from workers.parameters import Reasoning
 
 Wanted = Callable[[generation_pb2.Request, str], bool]
 
@@ -41,6 +43,21 @@ def where_needed(only: str = "") -> Wanted:
 
     def wanted(request: generation_pb2.Request, model: str) -> bool:
         return _needed(request.generate, model, only, hosted_in_chat=True)
+
+    return wanted
+
+
+def or_to_show_thoughts(
+    others: Wanted, reasoning: Callable[[str], Reasoning], never: str = ""
+) -> Wanted:
+    """Also those that came as Messages and ask for thinking, of models that think."""
+
+    def wanted(request: generation_pb2.Request, model: str) -> bool:
+        if others(request, model):
+            return True
+        if not asks_for_thoughts(request.generate) or (never and re.search(never, model.lower())):
+            return False
+        return reasoning(model).happens(request.generate.reasoning.effort or None)
 
     return wanted
 

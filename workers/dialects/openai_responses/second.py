@@ -7,7 +7,11 @@ from dataclasses import replace
 
 from workers.dialects.openai_responses import Errors, OpenAiResponses
 from workers.dialects.openai_responses.parameters import RESPONSES
-from workers.dialects.openai_responses.rule import whenever_asked, where_needed
+from workers.dialects.openai_responses.rule import (
+    or_to_show_thoughts,
+    whenever_asked,
+    where_needed,
+)
 from workers.parameters import Family, Reasoning, Row, Rows
 from workers.provider import Alternative
 
@@ -22,6 +26,7 @@ def second_format(
     never: str = "",
     needed_only: bool = False,
     hosted_in_chat: bool = False,
+    hides_thoughts: bool = False,
     plain_reasoning: bool = False,
     families: Iterable[Family] = (),
     reasoning: Reasoning = Reasoning.NEVER,
@@ -37,6 +42,8 @@ def second_format(
         only: an expression that is found in the names of models that speak nothing else.
         never: the same for models that do not speak it.
         hosted_in_chat: chat takes hosted tools too, in a form of its own.
+        hides_thoughts: chat shows nothing of the reasoning, so that callers of the Messages API who
+            ask for thinking get it here.
         needed_only: so it does, and requests that came in this format are for chat where it can
             carry them.
         plain_reasoning: earlier reasoning goes back as text, as there is no encrypted content.
@@ -44,26 +51,26 @@ def second_format(
         reasoning: whether models reason that no family names.
         while_reasoning: what differs for them while they do.
     """
-    return Alternative(
-        "Responses",
-        OpenAiResponses(errors, plain_reasoning=plain_reasoning),
-        where_needed(only)
-        if needed_only
-        else whenever_asked(only, never, hosted_in_chat=hosted_in_chat),
-        RESPONSES.but(
-            *map(_placed, rows),
-            families=[
-                replace(
-                    family,
-                    differs=_placed(family.differs),
-                    while_reasoning=_placed(family.while_reasoning),
-                )
-                for family in families
-            ],
-            reasoning=reasoning,
-            while_reasoning=_placed(while_reasoning),
-        ),
+    table = RESPONSES.but(
+        *map(_placed, rows),
+        families=[
+            replace(
+                family,
+                differs=_placed(family.differs),
+                while_reasoning=_placed(family.while_reasoning),
+            )
+            for family in families
+        ],
+        reasoning=reasoning,
+        while_reasoning=_placed(while_reasoning),
     )
+    wanted = whenever_asked(only, never, hosted_in_chat=hosted_in_chat)
+    if needed_only:
+        wanted = where_needed(only)
+    if hides_thoughts:
+        wanted = or_to_show_thoughts(wanted, lambda model: table.sheet(model).reasoning, never)
+    dialect = OpenAiResponses(errors, plain_reasoning=plain_reasoning)
+    return Alternative("Responses", dialect, wanted, table)
 
 
 def _placed(rows: Iterable[Row]) -> Rows:
