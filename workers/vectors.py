@@ -252,7 +252,11 @@ class VectorDecoder:
             rest = orjson.loads(body)
         except orjson.JSONDecodeError as exc:
             raise self._unreadable(body) from exc
-        said = self._read(rest, self._headers)
+        try:
+            said = self._read(rest, self._headers)
+        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+            message = f"the provider's answer has an unknown form: {exc}"
+            raise self._error("upstream_error", message) from exc
         self._look_for_numbers()
         if len(self._numbers) < len(self._waiting):
             self._unnumbered = True

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -12,29 +12,20 @@ import pytest
 from broker.errors import InferenceError
 from broker.operations import EMBED
 from broker.providers import REGISTRY
+from broker.settings import ProviderSettings
 from broker.v1 import event_pb2, generation_pb2, operations_pb2
 from workers import registry
 from workers.provider import Call, Embeds, Provider
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the operator says."""
-
-    kind: str
-    base_url: str | None = None
-    options: Mapping[str, str] = field(default_factory=dict)
-    models: tuple[str, ...] = ()
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return self.kind
+def loaded(kind: str, **settings: Any) -> Provider:
+    """The provider as an operator has it."""
+    return registry.load(ProviderSettings(kind, kind, **settings))
 
 
 def provider(name: str) -> Provider:
     options = {"vertex_ai": {"project": "p1", "location": "us-central1"}}
-    return registry.load(Settings(name, options=options.get(name, {})))
+    return loaded(name, options=options.get(name, {}))
 
 
 def request(*texts: str, extra: Mapping[str, Any] | None = None, **fields: Any) -> Any:
@@ -222,7 +213,7 @@ def test_the_routers_other_api_is_beside_the_one_of_openai() -> None:
 
 
 def test_an_endpoint_of_ones_own_speaks_openais_format() -> None:
-    at = registry.load(Settings("huggingface", base_url="https://mine.example/v1"))
+    at = loaded("huggingface", base_url="https://mine.example/v1")
     made = at.dialect_for("m", EMBED).call(request(), "m", at)
     assert made.path == "/embeddings"
     assert json.loads(made.body)["input"] == ["hi", "there"]
@@ -385,6 +376,25 @@ def test_the_vectors_of_an_answer_arrive_as_they_were_written(
 def test_no_answer_and_half_an_answer_are_errors(name: str, body: Any) -> None:
     with pytest.raises(InferenceError):
         answered(name, request(), body)
+
+
+_ODD: list[Any] = [[], {}, "x", 1, None, [1], {"a": []}, [None], [{}]]
+
+
+@pytest.mark.parametrize("name", [*PROVIDERS, "openai"])
+@pytest.mark.parametrize(
+    "field",
+    ["", "data", "embeddings", "embedding", "predictions", "meta", "usage", "usageMetadata"],
+)
+def test_an_answer_of_any_form_is_read_or_an_error_of_the_providers(name: str, field: str) -> None:
+    whole = {
+        "embeddings": {"float": _TWO} if name == "cohere" else [{"values": one} for one in _TWO],
+        "predictions": [{"embeddings": {"values": one}} for one in _TWO],
+        "data": [{"embedding": one} for one in _TWO],
+    }
+    for value in _ODD:
+        with contextlib.suppress(InferenceError):
+            answered(name, request(), {**whole, field: value} if field else value)
 
 
 @pytest.mark.parametrize(

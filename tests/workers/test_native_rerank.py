@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from broker.errors import InferenceError
 from broker.operations import RERANK
+from broker.settings import ProviderSettings
 from broker.v1 import event_pb2, generation_pb2, operations_pb2
 from workers import registry
 from workers.provider import Call, Provider
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the operator says."""
-
-    kind: str
-    base_url: str | None = None
-    options: Mapping[str, str] = field(default_factory=dict)
-    models: tuple[str, ...] = ()
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return self.kind
+def loaded(kind: str, **settings: Any) -> Provider:
+    """The provider as an operator has it."""
+    return registry.load(ProviderSettings(kind, kind, **settings))
 
 
 TEI = "https://mine.example/v1"
 PROVIDERS = {
-    "bedrock": registry.load(Settings("bedrock", options={"region": "eu-west-1"})),
-    "vertex_ai": registry.load(Settings("vertex_ai", options={"project": "p1"})),
-    "huggingface": registry.load(Settings("huggingface", base_url=TEI)),
+    "bedrock": loaded("bedrock", options={"region": "eu-west-1"}),
+    "vertex_ai": loaded("vertex_ai", options={"project": "p1"}),
+    "huggingface": loaded("huggingface", base_url=TEI),
 }
 MODELS = {
     "bedrock": "cohere.rerank-v3-5:0",
@@ -108,20 +98,18 @@ def test_google_cloud_ranks_at_another_host() -> None:
 )
 def test_every_host_of_vertex_ai_is_known(location: str, host: str) -> None:
     options = {"project": "p1", "location": location}
-    at = registry.load(Settings("vertex_ai", options=options))
+    at = loaded("vertex_ai", options=options)
     assert call(at, request()).base_url == host
 
 
 def test_a_host_of_the_operators_stands_before_ranking_too() -> None:
-    at = registry.load(
-        Settings("vertex_ai", base_url="https://proxy.example", options={"project": "p1"})
-    )
+    at = loaded("vertex_ai", base_url="https://proxy.example", options={"project": "p1"})
     assert call(at, request()).base_url == ""
 
 
 def test_ranking_without_a_project_says_what_to_set() -> None:
     with pytest.raises(InferenceError, match="VERTEX_AI_PROJECT"):
-        call(registry.load(Settings("vertex_ai")), request())
+        call(loaded("vertex_ai"), request())
 
 
 def test_an_endpoint_of_text_embeddings_inference_ranks_texts() -> None:
@@ -134,7 +122,7 @@ def test_an_endpoint_of_text_embeddings_inference_ranks_texts() -> None:
 
 def test_hugging_faces_router_has_no_reranking() -> None:
     with pytest.raises(InferenceError) as raised:
-        registry.load(Settings("huggingface")).dialect_for("m", RERANK)
+        loaded("huggingface").dialect_for("m", RERANK)
     assert raised.value.reason == "unsupported_operation"
 
 
@@ -176,6 +164,15 @@ def test_what_the_provider_cannot_cut_short_is_cut_here() -> None:
 def test_a_ranking_that_makes_no_sense_is_an_error(name: str, body: Any) -> None:
     with pytest.raises(InferenceError):
         places(name, request(), body)
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_an_answer_of_any_form_is_read_or_an_error_of_the_providers(name: str) -> None:
+    odd: list[Any] = [[], {}, "x", 1, None, [1], {"a": []}, [None], [{}]]
+    for value in odd:
+        for body in (value, {"results": value, "records": value}):
+            with contextlib.suppress(InferenceError):
+                places(name, request(), body)
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
