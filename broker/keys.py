@@ -33,6 +33,11 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     revoked_at: float | None = None
     provider_keys: dict[str, str] = {}
 
+    @property
+    def owner(self) -> str:
+        """Whose responses and conversations it sees: its tenant's, or its own where it has none."""
+        return self.id if self.tenant == DEFAULT_TENANT else self.tenant
+
 
 _decoder = msgspec.json.Decoder(KeyRecord)
 

@@ -69,9 +69,9 @@ def events(response_id: str) -> str:
     return f"events.{token(response_id)}"
 
 
-def stored_key(tenant: str, name: str) -> str:
-    """Key of a tenant's response or conversation in `responses`."""
-    return f"{token(tenant)}.{token(name)}"
+def stored_key(owner: str, name: str) -> str:
+    """Key of an owner's response or conversation in `responses`."""
+    return f"{token(owner)}.{token(name)}"
 
 
 def direct(provider: str, pool: str) -> str:

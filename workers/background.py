@@ -158,7 +158,7 @@ class Background:
 
     async def _serve(self, job: job_pb2.Job, *, again: bool) -> bytes:
         """Do what the job and its record ask for; returns the answer to the delivery."""
-        kept = await self._stored.responses.get(job.tenant, job.request_id, whole=False)
+        kept = await self._stored.responses.get(job.owner, job.request_id, whole=False)
         if kept is None:
             return ACK  # deleted
         verdict = durable.judge(kept.record, job, again=again)

@@ -178,7 +178,7 @@ class ClaimedAttempt:
     async def _after_failure(self, error: InferenceError) -> bytes:
         """The policy's next step: another attempt, now or later, or the end (R5)."""
         job, session = self._job, self.session
-        stored = await self._ending.stored.responses.get(job.tenant, job.request_id, whole=False)
+        stored = await self._ending.stored.responses.get(job.owner, job.request_id, whole=False)
         if stored is None or stored.record.status in durable.FINAL:
             return ACK
         if session.shown:

@@ -70,7 +70,7 @@ class Ending:
 
         try:
             store = self.stored.responses
-            change = partial(store.change, job.tenant, job.request_id, end, whole=True)
+            change = partial(store.change, job.owner, job.request_id, end, whole=True)
             record = await _patiently(change)
         except _Leave:
             return ACK
@@ -83,7 +83,7 @@ class Ending:
         record = kept.record
         if record.status == stored_pb2.RESPONSE_STATUS_CANCELLED:
             return ACK
-        whole = await self.stored.responses.get(record.tenant, record.id)
+        whole = await self.stored.responses.get(record.owner, record.id)
         if whole is None:
             return ACK
         events, last = await self.log.read(record.id, record.log_from)
@@ -110,7 +110,7 @@ class Ending:
         if name:
             add = partial(durable.converse, record=record)
             conversations = self.stored.conversations
-            await _patiently(partial(conversations.change, record.tenant, name, add, whole=True))
+            await _patiently(partial(conversations.change, record.owner, name, add, whole=True))
 
     async def append(self, response_id: str, logged: stored_pb2.LoggedEvents, last: int) -> int:
         """Add to a log, sitting out an outage of NATS."""

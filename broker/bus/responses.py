@@ -93,31 +93,31 @@ class Blobs:
 
 
 class Store(Generic[Record]):
-    """All records of one kind. An unknown id and another tenant's are the same: None."""
+    """All records of one kind. An unknown id and another owner's are the same: None."""
 
     def __init__(self, bus: Bus, kind: type[Record], blobs: Blobs) -> None:
         self._bus = bus
         self._kind: type[Record] = kind
         self._blobs = blobs
 
-    async def get(self, tenant: str, name: str, *, whole: bool = True) -> Kept[Record] | None:
+    async def get(self, owner: str, name: str, *, whole: bool = True) -> Kept[Record] | None:
         """The record of this id, without its large parts unless it is to be `whole`."""
         with _mapped("read what is stored"):
             bucket = await self._bus.kv(subjects.RESPONSES)
             try:
-                entry = await bucket.get(subjects.stored_key(tenant, name))
+                entry = await bucket.get(subjects.stored_key(owner, name))
             except KeyNotFoundError:
                 return None
         record = self._kind.FromString(entry.value or b"")
-        # Two tenants may share a token, and an id of the other kind a bucket.
-        if record.tenant != tenant or record.id != name:
+        # Two owners may share a token, and an id of the other kind a bucket.
+        if record.owner != owner or record.id != name:
             return None
         kept: Kept[Record] = Kept(record, entry.revision or 0, not record.HasField("object"))
         if whole and not kept.whole:
             data = await self._blobs.get(record.object.name)
             if data is None:
                 # It was replaced, or its response deleted, between the two reads.
-                return await self.get(tenant, name) if await self._moved(kept) else None
+                return await self.get(owner, name) if await self._moved(kept) else None
             record.MergeFromString(data)
             kept.whole = True
         return kept
@@ -132,7 +132,7 @@ class Store(Generic[Record]):
 
     async def change(
         self,
-        tenant: str,
+        owner: str,
         name: str,
         edit: Callable[[Record], bool],
         *,
@@ -143,7 +143,7 @@ class Store(Generic[Record]):
         `edit` returns False to leave it as it is. None when there is none.
         """
         for _ in range(_TRIES):
-            kept = await self.get(tenant, name, whole=whole)
+            kept = await self.get(owner, name, whole=whole)
             if kept is None or not edit(kept.record):
                 return kept.record if kept is not None else None
             try:
@@ -154,20 +154,20 @@ class Store(Generic[Record]):
             return kept.record
         raise BusError(f"{name} is changed by others all the time")
 
-    async def delete(self, tenant: str, name: str) -> bool:
+    async def delete(self, owner: str, name: str) -> bool:
         """Forget a record and its large parts; False when there is none."""
-        kept = await self.get(tenant, name, whole=False)
+        kept = await self.get(owner, name, whole=False)
         if kept is None:
             return False
         with _mapped("delete what is stored"):
             bucket = await self._bus.kv(subjects.RESPONSES)
-            await bucket.delete(subjects.stored_key(tenant, name))
+            await bucket.delete(subjects.stored_key(owner, name))
         if kept.record.HasField("object"):
             await self._blobs.discard(kept.record.object.name)
         return True
 
     async def _moved(self, kept: Kept[Record]) -> bool:
-        now = await self.get(kept.record.tenant, kept.record.id, whole=False)
+        now = await self.get(kept.record.owner, kept.record.id, whole=False)
         return now is not None and now.revision != kept.revision
 
     async def _write(self, record: Record, revision: int, *, whole: bool) -> int:
@@ -179,7 +179,7 @@ class Store(Generic[Record]):
         head, fresh = record, ""
         if whole:
             head, fresh = await self._head(record)
-        key = subjects.stored_key(record.tenant, record.id)
+        key = subjects.stored_key(record.owner, record.id)
         try:
             with _mapped("store it"):
                 bucket = await self._bus.kv(subjects.RESPONSES)
@@ -215,7 +215,7 @@ class Store(Generic[Record]):
         apart = _LARGE[self._kind]
         for field in self._kind.DESCRIPTOR.fields:
             (head if field.name in apart else large).ClearField(field.name)  # type: ignore[arg-type]
-        prefix = subjects.stored_key(record.tenant, record.id)
+        prefix = subjects.stored_key(record.owner, record.id)
         head.object.CopyFrom(await self._blobs.put(prefix, large.SerializeToString()))
         return head, head.object.name
 

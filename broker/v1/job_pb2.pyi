@@ -37,6 +37,7 @@ class Job(_message.Message):
     BODY_REFERENCE_FIELD_NUMBER: _builtins.int
     AVOID_KEYS_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     attempt: _builtins.int
     """Counts from 1. A later attempt supersedes every earlier one."""
@@ -49,6 +50,8 @@ class Job(_message.Message):
     """host:port of the delivery service of the edge that asked."""
     claim_secret: _builtins.bytes
     """The secret that a claim has to show."""
+    owner: _builtins.str
+    """Who may see the response that a durable job is for: a tenant, or a key that has none."""
     @_builtins.property
     def route(self) -> Global___Route: ...
     @_builtins.property
@@ -78,10 +81,11 @@ class Job(_message.Message):
         body_reference: Global___BodyReference | None = ...,
         avoid_keys: _abc.Iterable[_builtins.str] | None = ...,
         plan: Global___Plan | None = ...,
+        owner: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "body_reference", b"body_reference", "plan", b"plan", "request", b"request", "route", b"route"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "avoid_keys", b"avoid_keys", "body", b"body", "body_reference", b"body_reference", "claim_secret", b"claim_secret", "delivery_address", b"delivery_address", "losses", b"losses", "plan", b"plan", "remaining_ms", b"remaining_ms", "request", b"request", "request_id", b"request_id", "route", b"route", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "avoid_keys", b"avoid_keys", "body", b"body", "body_reference", b"body_reference", "claim_secret", b"claim_secret", "delivery_address", b"delivery_address", "losses", b"losses", "owner", b"owner", "plan", b"plan", "remaining_ms", b"remaining_ms", "request", b"request", "request_id", b"request_id", "route", b"route", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["request", "body_reference"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015

@@ -72,9 +72,11 @@ class StoredResponse(_message.Message):
     WATCHED_FIELD_NUMBER: _builtins.int
     LOG_FROM_FIELD_NUMBER: _builtins.int
     OBJECT_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """resp_ and 32 hex digits."""
     tenant: _builtins.str
+    """Who pays."""
     created_at: _builtins.int
     """Unix seconds by the edge's clock."""
     completed_at: _builtins.int
@@ -88,6 +90,8 @@ class StoredResponse(_message.Message):
     """Somebody reads the log as it grows: from then on a new attempt has to repeat what it says."""
     log_from: _builtins.int
     """The log begins with this attempt; what earlier ones left there was shown to nobody."""
+    owner: _builtins.str
+    """Who may see it: a tenant, or a key that has none."""
     @_builtins.property
     def request(self) -> _generation_pb2.Request:
         """As asked: `messages` are this turn's own input, without what `previous_response_id` stands for."""
@@ -134,10 +138,11 @@ class StoredResponse(_message.Message):
         watched: _builtins.bool = ...,
         log_from: _builtins.int = ...,
         object: Global___StoredObject | None = ...,
+        owner: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "claim", b"claim", "failure", b"failure", "object", b"object", "request", b"request", "route", b"route"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ancestors", b"ancestors", "answer", b"answer", "attempt", b"attempt", "background", b"background", "claim", b"claim", "completed_at", b"completed_at", "created_at", b"created_at", "failure", b"failure", "id", b"id", "incomplete_reason", b"incomplete_reason", "log_from", b"log_from", "object", b"object", "request", b"request", "route", b"route", "status", b"status", "tenant", b"tenant", "watched", b"watched"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ancestors", b"ancestors", "answer", b"answer", "attempt", b"attempt", "background", b"background", "claim", b"claim", "completed_at", b"completed_at", "created_at", b"created_at", "failure", b"failure", "id", b"id", "incomplete_reason", b"incomplete_reason", "log_from", b"log_from", "object", b"object", "owner", b"owner", "request", b"request", "route", b"route", "status", b"status", "tenant", b"tenant", "watched", b"watched"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -223,7 +228,7 @@ class StoredConversation(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     ID_FIELD_NUMBER: _builtins.int
-    TENANT_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
@@ -231,7 +236,8 @@ class StoredConversation(_message.Message):
     RESPONSES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """conv_ and 32 hex digits."""
-    tenant: _builtins.str
+    owner: _builtins.str
+    """Who may see it: a tenant, or a key that has none."""
     created_at: _builtins.int
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
@@ -249,7 +255,7 @@ class StoredConversation(_message.Message):
         self,
         *,
         id: _builtins.str = ...,
-        tenant: _builtins.str = ...,
+        owner: _builtins.str = ...,
         created_at: _builtins.int = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         messages: _abc.Iterable[_content_pb2.Message] | None = ...,
@@ -258,7 +264,7 @@ class StoredConversation(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["object", b"object"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "id", b"id", "messages", b"messages", "metadata", b"metadata", "object", b"object", "responses", b"responses", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "id", b"id", "messages", b"messages", "metadata", b"metadata", "object", b"object", "owner", b"owner", "responses", b"responses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

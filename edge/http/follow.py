@@ -42,7 +42,7 @@ async def follow(
         await out.start(call.answer_headers(None))
         if data := events.begin():
             await out.write(data)
-        async with contextlib.aclosing(service.follow(record.tenant, record.id)) as log:
+        async with contextlib.aclosing(service.follow(record.owner, record.id)) as log:
             async for step in log:
                 if isinstance(step, stored_pb2.StoredResponse):
                     data = b""

@@ -154,12 +154,12 @@ class ReadResponse(InferenceRoute):
         stream, after = _flag(query, "stream"), _number(query, "starting_after")
         obfuscation = _flag(query, "include_obfuscation")
         if not stream:
-            record = await self._service.get(key.tenant, name)
+            record = await self._service.get(key.owner, name)
             include = query.getlist("include") + query.getlist("include[]")
             record.request.generate.responses.include.extend(include)
             await _reply(call, render(record), send)
             return
-        record = await self._service.get_log(key.tenant, name)
+        record = await self._service.get_log(key.owner, name)
         call.streamed = True
         with self._streams.one(key.id):
             await follow(

@@ -22,8 +22,8 @@ def _json(value: object) -> Response:
     return Response(orjson.dumps(value), media_type=_JSON)
 
 
-def _tenant(request: Request) -> str:
-    return str(request.state.key.tenant)
+def _owner(request: Request) -> str:
+    return str(request.state.key.owner)
 
 
 def _id_of(item: dict[str, Any]) -> str:
@@ -37,17 +37,17 @@ def response_routes(service: ResponseService, auth: Authenticator) -> APIRouter:
     @router.post("/{response_id}/cancel", summary="Cancel a background response")
     async def cancel(response_id: str, request: Request) -> Response:
         """The response as it is then: one that is over stays as it is."""
-        record = await service.cancel(_tenant(request), response_id)
+        record = await service.cancel(_owner(request), response_id)
         return Response(render(record), media_type=_JSON)
 
     @router.delete("/{response_id}", summary="Delete a response")
     async def delete(response_id: str, request: Request) -> Response:
-        await service.delete(_tenant(request), response_id)
+        await service.delete(_owner(request), response_id)
         return _json({"id": response_id, "object": "response", "deleted": True})
 
     @router.get("/{response_id}/input_items", summary="List a response's input items")
     async def items(response_id: str, request: Request) -> Response:
-        record = await service.get(_tenant(request), response_id)
+        record = await service.get(_owner(request), response_id)
         found = [orjson.loads(item) for item in input_items(record)]
         return _json(page(found, request.query_params, _id_of))
 
@@ -64,40 +64,40 @@ def conversation_routes(service: ResponseService, auth: Authenticator) -> APIRou
     @router.post("", summary="Create a conversation")
     async def create(request: Request) -> Response:
         metadata, messages = wire.read_conversation(await request.body())
-        return _json(wire.shown(await conversations.create(_tenant(request), metadata, messages)))
+        return _json(wire.shown(await conversations.create(_owner(request), metadata, messages)))
 
     @router.get("/{name}", summary="Retrieve a conversation")
     async def retrieve(name: str, request: Request) -> Response:
-        return _json(wire.shown(await conversations.get(_tenant(request), name)))
+        return _json(wire.shown(await conversations.get(_owner(request), name)))
 
     @router.post("/{name}", summary="Change a conversation's metadata")
     async def change(name: str, request: Request) -> Response:
         metadata = wire.read_change(await request.body())
-        return _json(wire.shown(await conversations.change(_tenant(request), name, metadata)))
+        return _json(wire.shown(await conversations.change(_owner(request), name, metadata)))
 
     @router.delete("/{name}", summary="Delete a conversation")
     async def delete(name: str, request: Request) -> Response:
-        await conversations.delete(_tenant(request), name)
+        await conversations.delete(_owner(request), name)
         return _json({"id": name, "object": "conversation.deleted", "deleted": True})
 
     @router.get("/{name}/items", summary="List a conversation's items")
     async def items(name: str, request: Request) -> Response:
-        record = await conversations.get(_tenant(request), name)
+        record = await conversations.get(_owner(request), name)
         return _json(page(wire.items(record.messages, name), request.query_params, _id_of))
 
     @router.post("/{name}/items", summary="Add items to a conversation")
     async def add(name: str, request: Request) -> Response:
         messages = wire.read_items(await request.body())
-        added = await conversations.add(_tenant(request), name, messages)
+        added = await conversations.add(_owner(request), name, messages)
         return _json(page(wire.items(added, name), {"order": "asc", "limit": "100"}, _id_of))
 
     @router.get("/{name}/items/{item_id}", summary="Retrieve an item of a conversation")
     async def item(name: str, item_id: str, request: Request) -> Response:
-        message = await conversations.item(_tenant(request), name, item_id)
+        message = await conversations.item(_owner(request), name, item_id)
         return _json(wire.items([message], name)[0])
 
     @router.delete("/{name}/items/{item_id}", summary="Delete an item of a conversation")
     async def remove(name: str, item_id: str, request: Request) -> Response:
-        return _json(wire.shown(await conversations.remove(_tenant(request), name, item_id)))
+        return _json(wire.shown(await conversations.remove(_owner(request), name, item_id)))
 
     return router

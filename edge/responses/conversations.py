@@ -16,17 +16,17 @@ _Messages = Sequence[content_pb2.Message]
 
 
 class Conversations:
-    """See the module. Raises `InferenceError`; another tenant's conversation is `not_found`."""
+    """See the module. Raises `InferenceError`; another owner's conversation is `not_found`."""
 
     def __init__(self, stored: Responses) -> None:
         self._store = stored.conversations
 
     async def create(
-        self, tenant: str, metadata: Mapping[str, str], messages: _Messages
+        self, owner: str, metadata: Mapping[str, str], messages: _Messages
     ) -> stored_pb2.StoredConversation:
         """A new conversation."""
         record = stored_pb2.StoredConversation(
-            id="conv_" + ids.random_bytes().hex(), tenant=tenant, created_at=now()
+            id="conv_" + ids.random_bytes().hex(), owner=owner, created_at=now()
         )
         record.metadata.update(metadata)
         durable.add_messages(record, messages, "")
@@ -34,14 +34,14 @@ class Conversations:
             await self._store.create(record)
         return record
 
-    async def get(self, tenant: str, name: str) -> stored_pb2.StoredConversation:
+    async def get(self, owner: str, name: str) -> stored_pb2.StoredConversation:
         """The conversation with all that was said in it."""
         with told():
-            kept = await self._store.get(tenant, name)
+            kept = await self._store.get(owner, name)
         return _found(kept.record if kept is not None else None, name)
 
     async def change(
-        self, tenant: str, name: str, metadata: Mapping[str, str]
+        self, owner: str, name: str, metadata: Mapping[str, str]
     ) -> stored_pb2.StoredConversation:
         """Replace its metadata."""
 
@@ -51,22 +51,22 @@ class Conversations:
             return True
 
         with told():
-            return _found(await self._store.change(tenant, name, edit), name)
+            return _found(await self._store.change(owner, name, edit), name)
 
-    async def delete(self, tenant: str, name: str) -> None:
+    async def delete(self, owner: str, name: str) -> None:
         """Forget it; the responses that belong to it stay."""
         with told():
-            if not await self._store.delete(tenant, name):
+            if not await self._store.delete(owner, name):
                 raise conversation_not_found(name)
 
-    async def item(self, tenant: str, name: str, item_id: str) -> content_pb2.Message:
+    async def item(self, owner: str, name: str, item_id: str) -> content_pb2.Message:
         """One item, as a message of its own."""
-        found = items.find((await self.get(tenant, name)).messages, item_id)
+        found = items.find((await self.get(owner, name)).messages, item_id)
         if found is None:
             raise _no_item(item_id)
         return found
 
-    async def add(self, tenant: str, name: str, messages: _Messages) -> list[content_pb2.Message]:
+    async def add(self, owner: str, name: str, messages: _Messages) -> list[content_pb2.Message]:
         """Add messages; returns them as they are kept."""
         salt = ids.random_bytes().hex()
         added: list[content_pb2.Message] = []
@@ -76,10 +76,10 @@ class Conversations:
             return True
 
         with told():
-            _found(await self._store.change(tenant, name, edit, whole=True), name)
+            _found(await self._store.change(owner, name, edit, whole=True), name)
         return added
 
-    async def remove(self, tenant: str, name: str, item_id: str) -> stored_pb2.StoredConversation:
+    async def remove(self, owner: str, name: str, item_id: str) -> stored_pb2.StoredConversation:
         """Take one item out."""
 
         def edit(record: stored_pb2.StoredConversation) -> bool:
@@ -96,7 +96,7 @@ class Conversations:
             raise _no_item(item_id)
 
         with told():
-            return _found(await self._store.change(tenant, name, edit, whole=True), name)
+            return _found(await self._store.change(owner, name, edit, whole=True), name)
 
 
 def _found(

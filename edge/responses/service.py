@@ -1,6 +1,6 @@
 """Stored responses for both front ends: kept, read, followed, cancelled, deleted.
 
-What is not there and what is another tenant's are the same: `not_found`.
+What is not there and what is another owner's are the same: `not_found`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class ResponseService:
         """The request with what it goes on from."""
         with told():
             limit = self._limits.max_body_bytes
-            return await turn.load(self.stored, request, key.tenant, limit=limit)
+            return await turn.load(self.stored, request, key, limit=limit)
 
     async def finish(self, asked: Turn, record: stored_pb2.StoredResponse) -> None:
         """Store a response that is over, where it is kept, before anybody is told so.
@@ -101,7 +101,7 @@ class ResponseService:
         name = record.request.generate.responses.conversation
         if name and record.status != stored_pb2.RESPONSE_STATUS_FAILED:
             add = partial(durable.converse, record=record)
-            await self.stored.conversations.change(record.tenant, name, add, whole=True)
+            await self.stored.conversations.change(record.owner, name, add, whole=True)
 
     async def finish_failed(self, asked: Turn, record: stored_pb2.StoredResponse) -> None:
         """`finish` for one that failed while it was read: that it is not kept fails nothing."""
@@ -110,17 +110,17 @@ class ResponseService:
         except InferenceError as exc:
             _log.warning("response %s failed and is not kept: %s", record.id, exc.message)
 
-    async def get(self, tenant: str, name: str) -> stored_pb2.StoredResponse:
+    async def get(self, owner: str, name: str) -> stored_pb2.StoredResponse:
         """The response of this id."""
         with told():
-            kept = await self.stored.responses.get(tenant, name)
+            kept = await self.stored.responses.get(owner, name)
         if kept is None:
             raise not_found(name)
         return kept.record
 
-    async def get_log(self, tenant: str, name: str) -> stored_pb2.StoredResponse:
+    async def get_log(self, owner: str, name: str) -> stored_pb2.StoredResponse:
         """The response of this id, which `follow` can stream."""
-        record = await self.get(tenant, name)
+        record = await self.get(owner, name)
         if not record.background:
             message = "only responses that were created with background=true can be streamed again"
             raise InferenceError("invalid_request", message, param="stream")
@@ -151,7 +151,7 @@ class ResponseService:
                 await publish(self._publisher, job, plan.target, patience_s=_PATIENCE_S)
             except BusError:
                 with contextlib.suppress(BusError):
-                    await self.stored.responses.delete(key.tenant, record.id)
+                    await self.stored.responses.delete(key.owner, record.id)
                 raise
         return record
 
@@ -162,6 +162,7 @@ class ResponseService:
             request_id=record.id,
             attempt=1,
             tenant=record.tenant,
+            owner=record.owner,
             remaining_ms=int(self._limits.background_timeout_s * 1000),
         )
         durable.put_plan(job, plan)
@@ -180,7 +181,7 @@ class ResponseService:
         return job
 
     async def follow(
-        self, tenant: str, name: str
+        self, owner: str, name: str
     ) -> AsyncGenerator[list[event_pb2.Event] | stored_pb2.StoredResponse, None]:
         """Events of a background response from its first one on; last its record, complete."""
 
@@ -190,17 +191,17 @@ class ResponseService:
             return fresh
 
         with told():
-            record = await self.stored.responses.change(tenant, name, watch)
+            record = await self.stored.responses.change(owner, name, watch)
             if record is None:
                 raise not_found(name)
             log = self._log.follow(name, record.log_from)
-            async with contextlib.aclosing(self._live(tenant, name, log)) as live:
+            async with contextlib.aclosing(self._live(owner, name, log)) as live:
                 async for events in live:
                     yield events
-        yield await self.get(tenant, name)
+        yield await self.get(owner, name)
 
     async def _live(
-        self, tenant: str, name: str, log: AsyncGenerator[list[event_pb2.Event], None]
+        self, owner: str, name: str, log: AsyncGenerator[list[event_pb2.Event], None]
     ) -> AsyncGenerator[list[event_pb2.Event], None]:
         """What the log has, without its terminal event, until the response is over."""
         step: asyncio.Future[list[event_pb2.Event]] | None = None
@@ -222,7 +223,7 @@ class ResponseService:
                 elif over:
                     return  # whoever ended it was lost before the log said so
                 else:
-                    kept = await self.stored.responses.get(tenant, name, whole=False)
+                    kept = await self.stored.responses.get(owner, name, whole=False)
                     if kept is None:
                         raise not_found(name)
                     over = kept.record.status in durable.FINAL
@@ -233,7 +234,7 @@ class ResponseService:
                     await step
             await log.aclose()
 
-    async def cancel(self, tenant: str, name: str) -> stored_pb2.StoredResponse:
+    async def cancel(self, owner: str, name: str) -> stored_pb2.StoredResponse:
         """Cancel a background response; one that is over stays as it is."""
         changed = False
 
@@ -246,12 +247,12 @@ class ResponseService:
             return changed
 
         with told():
-            record = await self.stored.responses.change(tenant, name, edit)
+            record = await self.stored.responses.change(owner, name, edit)
             if record is None:
                 raise not_found(name)
             if changed:
                 await self._stop(record)
-        return await self.get(tenant, name)
+        return await self.get(owner, name)
 
     async def _stop(self, record: stored_pb2.StoredResponse) -> None:
         """Close the log of a cancelled response, and tell its worker."""
@@ -267,11 +268,11 @@ class ResponseService:
                 continue
             return
 
-    async def delete(self, tenant: str, name: str) -> None:
+    async def delete(self, owner: str, name: str) -> None:
         """Forget a response, its log and its large parts; one that runs is stopped."""
         with told():
-            kept = await self.stored.responses.get(tenant, name, whole=False)
-            if kept is None or not await self.stored.responses.delete(tenant, name):
+            kept = await self.stored.responses.get(owner, name, whole=False)
+            if kept is None or not await self.stored.responses.delete(owner, name):
                 raise not_found(name)
             if kept.record.background:
                 await tell_cancelled(self._bus, kept.record.route, name)

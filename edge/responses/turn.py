@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from broker import durable, items
 from broker.bus.responses import Responses
 from broker.errors import InferenceError
+from broker.keys import KeyRecord
 from broker.v1 import content_pb2, generation_pb2, stored_pb2
 from edge.translate.responses_messages import check_calls, joined, reference_of
 from edge.translate.responses_object import context
@@ -25,7 +26,7 @@ class Turn:
 
     own: generation_pb2.Request
     whole: generation_pb2.Request
-    tenant: str
+    key: KeyRecord
     ancestors: Sequence[str] = ()
 
     @property
@@ -41,42 +42,42 @@ class Turn:
 
     def fill(self, record: stored_pb2.StoredResponse) -> None:
         """Add what a record has beside its request and answer."""
-        record.tenant = self.tenant
+        record.tenant, record.owner = self.key.tenant, self.key.owner
         record.background = self.background
         record.ancestors.extend(self.ancestors)
 
 
 async def load(
-    store: Responses, request: generation_pb2.Request, tenant: str, *, limit: int
+    store: Responses, request: generation_pb2.Request, key: KeyRecord, *, limit: int
 ) -> Turn:
     """The turn of a request. Raises `InferenceError` when what it goes on from cannot be used.
 
     `limit` is the most bytes that it may be in all.
     """
     options = request.generate.responses
-    turn = Turn(request, request, tenant)
-    await _resolve(store, tenant, request)
+    turn, owner = Turn(request, request, key), key.owner
+    await _resolve(store, owner, request)
     if turn.background and not turn.kept:
         raise _invalid("background", "a response that is not stored cannot run in the background")
     if options.previous_response_id:
-        chain = await _chain(store, tenant, options.previous_response_id)
+        chain = await _chain(store, owner, options.previous_response_id)
         ancestors = [record.id for record in chain]
-        return Turn(request, _behind(context(chain), request, limit), tenant, ancestors)
+        return Turn(request, _behind(context(chain), request, limit), key, ancestors)
     if options.conversation:
-        kept = await store.conversations.get(tenant, options.conversation)
+        kept = await store.conversations.get(owner, options.conversation)
         if kept is None:
             raise conversation_not_found(options.conversation)
-        return Turn(request, _behind(kept.record.messages, request, limit), tenant)
+        return Turn(request, _behind(kept.record.messages, request, limit), key)
     return turn
 
 
-async def _resolve(store: Responses, tenant: str, request: generation_pb2.Request) -> None:
+async def _resolve(store: Responses, owner: str, request: generation_pb2.Request) -> None:
     """Put the items that a request refers to in the places of its references."""
     messages = request.generate.messages
     names = [reference_of(message) for message in messages]
     if not any(names):
         return
-    found = await asyncio.gather(*(_item(store, tenant, name) for name in names if name))
+    found = await asyncio.gather(*(_item(store, owner, name) for name in names if name))
     following = iter(found)
     whole = [next(following) if name else messages[at] for at, name in enumerate(names)]
     whole = joined(whole)
@@ -88,23 +89,23 @@ async def _resolve(store: Responses, tenant: str, request: generation_pb2.Reques
         check_calls(messages)
 
 
-async def _item(store: Responses, tenant: str, name: str) -> content_pb2.Message:
+async def _item(store: Responses, owner: str, name: str) -> content_pb2.Message:
     """What an item says, wherever it is kept: its id has that of its owner in it."""
-    owner = items.owner_of(name)
+    within = items.owner_of(name)
     found = None
-    if owner and (kept := await store.responses.get(tenant, f"resp_{owner}")):
+    if within and (kept := await store.responses.get(owner, f"resp_{within}")):
         said = [*kept.record.request.generate.messages, *durable.said(kept.record)]
         found = items.find(said, name, with_state=items.with_state(kept.record.request))
-    elif owner and (talk := await store.conversations.get(tenant, f"conv_{owner}")):
+    elif within and (talk := await store.conversations.get(owner, f"conv_{within}")):
         found = items.find(talk.record.messages, name)
     if found is None:
         raise InferenceError("not_found", f"Item with id '{name}' not found.", param="input")
     return found
 
 
-async def _chain(store: Responses, tenant: str, name: str) -> list[stored_pb2.StoredResponse]:
+async def _chain(store: Responses, owner: str, name: str) -> list[stored_pb2.StoredResponse]:
     """The response and those that it goes on from, oldest first."""
-    last = await store.responses.get(tenant, name)
+    last = await store.responses.get(owner, name)
     if last is None:
         raise _not_found(name)
     if last.record.status not in durable.FINAL:
@@ -118,7 +119,7 @@ async def _chain(store: Responses, tenant: str, name: str) -> list[stored_pb2.St
 
     async def read(ancestor: str) -> stored_pb2.StoredResponse:
         async with slots:
-            kept = await store.responses.get(tenant, ancestor)
+            kept = await store.responses.get(owner, ancestor)
         if kept is None:
             raise _not_found(ancestor)
         return kept.record

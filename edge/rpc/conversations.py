@@ -25,7 +25,7 @@ class ConversationsService(pb_grpc.ConversationsServiceServicer):
         async with self._calls.call(context, request) as call:
             metadata = read_metadata(request.metadata)
             check_items(request.messages)
-            record = await self._conversations.create(call.key.tenant, metadata, request.messages)
+            record = await self._conversations.create(call.key.owner, metadata, request.messages)
             return pb.CreateConversationResponse(conversation=conversation(record))
 
     async def GetConversation(  # noqa: N802
@@ -33,7 +33,7 @@ class ConversationsService(pb_grpc.ConversationsServiceServicer):
     ) -> pb.GetConversationResponse:
         """A conversation without its items."""
         async with self._calls.call(context, request) as call:
-            record = await self._conversations.get(call.key.tenant, request.conversation_id)
+            record = await self._conversations.get(call.key.owner, request.conversation_id)
             return pb.GetConversationResponse(conversation=conversation(record))
 
     async def UpdateConversation(  # noqa: N802
@@ -42,7 +42,7 @@ class ConversationsService(pb_grpc.ConversationsServiceServicer):
         """Replace the metadata."""
         async with self._calls.call(context, request) as call:
             record = await self._conversations.change(
-                call.key.tenant, request.conversation_id, read_metadata(request.metadata)
+                call.key.owner, request.conversation_id, read_metadata(request.metadata)
             )
             return pb.UpdateConversationResponse(conversation=conversation(record))
 
@@ -51,7 +51,7 @@ class ConversationsService(pb_grpc.ConversationsServiceServicer):
     ) -> pb.DeleteConversationResponse:
         """Forget a conversation."""
         async with self._calls.call(context, request) as call:
-            await self._conversations.delete(call.key.tenant, request.conversation_id)
+            await self._conversations.delete(call.key.owner, request.conversation_id)
             return pb.DeleteConversationResponse()
 
     async def ListConversationItems(  # noqa: N802
@@ -59,7 +59,7 @@ class ConversationsService(pb_grpc.ConversationsServiceServicer):
     ) -> pb.ListConversationItemsResponse:
         """What was said in it."""
         async with self._calls.call(context, request) as call:
-            record = await self._conversations.get(call.key.tenant, request.conversation_id)
+            record = await self._conversations.get(call.key.owner, request.conversation_id)
             return pb.ListConversationItemsResponse(messages=record.messages)
 
     async def AddConversationItems(  # noqa: N802
@@ -69,7 +69,7 @@ class ConversationsService(pb_grpc.ConversationsServiceServicer):
         async with self._calls.call(context, request) as call:
             check_items(request.messages)
             added = await self._conversations.add(
-                call.key.tenant, request.conversation_id, request.messages
+                call.key.owner, request.conversation_id, request.messages
             )
             return pb.AddConversationItemsResponse(messages=added)
 
@@ -79,7 +79,7 @@ class ConversationsService(pb_grpc.ConversationsServiceServicer):
         """One item."""
         async with self._calls.call(context, request) as call:
             message = await self._conversations.item(
-                call.key.tenant, request.conversation_id, request.item_id
+                call.key.owner, request.conversation_id, request.item_id
             )
             return pb.GetConversationItemResponse(message=message)
 
@@ -89,6 +89,6 @@ class ConversationsService(pb_grpc.ConversationsServiceServicer):
         """Take one item out."""
         async with self._calls.call(context, request) as call:
             record = await self._conversations.remove(
-                call.key.tenant, request.conversation_id, request.item_id
+                call.key.owner, request.conversation_id, request.item_id
             )
             return pb.DeleteConversationItemResponse(conversation=conversation(record))

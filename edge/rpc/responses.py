@@ -78,7 +78,7 @@ class ResponsesService(pb_grpc.ResponsesServiceServicer):
     ) -> pb.GetResponseResponse:
         """A response in its state."""
         async with self._calls.call(context, request) as call:
-            record = await self._responses.get(call.key.tenant, request.response_id)
+            record = await self._responses.get(call.key.owner, request.response_id)
             return pb.GetResponseResponse(response=response(record))
 
     async def FollowResponse(  # type: ignore[override]  # noqa: N802
@@ -90,7 +90,7 @@ class ResponsesService(pb_grpc.ResponsesServiceServicer):
                 message = "Invalid 'starting_after': expected a number of at least 0."
                 raise invalid("starting_after", message)
             with self._streams.one(call.key.id):
-                record = await self._responses.get_log(call.key.tenant, request.response_id)
+                record = await self._responses.get_log(call.key.owner, request.response_id)
                 steps = self._follow(record, request.starting_after)
                 async with contextlib.aclosing(steps):
                     async for step in steps:
@@ -101,7 +101,7 @@ class ResponsesService(pb_grpc.ResponsesServiceServicer):
     ) -> pb.CancelResponseResponse:
         """Cancel a background response."""
         async with self._calls.call(context, request) as call:
-            record = await self._responses.cancel(call.key.tenant, request.response_id)
+            record = await self._responses.cancel(call.key.owner, request.response_id)
             return pb.CancelResponseResponse(response=response(record))
 
     async def DeleteResponse(  # noqa: N802
@@ -109,7 +109,7 @@ class ResponsesService(pb_grpc.ResponsesServiceServicer):
     ) -> pb.DeleteResponseResponse:
         """Forget a response."""
         async with self._calls.call(context, request) as call:
-            await self._responses.delete(call.key.tenant, request.response_id)
+            await self._responses.delete(call.key.owner, request.response_id)
             return pb.DeleteResponseResponse()
 
     async def ListInputItems(  # noqa: N802
@@ -117,7 +117,7 @@ class ResponsesService(pb_grpc.ResponsesServiceServicer):
     ) -> pb.ListInputItemsResponse:
         """A response's own input."""
         async with self._calls.call(context, request) as call:
-            record = await self._responses.get(call.key.tenant, request.response_id)
+            record = await self._responses.get(call.key.owner, request.response_id)
             return pb.ListInputItemsResponse(messages=record.request.generate.messages)
 
     async def _turn(self, question: Question, *, streamed: bool) -> Turn:
@@ -199,7 +199,7 @@ class ResponsesService(pb_grpc.ResponsesServiceServicer):
         )
         for step in steps.response(queued):
             yield step
-        log = self._responses.follow(record.tenant, record.id)
+        log = self._responses.follow(record.owner, record.id)
         async with contextlib.aclosing(log):
             async for found in log:
                 if isinstance(found, stored_pb2.StoredResponse):

@@ -12,7 +12,14 @@ from tests.edge.response_mistakes import LATER, MISTAKES, body
 from tests.system.answers import create, listed, over, post_stream, replay, text_of, texts
 from tests.system.provider import FakeProvider
 from tests.system.stack import Stack
-from tests.system.upstreams import MODELS, OTHER, providers_stack, upstreams
+from tests.system.upstreams import (
+    COLLEAGUE,
+    MODELS,
+    OTHER,
+    STRANGER,
+    providers_stack,
+    upstreams,
+)
 
 CALL = {"type": "function", "name": "get_weather", "parameters": {"type": "object"}}
 # What is another time it is rendered.
@@ -312,14 +319,29 @@ async def test_what_was_deleted_and_what_is_anothers_is_not_there(
     name = (await create(client, "sim/echo"))["id"]
     paths = (("GET", ""), ("DELETE", ""), ("GET", "/input_items"), ("POST", "/cancel"))
     for method, path in paths:
-        answer = await client.request(method, f"/v1/responses/{name}{path}", headers=OTHER)
-        assert answer.status_code == 404, path
+        for key in (OTHER, STRANGER):
+            answer = await client.request(method, f"/v1/responses/{name}{path}", headers=key)
+            assert answer.status_code == 404, path
     answer = await client.delete(f"/v1/responses/{name}")
     assert answer.json() == {"id": name, "object": "response", "deleted": True}
     for method, path in paths:
         answer = await client.request(method, f"/v1/responses/{name}{path}")
         assert answer.status_code == 404, path
         assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+
+async def test_keys_of_one_tenant_see_the_same(stack: Stack) -> None:
+    async with stack.client() as theirs:
+        theirs.headers.update(OTHER)
+        made = await create(theirs, "sim/echo")
+        queued = (await create(theirs, "sim/echo", background=True))["id"]
+        done = await over(theirs, queued)
+        theirs.headers.update(COLLEAGUE)
+        assert (await theirs.get(f"/v1/responses/{made['id']}")).json() == made
+        assert await over(theirs, queued) == done
+        theirs.headers.update(STRANGER)
+        for name in (made["id"], queued):
+            assert (await theirs.get(f"/v1/responses/{name}")).status_code == 404
 
 
 async def test_input_items_come_in_pages(client: httpx.AsyncClient) -> None:

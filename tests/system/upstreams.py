@@ -26,6 +26,9 @@ _FORMATS = {
 # One of each: chat's format, Anthropic's, and the Responses API's own.
 MODELS = ("sim/echo", "anthropic/claude-haiku-4-5", "openai/gpt-4o")
 OTHER = {"authorization": "Bearer mr-a-key-of-another-tenant-0123456789"}
+COLLEAGUE = {"authorization": "Bearer mr-a-second-key-of-that-tenant-0123456"}
+# Like the stack's own key it has no tenant.
+STRANGER = {"authorization": "Bearer mr-a-key-without-a-tenant-0123456789"}
 _STREAM = {"content-type": "text/event-stream"}
 
 
@@ -58,9 +61,11 @@ def settings(fake: FakeProvider) -> dict[str, object]:
 async def providers_stack(
     folders: pytest.TempPathFactory, fake: FakeProvider
 ) -> AsyncIterator[Stack]:
-    """A stack with sim and these providers, and a key of `OTHER`, another tenant."""
+    """A stack with sim and these providers, and the keys above."""
     async with shared_stack(folders, providers=settings(fake), serves=("sim", *PREFIXES)) as stack:
-        await Keyring(stack.bus).add(OTHER["authorization"][7:], "another", tenant="another")
+        keyring = Keyring(stack.bus)
+        for key, tenant in ((OTHER, "another"), (COLLEAGUE, "another"), (STRANGER, "default")):
+            await keyring.add(key["authorization"][7:], "a key", tenant=tenant)
         yield stack
 
 

@@ -16,7 +16,7 @@ DAY = 86_400
 
 
 def record(name: str = "resp_1", text: str = "hello") -> stored_pb2.StoredResponse:
-    stored = stored_pb2.StoredResponse(id=name, tenant="a.b", created_at=7)
+    stored = stored_pb2.StoredResponse(id=name, owner="a.b", created_at=7)
     stored.request.generate.model = "sim/echo"
     stored.answer.choices.add().message.parts.add().text.text = text
     return stored
@@ -40,7 +40,7 @@ async def test_what_is_stored_is_read_as_it_was_whatever_its_size(bus: Bus, size
         await store.create(record())
 
 
-async def test_another_tenant_with_the_same_token_sees_nothing(bus: Bus) -> None:
+async def test_another_owner_with_the_same_token_sees_nothing(bus: Bus) -> None:
     store = Responses(bus).responses
     await store.create(record())
     assert await store.get("a_b", "resp_1") is None
