@@ -13,7 +13,7 @@ from broker.config import Limits
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
 from broker.v1 import generation_pb2
-from edge.hosted import Exchange, Submits
+from edge.drawing import Exchange, Submits
 from edge.rpc.calls import Call, Context
 from edge.rpc.report import Asked, Reporter
 from edge.translate.attachments import detach

@@ -14,8 +14,8 @@ from broker.errors import InferenceError
 from broker.v1 import generation_pb2
 from broker.v1 import inference_service_pb2 as pb
 from broker.v1 import inference_service_pb2_grpc as pb_grpc
+from edge.drawing import Exchange
 from edge.engine import Engine
-from edge.hosted import Exchange
 from edge.http.reply import new_request_id
 from edge.http.slots import OpenStreams
 from edge.rpc.asking import Asking, Question

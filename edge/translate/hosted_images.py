@@ -90,28 +90,27 @@ def with_function(request: generation_pb2.Request, tool: ImageTool) -> generatio
     asked.CopyFrom(request)
     generate = asked.generate
     _tell_earlier(generate)
-    edits = tool.action != "generate" and bool(pictures(request.generate))
     for number, other in enumerate(generate.tools):
         if other.function.name == FUNCTION:
             message = f"'{FUNCTION}' is what the tool of this name is called: rename the function"
             raise invalid(f"tools[{number}].name", message)
     index = place(generate) or 0
-    generate.tools[index].CopyFrom(_function(tool, edits=edits))
+    generate.tools[index].CopyFrom(_function(tool))
     while (again := place(generate)) is not None:
         del generate.tools[again]
     _choose(generate.tool_choice)
     return asked
 
 
-def _function(tool: ImageTool, *, edits: bool) -> generation_pb2.Tool:
+def _function(tool: ImageTool) -> generation_pb2.Tool:
     described = "Draws an image, which the user is shown. Call it once for each image."
     properties: dict[str, Any] = {
         "prompt": {"type": "string", "description": "What the image shows, in detail."}
     }
-    if edits and tool.action != "edit":
+    if tool.action not in ("edit", "generate"):
         properties["edit"] = {
             "type": "boolean",
-            "description": "Whether to change the latest image rather than to draw a new one.",
+            "description": "True changes the latest image, rather than drawing a new one.",
         }
     parameters = {
         "type": "object",
@@ -192,9 +191,16 @@ def failed_text(why: str) -> str:
 
 
 def image_request(
-    request: generation_pb2.Request, tool: ImageTool, arguments: bytes, model: str
+    request: generation_pb2.Request,
+    tool: ImageTool,
+    arguments: bytes,
+    model: str,
+    latest: content_pb2.InlineData | None = None,
 ) -> generation_pb2.Request:
-    """What a call of the function asks for. Raises `InferenceError` for arguments that are none."""
+    """What a call of the function asks for; `latest` was drawn in the same answer.
+
+    Raises `InferenceError` for arguments that are none.
+    """
     try:
         called = msgspec.json.decode(arguments, type=_Arguments)
     except msgspec.DecodeError as exc:
@@ -213,7 +219,10 @@ def image_request(
         image.stream = True
         image.partial_images = tool.partial_images
     if tool.action == "edit" or (called.edit and tool.action != "generate"):
-        image.images.extend(pictures(request.generate))
+        if latest is None:
+            image.images.extend(pictures(request.generate))
+        else:
+            image.images.add(data=latest.data, media_type=latest.media_type)
     if image.images and tool.input_image_mask is not None:
         mask = tool.input_image_mask
         add_reference(image.mask, mask.image_url or "", mask.file_id or "", "input_image_mask")

@@ -55,7 +55,9 @@ def test_the_model_gets_a_function_and_the_request_stays_as_it_was() -> None:
     function = generate.tools[1].function
     assert function.name == "image_generation"
     assert json.loads(function.parameters)["required"] == ["prompt"]
-    assert "edit" not in json.loads(function.parameters)["properties"]
+    assert set(json.loads(function.parameters)["properties"]) == {"prompt", "edit"}
+    only = with_function(parse(tools=[{**TOOL, "action": "generate"}])).tools[0].function
+    assert set(json.loads(only.parameters)["properties"]) == {"prompt"}
     assert request.generate.tools[1].HasField("hosted")
     assert hosted_images.place(request.generate) == 1
     assert hosted_images.place(generate) is None
@@ -154,6 +156,15 @@ def test_an_edit_is_of_the_latest_picture(
     image = drawn({**tool, **mask}, {"prompt": "p", "edit": edit}, input=given).image
     assert [one.data for one in image.images] == found
     assert image.HasField("mask") == bool(found)
+
+
+def test_an_edit_is_of_what_the_same_answer_drew_before() -> None:
+    request = parse(input=[USER])
+    tool = hosted_images.read_tool(request.generate)
+    latest = content_pb2.InlineData(media_type="image/png", data=b"new")
+    arguments = b'{"prompt": "p", "edit": true}'
+    made = hosted_images.image_request(request, tool, arguments, "m", latest)
+    assert [one.data for one in made.image.images] == [b"new"]
 
 
 def test_earlier_pictures_are_calls_with_their_outputs() -> None:

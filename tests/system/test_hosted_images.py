@@ -349,6 +349,18 @@ async def test_an_earlier_picture_is_edited(
     assert result_of(second) == TEXT
 
 
+async def test_a_picture_is_drawn_and_changed_in_one_answer(
+    stack: Stack, fake: FakeProvider
+) -> None:
+    change = call(0, "image_generation", {"prompt": "and blue", "edit": True})
+    fake.script = turns(chats(DRAW), chats(change), chats(text="Blue."))
+    found = await streamed(stack, {"model": "groq/m", "input": "draw", "tools": [TOOL]})
+    first, second, said = found[-1]["response"]["output"]
+    assert [first["type"], second["type"], said["type"]] == [CALL, CALL, "message"]
+    assert first["result"] != second["result"]
+    assert len(fake.take()) == 3
+
+
 async def test_what_cannot_be_drawn_is_told_to_the_model(stack: Stack, fake: FakeProvider) -> None:
     """Arguments that are none, and a provider that refuses."""
     fake.script = turns(chats(call(0, "image_generation", "{")), chats(text="Sorry."))
