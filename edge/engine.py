@@ -7,24 +7,19 @@ queues, the publisher, the delivery server, the fleet's state and the records.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import hashlib
-import logging
 import random
 import socket
 import time
 import uuid
-from collections import defaultdict, deque
-from collections.abc import Coroutine, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
-from broker import dispatch, envelope, presence, routing, subjects
+from broker import dispatch, presence, routing, subjects
 from broker.bus import Bus
-from broker.bus.jobs import Jobs
-from broker.bus.layout import MAX_INLINE_BODY, MAX_QUEUED_PER_SUBJECT
+from broker.bus.layout import MAX_QUEUED_PER_SUBJECT
 from broker.bus.lease import Lease
-from broker.bus.queue import STREAM_FULL, PubAck, Publisher
+from broker.bus.queue import Publisher
 from broker.bus.recorder import Recorder
 from broker.catalog import catalog
 from broker.catalog.bill import Bill
@@ -36,7 +31,6 @@ from broker.v1 import (
     delivery_service_pb2,
     event_pb2,
     generation_pb2,
-    job_pb2,
     record_pb2,
 )
 from edge.admission import PoolQueue
@@ -44,19 +38,11 @@ from edge.delivery import DeliveryServer
 from edge.exchange import Attempt, Exchange
 from edge.fleet import FleetView
 from edge.health import Health
+from edge.outlet import Outlet, route_of
 from edge.patience import Patience
 from edge.provider_keys import ProviderKeys
 from edge.router import Router
-
-_log = logging.getLogger(__name__)
-
-_STREAM = subjects.LANES[subjects.INTERACTIVE]
-# An unclaimed attempt is published again this long after a worker of its pool was lost: the lost
-# one may have held it, and nobody else gets it before its lease runs out.
-_UNCLAIMED_S = 1.0
-# While no stream answers, attempts go directly to workers for this long (R14).
-_DIRECT_S = 15.0
-_DIRECT_PAUSE_S = 0.1
+from edge.tasks import Tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +67,13 @@ class Engine:
         self._settings = settings
         self._publisher = Publisher(bus, timeout_s=2.0)
         self._recorder = Recorder(self._publisher)
-        self._jobs = Jobs(bus)
+        self._tasks = Tasks()
+        self._outlet = Outlet(bus, self._publisher, self.exchanges, self._tasks)
+        # What exchanges and links ask of the engine, and the outlet does.
+        self.publish = self._outlet.publish
+        self.withdraw = self._outlet.withdraw
+        self.dead_letter = self._outlet.dead_letter
+        self.worker_lost = self._outlet.worker_lost
         self._fleet = FleetView(bus, self._resize)
         self._provider_keys = ProviderKeys(settings)
         self._catalog = catalogue = catalog.load(settings.offers)
@@ -92,12 +84,8 @@ class Engine:
         self._delivery = DeliveryServer(self, fleet_token)
         self._queues: dict[tuple[str, str], PoolQueue] = defaultdict(PoolQueue)
         self._aliases: dict[tuple[str, str], str] = {}
-        self._outbox: deque[tuple[Exchange, Attempt]] = deque()
-        self._outbox_filled = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
         self._random = random.Random()
         self._lease: Lease | None = None
-        self._address = ""
         # What is made of several requests, and may be between two of them.
         self._held: set[object] = set()
         self._draining = False
@@ -109,20 +97,20 @@ class Engine:
         advertise = self._settings.advertise
         if advertise is None:
             port = await self._delivery.start("127.0.0.1", 0)
-            self._address = f"127.0.0.1:{port}"
+            address = f"127.0.0.1:{port}"
         else:
             await self._delivery.start("0.0.0.0", advertise.port)
-            self._address = f"{advertise.host or socket.gethostname()}:{advertise.port}"
+            address = f"{advertise.host or socket.gethostname()}:{advertise.port}"
         await self._publisher.start()
         await self._fleet.start()
         await self._health.start()
-        lease = presence.encode(presence.EdgeLease(edge=self.name, address=self._address))
+        lease = presence.encode(presence.EdgeLease(edge=self.name, address=address))
         self._lease = Lease(
             self._bus, subjects.WORKERS, subjects.edge_key(self.name), lambda: lease
         )
         await self._lease.start()
-        self._spawn(self._pump(), "publish")
-        self._spawn(self._tick(), "tick")
+        self._outlet.start(address)
+        self._tasks.spawn(self._tick(), "tick")
 
     async def drain(self, grace_s: float) -> None:
         """Refuse new requests and wait for the running ones, at most `grace_s`."""
@@ -139,10 +127,8 @@ class Engine:
         if self._lease is not None:
             await self._lease.release()
         await self._recorder.close()
-        await self._jobs.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._outlet.close()
+        await self._tasks.close()
         await self._delivery.close()
         await self._publisher.close()
         await self._health.close()
@@ -278,17 +264,6 @@ class Engine:
 
     # What exchanges call.
 
-    def publish(self, exchange: Exchange, attempt: Attempt) -> None:
-        """Put an attempt into the queue; `exchange.refused` follows if it is not taken."""
-        self._outbox.append((exchange, attempt))
-        self._outbox_filled.set()
-
-    def withdraw(self, attempt: Attempt) -> None:
-        """Take a superseded or cancelled attempt out of the queue (R2)."""
-        attempt.withdrawn = True
-        if attempt.sequence:
-            self._jobs.delete(_STREAM, attempt.sequence)
-
     def moved(self, old: routing.Target, new: routing.Target) -> None:
         """A launched request goes on in another pool: its place moves with it."""
         if (old.provider, old.pool) == (new.provider, new.pool):
@@ -315,7 +290,7 @@ class Engine:
                 request_id=exchange.request_id,
                 attempt=attempt.number,
                 tenant=exchange.key.tenant,
-                route=_route(target),
+                route=route_of(target),
                 answered_model=started.model if started is not None else "",
                 usage=completed.usage,
                 charged_at_ms=time.time_ns() // 1_000_000,
@@ -330,18 +305,6 @@ class Engine:
         # A caller's own key tells nothing of ours, nor does one key of several.
         if not exchange.provider_keys and not error.other_keys:
             self._health.failed(attempt.target, error)
-
-    def dead_letter(self, exchange: Exchange, attempt: Attempt) -> None:
-        """Bury a job that killed the worker it ran on alone."""
-        target = attempt.target
-        body = envelope.encode(self._envelope(exchange, attempt), exchange.raw)
-        if len(body) > MAX_INLINE_BODY or exchange.platform.log_query_body is False:
-            body = self._envelope(exchange, attempt).SerializeToString()
-        reason = f"worker lost {exchange.plan.losses + 1} times"
-        self._spawn(
-            self._jobs.bury(subjects.INTERACTIVE, target.provider, target.pool, body, reason),
-            "dead letter",
-        )
 
     def ended(self, exchange: Exchange) -> None:
         """An exchange is over."""
@@ -366,10 +329,6 @@ class Engine:
             attempt.target, has_next=exchange.plan.has_next, tools=exchange.tools
         )
 
-    def worker_lost(self, provider: str, pool: str) -> None:
-        """A worker's link broke: what it held unclaimed has to run elsewhere (fault 1)."""
-        self._spawn(self._republish_unclaimed(provider, pool), "republish")
-
     # Inside.
 
     async def _fresh(self) -> routing.Fleet:
@@ -390,118 +349,7 @@ class Engine:
                 slots, self._fleet.edges, capacity=MAX_QUEUED_PER_SUBJECT
             )
 
-    async def _pump(self) -> None:
-        """Publish what exchanges put into the outbox."""
-        while True:
-            await self._outbox_filled.wait()
-            self._outbox_filled.clear()
-            while self._outbox:
-                exchange, attempt = self._outbox.popleft()
-                if attempt is not exchange.attempt or exchange.done:
-                    continue
-                job = self._job(exchange, attempt)
-                await self._publisher.send(
-                    attempt.target.subject,
-                    job,
-                    partial(self._published, exchange, attempt),
-                    Nats_Msg_Id=subjects.message_id(exchange.request_id, attempt.number),
-                    # Whole seconds, rounded up; only a sweep: the timer is the deadline (R11).
-                    Nats_TTL=str(exchange.remaining_ms() // 1000 + 31),
-                )
-
-    def _published(self, exchange: Exchange, attempt: Attempt, ack: PubAck) -> None:
-        if ack.error is None and not ack.unavailable and not ack.duplicate:
-            attempt.sequence = ack.seq
-            if attempt.withdrawn:
-                self._jobs.delete(_STREAM, ack.seq)
-            return
-        if attempt.session is not None or attempt is not exchange.attempt or exchange.done:
-            return
-        if ack.unavailable:
-            self._spawn(self._go_direct(exchange, attempt), "direct")
-        elif ack.error is not None and ack.error.err_code == STREAM_FULL:
-            message = f"the queue of this model is full ({ack.error.description}); retry later"
-            exchange.refused(attempt, InferenceError("queue_full", message, retry_after=1))
-        else:
-            why = "duplicate message id" if ack.error is None else ack.error.description
-            _log.error("attempt %s.%d not queued: %s", exchange.request_id, attempt.number, why)
-            error = InferenceError("broker_unavailable", f"the queue refused the request: {why}")
-            exchange.refused(attempt, error)
-
-    async def _go_direct(self, exchange: Exchange, attempt: Attempt) -> None:
-        """No stream answered: offer later attempts to workers over core requests (R14)."""
-        loop = asyncio.get_running_loop()
-        give_up = min(loop.time() + _DIRECT_S, exchange.deadline)
-        target = attempt.target
-        while loop.time() < give_up:
-            if attempt is not exchange.attempt or attempt.session is not None or exchange.done:
-                return
-            attempt.withdrawn = True  # a stored copy is superseded by the next number
-            attempt = exchange.supersede(attempt)
-            attempt.direct = True
-            taken = await self._jobs.ask_direct(
-                target.provider, target.pool, self._job(exchange, attempt)
-            )
-            if taken:
-                # It holds the job now; if it dies its link breaks.
-                await asyncio.sleep(_UNCLAIMED_S)
-            else:
-                await asyncio.sleep(_DIRECT_PAUSE_S)
-        if attempt is exchange.attempt and attempt.session is None and not exchange.done:
-            message = "the queue has no leader and no worker took the request; retry shortly"
-            exchange.refused(attempt, InferenceError("broker_unavailable", message, retry_after=1))
-
-    async def _republish_unclaimed(self, provider: str, pool: str) -> None:
-        loop = asyncio.get_running_loop()
-        lost_at = loop.time()
-        await asyncio.sleep(_UNCLAIMED_S)
-        for exchange in list(self.exchanges.values()):
-            attempt = exchange.attempt
-            if attempt is None or attempt.session is not None or attempt.direct:
-                continue
-            target = attempt.target
-            if (target.provider, target.pool) == (provider, pool) and (
-                attempt.published_at < lost_at
-            ):
-                exchange.handed_back(attempt)
-
-    def _envelope(self, exchange: Exchange, attempt: Attempt) -> job_pb2.Job:
-        return job_pb2.Job(
-            request_id=exchange.request_id,
-            attempt=attempt.number,
-            losses=exchange.plan.losses,
-            tenant=exchange.key.tenant,
-            route=_route(attempt.target),
-            remaining_ms=exchange.remaining_ms(),
-            delivery_address=self._address,
-            claim_secret=attempt.secret,
-            avoid_keys=(*exchange.plan.dead_keys, *exchange.plan.tired_keys),
-        )
-
-    def _job(self, exchange: Exchange, attempt: Attempt) -> bytes:
-        job = self._envelope(exchange, attempt)
-        if len(exchange.raw) <= MAX_INLINE_BODY:
-            return envelope.encode(job, exchange.raw)
-        digest = hashlib.sha256(exchange.raw).digest()
-        job.body_reference.CopyFrom(job_pb2.BodyReference(size=len(exchange.raw), digest=digest))
-        return job.SerializeToString()
-
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(1)
             self._delivery.check()
-
-    def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        with contextlib.suppress(asyncio.CancelledError):
-            if (exc := task.exception()) is not None:
-                _log.error("task %s failed", task.get_name(), exc_info=exc)
-
-
-def _route(target: routing.Target) -> job_pb2.Route:
-    return job_pb2.Route(provider=target.provider, pool=target.pool, model=target.model)
