@@ -17,7 +17,8 @@ import grpc
 
 from broker.v1 import delivery_service_pb2 as pb
 from broker.v1 import delivery_service_pb2_grpc as pb_grpc
-from edge.exchange import Attempt, Exchange
+from edge.attempt import Attempt
+from edge.exchange import Exchange
 
 _log = logging.getLogger(__name__)
 

@@ -34,8 +34,9 @@ from broker.v1 import (
     record_pb2,
 )
 from edge.admission import PoolQueue
+from edge.attempt import Attempt
 from edge.delivery import DeliveryServer
-from edge.exchange import Attempt, Exchange
+from edge.exchange import Exchange
 from edge.fleet import FleetView
 from edge.health import Health
 from edge.outlet import Outlet, route_of

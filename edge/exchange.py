@@ -19,26 +19,12 @@ from broker.resume import CONTENT, Transcript
 from broker.routing import Target
 from broker.v1 import event_pb2, generation_pb2
 from edge import ids
+from edge.attempt import Attempt, Session
+from edge.intake import Intake
 
-# An answer that is collected whole may not grow beyond this.
-MAX_ANSWER_BYTES = 64 << 20
-# 2,048 vectors of 3,072 numbers are 140 MB of JSON.
-MAX_VECTORS_BYTES = 192 << 20
-# Consumed bytes are credited back in portions of this size.
-CREDIT_PORTION = 128 << 10
 # How long an attempt may wait in a queue when another candidate is left (R5).
 QUEUE_PATIENCE_S = 2.0
 _NO_KEYS: Mapping[str, str] = {}
-
-
-class Session(Protocol):
-    """The running attempt's way back to its worker."""
-
-    def kill(self, reason: str) -> None:
-        """Abort the upstream call; nothing more is taken from this session."""
-
-    def credit(self, size: int) -> None:
-        """Allow `size` more bytes of events."""
 
 
 class Host(Protocol):
@@ -73,34 +59,6 @@ class Host(Protocol):
 
     def jitter(self) -> float:
         """A number from 0 to 1."""
-
-
-class Attempt:
-    """One job in the queue or on a worker."""
-
-    __slots__ = (
-        "alone",
-        "direct",
-        "number",
-        "published_at",
-        "secret",
-        "sequence",
-        "session",
-        "target",
-        "withdrawn",
-    )
-
-    def __init__(self, number: int, target: Target, now: float) -> None:
-        self.number = number
-        self.target = target
-        self.secret = ids.random_bytes()
-        # Where the job lies in the stream; 0 until its PubAck came.
-        self.sequence = 0
-        self.session: Session | None = None
-        self.alone = False
-        self.withdrawn = False
-        self.direct = False
-        self.published_at = now
 
 
 class Exchange:
@@ -139,12 +97,12 @@ class Exchange:
         self._loop = asyncio.get_running_loop()
         self.deadline = self._loop.time() + timeout_s
         self._streaming = operations.streams(request)
-        embeds = operations.name(request) == operations.EMBED
-        self._most = MAX_VECTORS_BYTES if embeds else MAX_ANSWER_BYTES
-        self._platform = request.platform
+        self._intake = Intake(vectors=operations.name(request) == operations.EMBED)
+        self.platform = request.platform
         self.tools = bool(request.generate.tools)
         self._attempts = 0
-        self._started: event_pb2.Started | None = None
+        # The first event of the present answer, if it has begun.
+        self.started: event_pb2.Started | None = None
         self._ready: list[event_pb2.Event] = []
         # What may be handed out: held back until content or the end comes, so that a failure
         # before content is still a real status.
@@ -155,9 +113,6 @@ class Exchange:
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._take: Callable[[Sequence[event_pb2.Event]], bool] = _refuse
-        self._unread = 0
-        self._owed = 0
-        self._collected = 0
         self._timer = self._loop.call_at(self.deadline, self._out_of_time)
         self._retry_timer: asyncio.TimerHandle | None = None
 
@@ -169,7 +124,7 @@ class Exchange:
             if self._ready and self._open:
                 batch, self._ready = self._ready, []
                 self._taken = True
-                self._give_credit()
+                self._intake.consumed(self.attempt)
                 return batch
             if self._error is not None:
                 raise self._error
@@ -233,7 +188,7 @@ class Exchange:
         """Events of an attempt; `size` is what they take of its credit."""
         if attempt is not self.attempt or self.done:
             return
-        self._unread += size
+        self._intake.came(size)
         for event in events:
             kind = event.WhichOneof("kind") or ""
             if kind == "text" and not self._replaying:
@@ -248,8 +203,8 @@ class Exchange:
                     self._settle(dispatch.GiveUp(exc))
                     return
             elif kind == "started":
-                if self._started is None:
-                    self._started = event.started
+                if self.started is None:
+                    self.started = event.started
                     self._ready.append(event)
             elif kind == "completed":
                 self._completed(attempt, event)
@@ -259,10 +214,14 @@ class Exchange:
                 return
             # Anything else is an event of a newer worker: not for this edge to understand.
         if not self._streaming:
-            self._collect(size)
+            # A whole answer is credited as it comes, up to a limit.
+            if (error := self._intake.collected(size)) is not None:
+                self._settle(dispatch.GiveUp(error))
+            else:
+                self._intake.consumed(attempt)
         elif not self._ready:
             # All of it was shown before: nobody will read it, and a long replay would starve.
-            self._give_credit()
+            self._intake.consumed(self.attempt)
         elif self._open:
             self._hand_out()
 
@@ -316,21 +275,6 @@ class Exchange:
             self._transcript.show(kind, event)
             self._open = True
 
-    def _collect(self, size: int) -> None:
-        """A whole answer is credited as it comes, up to a limit."""
-        self._collected += size
-        if self._collected > self._most:
-            self._settle(dispatch.GiveUp(self._too_large()))
-        else:
-            self._give_credit()
-
-    def _too_large(self) -> InferenceError:
-        message = f"the answer is larger than {self._most >> 20} MiB"
-        if self._most == MAX_VECTORS_BYTES:
-            message += ": ask for fewer vectors at a time, or for base64 in place of numbers"
-            return InferenceError("invalid_request", message, param="input")
-        return InferenceError("upstream_error", message)
-
     def _hand_out(self) -> None:
         try:
             taken = self._take(self._ready)
@@ -340,16 +284,9 @@ class Exchange:
             return
         if taken:
             self._ready = []
-            self._give_credit()
+            self._intake.consumed(self.attempt)
         else:
             self._wake()
-
-    def _give_credit(self) -> None:
-        self._owed += self._unread
-        self._unread = 0
-        if self._owed >= CREDIT_PORTION and self.attempt is not None and self.attempt.session:
-            self.attempt.session.credit(self._owed)
-            self._owed = 0
 
     def _completed(self, attempt: Attempt, event: event_pb2.Event) -> None:
         if self._replaying:
@@ -358,12 +295,12 @@ class Exchange:
             except InferenceError as exc:
                 self._settle(dispatch.GiveUp(exc))
                 return
-        if event.completed.model and self._started is not None:
-            self._started.model = event.completed.model
+        if event.completed.model and self.started is not None:
+            self.started.model = event.completed.model
         self._ready.append(event)
         self._open = True
         attempt.session = None
-        self._host.charge(self, attempt, self._started, event.completed)
+        self._host.charge(self, attempt, self.started, event.completed)
         self._end(None, "")
 
     def _failed(self, attempt: Attempt, failure: event_pb2.Failure) -> None:
@@ -393,11 +330,11 @@ class Exchange:
             self._replaying = True
             self._transcript.rewind()
         else:
-            self._started = None
+            self.started = None
             self._ready = []
             self._open = False
             self._transcript = Transcript()
-        self._unread = self._owed = self._collected = 0
+        self._intake.start_over()
         if self._retry_timer is not None:
             self._retry_timer.cancel()  # the old attempt's patience with its queue
         if self.attempt is not None:
@@ -454,16 +391,6 @@ class Exchange:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-
-    @property
-    def platform(self) -> generation_pb2.Platform:
-        """The platform's arguments of the request."""
-        return self._platform
-
-    @property
-    def started(self) -> event_pb2.Started | None:
-        """The first event of the present answer, if it has begun."""
-        return self._started
 
 
 def _refuse(_batch: Sequence[event_pb2.Event]) -> bool:

@@ -20,7 +20,8 @@ from broker.bus.queue import STREAM_FULL, PubAck, Publisher
 from broker.errors import InferenceError
 from broker.routing import Target
 from broker.v1 import job_pb2
-from edge.exchange import Attempt, Exchange
+from edge.attempt import Attempt
+from edge.exchange import Exchange
 from edge.tasks import Tasks
 
 _log = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ from broker.errors import InferenceError
 from broker.keys import KeyRecord
 from broker.routing import Target
 from broker.v1 import event_pb2, generation_pb2
-from edge.exchange import Attempt, Exchange
+from edge.attempt import Attempt
+from edge.exchange import Exchange
 
 Event = event_pb2.Event
 A, B = (Target(name, "main", "m", listed=True) for name in "ab")

@@ -13,8 +13,9 @@ from broker.errors import InferenceError
 from broker.v1 import delivery_service_pb2 as pb
 from broker.v1 import delivery_service_pb2_grpc as pb_grpc
 from edge import delivery
+from edge.attempt import Attempt
 from edge.delivery import CREDIT_BYTES, OPTIONS, DeliveryServer, Link
-from edge.exchange import Attempt, Exchange
+from edge.exchange import Exchange
 from tests.edge.story import DONE, Story, started, text, texts, until
 
 TOKEN = "fleet-token"

@@ -9,7 +9,8 @@ import pytest
 from broker.errors import InferenceError
 from broker.v1 import event_pb2, generation_pb2, operations_pb2
 from edge import exchange as exchange_module
-from edge.exchange import CREDIT_PORTION
+from edge import intake
+from edge.intake import CREDIT_PORTION
 from tests.edge.story import (
     DONE,
     STOP,
@@ -533,7 +534,7 @@ async def test_a_new_attempt_starts_with_its_own_credit() -> None:
 
 
 async def test_a_whole_answer_has_a_largest_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange_module, "MAX_ANSWER_BYTES", 1000)
+    monkeypatch.setattr(intake, "MAX_ANSWER_BYTES", 1000)
     story = Story(stream=False)
     session = story.begin()
     story.say(text("x"), size=600)
@@ -546,7 +547,7 @@ async def test_a_whole_answer_has_a_largest_size(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_too_many_vectors_are_the_callers_to_change(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange_module, "MAX_VECTORS_BYTES", 1000)
+    monkeypatch.setattr(intake, "MAX_VECTORS_BYTES", 1000)
     asked = generation_pb2.Request()
     asked.embed.texts.append("x")
     story = Story(request=asked)
@@ -561,7 +562,7 @@ async def test_too_many_vectors_are_the_callers_to_change(monkeypatch: pytest.Mo
 async def test_a_tried_again_whole_answer_is_measured_afresh(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(exchange_module, "MAX_ANSWER_BYTES", 1000)
+    monkeypatch.setattr(intake, "MAX_ANSWER_BYTES", 1000)
     story = Story(stream=False)
     story.begin()
     story.say(text("x"), size=600)

@@ -11,7 +11,8 @@ from broker.errors import InferenceError
 from broker.keys import KeyRecord
 from broker.routing import Target
 from broker.v1 import event_pb2, generation_pb2
-from edge.exchange import Attempt, Exchange
+from edge.attempt import Attempt
+from edge.exchange import Exchange
 
 STARTED = event_pb2.Event(started=event_pb2.Started(model="m", provider="p"))
 COMPLETED = event_pb2.Event(completed=event_pb2.Completed(usage=event_pb2.Usage(output_tokens=1)))
