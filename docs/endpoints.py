@@ -176,7 +176,7 @@ def cell(kind: str, endpoint: Endpoint) -> str:
     provider = loaded(kind)
     if endpoint.format:
         alternative = provider.alternative
-        formats = [provider.dialect, *provider.dialects.values()]
+        formats = [provider.dialect]
         formats += [alternative.dialect] if alternative is not None else []
         own = any(f".{endpoint.format}" in type(one).__module__ for one in formats)
         return OWN if own else MADE

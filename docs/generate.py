@@ -79,7 +79,8 @@ _SECOND = {
     "Responses": "For requests that chat cannot carry, such as those with encrypted reasoning or "
     "for models that speak nothing else; and, unless it says otherwise above, for those that came "
     "in this format.",
-    "Messages": "For requests that came in this format, for Claude: by InvokeModel.",
+    "Messages": "For Claude, asked in its own format: on Vertex AI always, on Bedrock by "
+    "InvokeModel when the request came in this format.",
 }
 
 

@@ -161,10 +161,16 @@ class Alternative:
 
     api: str
     dialect: Dialect
-    # Whether a request for a model is to be made in it.
-    wanted: Callable[[generation_pb2.Request, str], bool]
     # What becomes of each parameter in it.
-    parameters: Table = field(default_factory=Table)
+    parameters: Table
+    # Whether a request for a model is to be made in it.
+    wanted: Callable[[generation_pb2.Request, str], bool] = lambda *_: False
+    # Models that speak nothing else, by an expression that their names contain.
+    models: str = ""
+
+    def speaks(self, model: str) -> bool:
+        """Whether this is the only format that a model speaks."""
+        return bool(self.models) and re.search(self.models, model) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,9 +195,7 @@ class Provider:
     quirks: Mapping[str, str] = field(default_factory=dict)
     # What becomes of each parameter here.
     parameters: Table = field(default_factory=Table)
-    # Models that are spoken to in another format, by an expression that their names contain.
-    dialects: Mapping[str, Dialect] = field(default_factory=dict)
-    # A second format, for requests that need it.
+    # A second format, for models and requests that need it.
     alternative: Alternative | None = None
     # What it offers beside generation: operation -> the format it is asked for in.
     operations: Mapping[str, Dialect] = field(default_factory=dict)
@@ -204,7 +208,9 @@ class Provider:
         second = self.alternative
         if second is None or not request.HasField("generate"):
             return self
-        return self._in(second) if second.wanted(request, model) else self
+        if second.speaks(model) or second.wanted(request, model):
+            return self._in(second)
+        return self
 
     @property
     def second_api(self) -> str:
@@ -222,7 +228,6 @@ class Provider:
             self,
             dialect=second.dialect,
             parameters=second.parameters,
-            dialects={},
             alternative=None,
         )
 
@@ -233,10 +238,8 @@ class Provider:
         """
         if operation != GENERATE:
             return self._offered(operation)
-        for models, dialect in self.dialects.items():
-            if re.search(models, model):
-                return dialect
-        return self.dialect
+        second = self.alternative
+        return second.dialect if second is not None and second.speaks(model) else self.dialect
 
     def _offered(self, operation: str) -> Dialect:
         try:

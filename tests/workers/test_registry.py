@@ -10,8 +10,10 @@ from types import ModuleType
 import pytest
 
 from broker.providers import REGISTRY
+from broker.v1 import generation_pb2
 from workers import registry
-from workers.provider import Provider
+from workers.parameters import Table
+from workers.provider import Alternative, Provider
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,11 @@ def test_a_provider_concludes_from_the_options_it_is_given() -> None:
 
 def test_some_models_of_a_provider_are_spoken_to_in_another_format() -> None:
     ours, claude = registry.provider("sim"), registry.provider("anthropic").dialect
-    both = replace(ours, dialects={"^claude-": claude})
+    table = Table()
+    both = replace(ours, alternative=Alternative("Messages", claude, table, models="^claude-"))
     assert both.dialect_for("claude-opus-5") is claude
     assert both.dialect_for("not-claude-opus-5") is ours.dialect
+    # With what becomes of parameters there.
+    asked = generation_pb2.Request(generate=generation_pb2.GenerateRequest())
+    assert both.serving(asked, "claude-opus-5").parameters is table
+    assert both.serving(asked, "not-claude-opus-5") is both

@@ -79,7 +79,7 @@ PROVIDER = Provider(
     alternative=Alternative(
         "Messages",
         AnthropicOnBedrock(DIALECT.error, error_in_answer),
-        in_its_own_format,
         PARAMETERS,
+        in_its_own_format,
     ),
 )

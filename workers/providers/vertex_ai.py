@@ -13,6 +13,7 @@ from dataclasses import replace
 from broker.errors import InferenceError
 from broker.operations import COUNT_TOKENS, EMBED, IMAGE, RERANK, SPEAK, TRANSCRIBE
 from workers.dialects.anthropic_messages import ON_VERTEX_AI
+from workers.dialects.anthropic_messages.table import TABLE
 from workers.dialects.gemini import (
     VERTEX_AI,
     VERTEX_AI_TABLE,
@@ -24,7 +25,7 @@ from workers.dialects.gemini import (
 from workers.dialects.gemini.embeddings import VertexAiEmbeddings
 from workers.dialects.token_counts import TokenCounts, of_publishers
 from workers.dialects.vertex_ranking import VertexRanking
-from workers.provider import Provider
+from workers.provider import Alternative, Provider
 
 _GLOBAL = "global"
 _NAME = re.compile(r"[a-z][a-z0-9.:-]{0,62}")
@@ -61,7 +62,6 @@ def _error(status: int, headers: Mapping[str, str], body: bytes) -> InferenceErr
 PROVIDER = Provider(
     name="vertex_ai",
     dialect=_DIALECT,
-    dialects={r"^(publishers/anthropic/models/)?claude-": ON_VERTEX_AI},
     base_url=f"https://{_HOSTS[_GLOBAL]}",
     credentials="google",
     configure=_configure,
@@ -91,4 +91,7 @@ PROVIDER = Provider(
         "semantic-ranker-default-004",
     ),
     parameters=VERTEX_AI_TABLE,
+    alternative=Alternative(
+        "Messages", ON_VERTEX_AI, TABLE, models=r"^(publishers/anthropic/models/)?claude-"
+    ),
 )

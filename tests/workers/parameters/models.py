@@ -63,6 +63,7 @@ MODELS: dict[str, dict[str, str]] = {
     "openai": _OPENAI,
     "azure": {"Mistral": "mistral-large-3", **_OPENAI},
     "anthropic": _CLAUDE,
+    "vertex_ai-Messages": _CLAUDE,
     "bedrock-Messages": {
         family: f"us.anthropic.{model}" if family else model for family, model in _CLAUDE.items()
     },

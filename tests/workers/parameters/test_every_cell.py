@@ -252,7 +252,8 @@ def test_every_column_has_a_sample() -> None:
 def test_every_format_of_every_provider_has_its_cells() -> None:
     tables = {id(form.parameters) for name in PROVIDERS for form in PROVIDERS[name].formats}
     assert {cell.table for cell in CELLS} == {*TABLES}
-    assert len(tables) == len(TABLES) > len(PROVIDERS)
+    # Claude's table is the same one at Anthropic and on Vertex AI.
+    assert len(tables) == len(TABLES) - 1 > len(PROVIDERS)
 
 
 def test_every_cell_has_one_test() -> None:

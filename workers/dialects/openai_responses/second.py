@@ -70,7 +70,7 @@ def second_format(
     if hides_thoughts:
         wanted = or_to_show_thoughts(wanted, lambda model: table.sheet(model).reasoning, never)
     dialect = OpenAiResponses(errors, plain_reasoning=plain_reasoning)
-    return Alternative("Responses", dialect, wanted, table)
+    return Alternative("Responses", dialect, table, wanted)
 
 
 def _placed(rows: Iterable[Row]) -> Rows:
