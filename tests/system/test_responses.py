@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -361,6 +362,32 @@ async def test_input_items_come_in_pages(client: httpx.AsyncClient) -> None:
 
 
 # --- other providers ---
+
+
+@pytest.mark.parametrize("way", ["whole", "streamed", "background"])
+async def test_a_model_of_several_providers_is_asked_where_the_caller_prefers(
+    client: httpx.AsyncClient, upstream: FakeProvider, way: str
+) -> None:
+    for name in ("xai", "anthropic", "openai"):
+        more: dict[str, Any] = {"provider": {"order": [name]}}
+        if way == "streamed":
+            found = (await post_stream(client, "everywhere", **more))[-1]["response"]
+        elif way == "background":
+            queued = await create(client, "everywhere", background=True, **more)
+            found = await over(client, queued["id"])
+        else:
+            found = await create(client, "everywhere", **more)
+        assert text_of(found) == f"{name} heard: hi"
+        assert [call.provider for call in upstream.take()] == [name]
+
+
+async def test_requests_are_spread_over_the_providers_of_a_model(
+    client: httpx.AsyncClient, upstream: FakeProvider
+) -> None:
+    await asyncio.gather(*(create(client, "everywhere") for _ in range(40)))
+    asked = [call.provider for call in upstream.take()]
+    assert len(asked) == 40
+    assert len(set(asked)) > 1
 
 
 @pytest.mark.parametrize("way", ["whole", "streamed", "background"])

@@ -52,7 +52,7 @@ def answer(received: Received) -> Said:
 def settings(fake: FakeProvider) -> dict[str, object]:
     """Rows of `providers` in the settings file."""
     return {
-        name: {"base_url": fake.url(name) + prefix, "api_key": "k"}
+        name: {"base_url": fake.url(name) + prefix, "api_key": "k", "models": ["everywhere"]}
         for name, prefix in PREFIXES.items()
     }
 
