@@ -135,3 +135,16 @@ async def test_a_client_that_leaves_closes_the_upstream_call(stack: Stack, strea
         async with asyncio.timeout(0.7):
             await post(stack, body)
     await stack.quiet(timeout_s=5)
+
+
+async def test_a_client_that_leaves_in_the_middle_closes_the_upstream_call(
+    stack: Stack, sdk: AsyncAnthropic
+) -> None:
+    model = "sim/tokens=3000,delay_ms=20"
+    async with sdk.messages.stream(
+        model=model, max_tokens=5000, messages=[{"role": "user", "content": "Hello!"}]
+    ) as events:
+        async for event in events:
+            if event.type == "text":
+                break
+    await stack.quiet(timeout_s=5)
