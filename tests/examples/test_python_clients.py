@@ -87,6 +87,13 @@ def test_cancel_ends_a_stream_from_another_connection(example: Run) -> None:
     ]
 
 
+def test_a_background_answer_is_read_on_from_where_its_reader_left(example: Run) -> None:
+    prompt = " ".join(f"word{number}" for number in range(40))
+    text, status = example("background", prompt, "sim/echo").stdout.splitlines()
+    assert text == prompt
+    assert status == "-- completed"
+
+
 def test_load_shows_models_workers_and_that_nothing_is_left_running(example: Run) -> None:
     version, models, load, worker = example("load").stdout.splitlines()
     assert version == "version 0.1.0, bodies up to 32 MiB"
