@@ -40,6 +40,8 @@ class Catalog:
         self._offers: dict[tuple[str, str], Offer] = {}
         self._by_slug: dict[tuple[str, str], Offer] = {}
         self._hosts: dict[str, list[Offer]] = defaultdict(list)
+        # What stands before the last part of names and ids: makers, and folders of providers.
+        self._paths: set[str] = set()
         for offer in offers:
             self.put(offer)
 
@@ -51,6 +53,8 @@ class Catalog:
             self._hosts[old.name].remove(old)
         self._offers[key] = offer
         self._hosts[offer.name].append(offer)
+        for place in (offer.name, offer.model):
+            self._paths.add(place.lower().rpartition("/")[0])
         # Of several snapshots the one with the shortest id stands for the model.
         slug = (offer.provider, slug_of(offer.model))
         known = self._by_slug.get(slug)
@@ -70,7 +74,13 @@ class Catalog:
         return next((done for words, done in _WORDS if words.search(model.lower())), ())
 
     def hosts(self, name: str) -> list[Offer]:
-        """Who serves a model, by its common name or by any provider's id for it."""
+        """Who serves a model, by its common name or by any provider's id for it.
+
+        A path in front has to be of some id: another one is a slip, and no name of a model.
+        """
+        path, slash, _ = name.lower().rpartition("/")
+        if slash and path not in self._paths:
+            return []
         return list(self._hosts.get(name) or self._hosts.get(name_of(name)) or ())
 
     def __iter__(self) -> Iterator[Offer]:

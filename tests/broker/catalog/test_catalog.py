@@ -120,3 +120,10 @@ def test_the_sources_are_named_and_their_differences_reported() -> None:
     assert "genai-prices" in notices
     assert notices.count("MIT") >= 2
     assert (folder / "disagreements.md").read_text().count("\n| ") > 10
+
+
+def test_a_name_with_a_path_that_nobody_has_is_no_model() -> None:
+    catalog = load()
+    assert catalog.hosts("openai/gpt-4o-mini")
+    assert catalog.hosts("meta-llama/Llama-3.3-70B-Instruct-Turbo")
+    assert catalog.hosts("openia/gpt-4o-mini") == []
