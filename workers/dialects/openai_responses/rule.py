@@ -12,6 +12,8 @@ from workers.parameters import Reasoning
 
 Wanted = Callable[[generation_pb2.Request, str], bool]
 
+# They say nothing that only this format can carry.
+_OTHERS = frozenset({content_pb2.ROLE_USER, content_pb2.ROLE_SYSTEM, content_pb2.ROLE_DEVELOPER})
 # Include words that chat has a field for.
 _ON_CHAT = frozenset({"message.output_text.logprobs"})
 
@@ -74,12 +76,19 @@ def _needed(
         or generate.reasoning.HasField("summary")
         or not _ON_CHAT.issuperset(options.include)
         or (not chats and any(tool.HasField("hosted") for tool in generate.tools))
-        or any(_is_ours(part) for message in generate.messages for part in message.parts)
+        or any(
+            _is_ours(part)
+            for message in generate.messages
+            if message.role not in _OTHERS
+            for part in message.parts
+        )
     )
 
 
 def _is_ours(part: content_pb2.Part) -> bool:
     """Whether only this format can carry it."""
-    if part.HasField("opaque"):
+    # Every part of every request comes by here, and nearly all are text.
+    kind = part.WhichOneof("kind")
+    if kind == "opaque":
         return part.opaque.issuer == ISSUER
-    return any(blob.issuer == ISSUER for blob in part.reasoning.blobs)
+    return kind == "reasoning" and any(blob.issuer == ISSUER for blob in part.reasoning.blobs)
