@@ -70,6 +70,22 @@ async def test_a_background_response_is_queued_at_once_and_answered_once(stack: 
     await stack.quiet()
 
 
+async def test_one_whose_reader_leaves_goes_on(stack: Stack) -> None:
+    body = {"model": SLOW, "input": "hi", "background": True, "stream": True}
+    async with stack.client() as client:
+        seen: list[dict[str, Any]] = []
+        async with client.stream("POST", "/v1/responses", json=body) as answer:
+            async for event in events(answer.aiter_lines()):
+                seen.append(event)
+                if len(seen) == 10:
+                    break
+        name = seen[0]["response"]["id"]
+        assert (await over(client, name))["status"] == "completed"
+        assert (await replay(client, name))[:10] == seen
+    assert await upstream_calls(stack) == 1
+    await settled(stack, 1)
+
+
 @pytest.mark.parametrize("victims", [("worker0",), ("edge",), ("worker0", "edge")])
 async def test_kill_9_in_the_middle_completes_once_and_the_stream_goes_on_as_if_uninterrupted(
     make_stack: MakeStack, victims: tuple[str, ...]

@@ -58,7 +58,7 @@ async def test_r19_nobody_is_told_of_an_answer_before_it_is_stored(make_stack: M
 async def test_r19_a_background_response_sits_out_an_outage_and_is_told_once_it_is_stored(
     make_stack: MakeStack,
 ) -> None:
-    stack = await make_stack(workers=1)
+    stack = await make_stack(workers=1, limits={"max_body_bytes": 65_536})
     async with stack.client() as client:
         name = (await create(client, SLOW, background=True))["id"]
         await cut_off(stack, 1)
@@ -66,12 +66,21 @@ async def test_r19_a_background_response_sits_out_an_outage_and_is_told_once_it_
         await until(stack.ready, "NATS is back")
         done = await over(client, name)
         stream = await replay(client, name)
+        assert await upstream_calls(stack) == 1
+        # All that a turn goes on from counts as its body.
+        long = {"model": "sim/echo", "input": "word " * 8_000, "previous_response_id": name}
+        longer = {
+            **long,
+            "previous_response_id": (await create(client, "sim/echo", long["input"]))["id"],
+        }
+        assert (await client.post("/v1/responses", json=long)).status_code == 200
+        answer = await client.post("/v1/responses", json=longer)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
     assert done["status"] == "completed"
     assert stream[-1]["response"] == done
     assert len(text_of(done).split()) == 30
-    assert await upstream_calls(stack) == 1
 
     async def charged() -> bool:
-        return (await stack.ledger()).total().charges == 1
+        return (await stack.ledger()).total().charges == 3
 
-    await until(charged, "it is charged once")
+    await until(charged, "each is charged once")

@@ -205,6 +205,23 @@ async def test_what_a_conversation_holds_is_sent_and_what_was_taken_out_is_not(
     assert sent == ["openai heard: alpha", "beta", "openai heard: beta", "gamma"]
 
 
+async def test_what_failed_or_is_not_stored_is_no_part_of_a_conversation(
+    client: httpx.AsyncClient,
+) -> None:
+    talk = (await client.post("/v1/conversations")).json()["id"]
+    more = {"conversation": talk}
+    failed = await post_stream(client, "sim/sim-tokens=9,fault=cut,after=3", **more)
+    assert failed[-1]["type"] == "response.failed"
+    refused = {"model": "sim/sim-fault=status,status=400", "input": "hi", **more}
+    assert (await client.post("/v1/responses", json=refused)).status_code == 400
+    queued = await create(client, refused["model"], background=True, **more)
+    assert (await over(client, queued["id"]))["status"] == "failed"
+    await create(client, "sim/echo", "in passing", store=False, **more)
+    await create(client, "sim/echo", "one", **more)
+    found = await listed(client, f"/v1/conversations/{talk}/items")
+    assert texts(found["data"]) == ["one", "one"]
+
+
 async def test_responses_at_the_same_time_all_enter_their_conversation(
     client: httpx.AsyncClient,
 ) -> None:
