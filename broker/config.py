@@ -14,13 +14,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 import yaml
 
-from broker.providers import REGISTRY, canonical
+from broker import provider_config
+from broker.checking import ConfigError, convert, section, words
+from broker.providers import REGISTRY
 from broker.routing import rules
 from broker.settings import (
     DEFAULT_DATA,
@@ -53,47 +55,8 @@ __all__ = [
 
 ENV_PREFIX = "MILLRACE_"
 DEFAULT_FILE = "millrace.yaml"
-# Why a provider is off that the file switches off.
-DISABLED = "enabled is false"
 # What 16 random bytes take in base64.
 _MASTER_KEY_LENGTH = 22
-
-_Count = Annotated[int, msgspec.Meta(ge=1)]
-_T = TypeVar("_T")
-
-
-class ConfigError(Exception):
-    """A setting is wrong. `path` says which: `limits.queue_size`, `MILLRACE_HTTP` or `--http`."""
-
-    def __init__(self, path: str, message: str) -> None:
-        super().__init__(f"{path}: {message}")
-        self.path = path
-        self.message = message
-
-
-class _ProviderFile(msgspec.Struct, forbid_unknown_fields=True):
-    """A provider as written in YAML."""
-
-    kind: str | None = None
-    base_url: str | None = None
-    api_key: str | list[str] | None = None
-    api_key_file: str | None = None
-    api_key_env: str | None = None
-    models: list[str] = []
-    slots: _Count = 64
-    pool: str = "main"
-    headers: dict[str, str] = {}
-    options: dict[str, str] = {}
-    enabled: bool = True
-
-
-# Variables that replace the field of the same name; a key's variable comes on top of these.
-_PROVIDER_VARIABLES: Mapping[str, Any] = {
-    "BASE_URL": str,
-    "MODELS": list[str],
-    "SLOTS": _Count,
-    "POOL": str,
-}
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -130,8 +93,8 @@ def load_settings(
     flags = {name: value for name, value in (overrides or {}).items() if value is not None}
     path, file = _read_file(env, flags)
     pick = _Sources(env, flags, file)
-    providers, off = _providers(file.providers or {}, env)
-    routing = _convert(file.routing or {}, rules.Section, "routing", strict=True)
+    providers, off = provider_config.providers(file.providers or {}, env)
+    routing = convert(file.routing or {}, rules.Section, "routing", strict=True)
     return Settings(
         data=Path(pick("data", str, DEFAULT_DATA)).expanduser(),
         config=path,
@@ -145,13 +108,13 @@ def load_settings(
         master_key=_master_key(pick),
         providers=MappingProxyType(providers),
         providers_off=MappingProxyType(off),
-        limits=_section(Limits, file.limits or {}, env, "limits", ENV_PREFIX),
-        fetch=_section(FetchSettings, file.fetch or {}, env, "fetch", ENV_PREFIX + "FETCH_"),
+        limits=section(Limits, file.limits or {}, env, "limits", ENV_PREFIX),
+        fetch=section(FetchSettings, file.fetch or {}, env, "fetch", ENV_PREFIX + "FETCH_"),
         routing=_rules(routing),
         offers=tuple(routing.offers),
         tools=_tools(file.tools or {}, env),
-        log=_section(LogSettings, file.log or {}, env, "log", ENV_PREFIX + "LOG_"),
-        cors_origins=tuple(_words(pick("cors_origins", str | list[str], ()))),
+        log=section(LogSettings, file.log or {}, env, "log", ENV_PREFIX + "LOG_"),
+        cors_origins=tuple(words(pick("cors_origins", str | list[str], ()))),
         replicas=pick("replicas", Annotated[int, msgspec.Meta(ge=1, le=5)], 1),
         sync_always=pick("sync_always", bool, False),
     )
@@ -174,8 +137,8 @@ def child_environment(
         on = settings.providers.get(name)
         entry = REGISTRY.get(on.kind if on else name)
         options = entry.options if entry else ()
-        for suffix in ("API_KEY", *_PROVIDER_VARIABLES, *map(str.upper, options)):
-            child.pop(_variable(name, suffix), None)
+        for suffix in ("API_KEY", *provider_config.VARIABLES, *map(str.upper, options)):
+            child.pop(provider_config.variable_of(name, suffix), None)
     given = {settings.providers[name].kind for name in providers if name in settings.providers}
     for kind in REGISTRY.keys() - given:
         for variable in (*REGISTRY[kind].keys, *REGISTRY[kind].secrets):
@@ -206,7 +169,7 @@ def _rules(section: rules.Section) -> rules.Rules:
 
 
 def _master_key(pick: _Sources) -> tuple[str, ...]:
-    keys = _words(pick("master_key", str | list[str], ()))
+    keys = words(pick("master_key", str | list[str], ()))
     if any(len(key) < _MASTER_KEY_LENGTH for key in keys):
         where = pick.raw("master_key")[1]
         raise ConfigError(where, f"expected at least {_MASTER_KEY_LENGTH} random characters")
@@ -233,7 +196,7 @@ class _Sources:
         value, path = self.raw(name)
         if value is None:
             return default
-        return _convert(str(value) if isinstance(value, Path) else value, kind, path, strict=False)
+        return convert(str(value) if isinstance(value, Path) else value, kind, path, strict=False)
 
     def address(self, name: str, any_host: str) -> Address | None:
         """An address; a missing host, as in ":8000", becomes `any_host`."""
@@ -256,54 +219,15 @@ def _read_file(env: Mapping[str, str], flags: Mapping[str, object]) -> tuple[Pat
         raise ConfigError(str(path), f"cannot be read: {reason}") from exc
     except yaml.YAMLError as exc:
         raise ConfigError(str(path), f"not YAML: {' '.join(str(exc).split())}") from exc
-    return path, _convert({} if content is None else content, _File, "", strict=True)
-
-
-def _convert(value: object, kind: Any, path: str, *, strict: bool) -> Any:
-    """`value` as `kind`, or `ConfigError` with the path of the field at fault below `path`."""
-    try:
-        return msgspec.convert(value, kind, strict=strict)
-    except msgspec.ValidationError as exc:
-        message, _, inner = str(exc).partition(" - at ")
-        # A key that is no text is reported as: `key` in `$.path`.
-        below = inner.rpartition(" in ")[2].strip("`").removeprefix("$").replace(".[", "[")
-        if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", message):
-            below, message = f"{below}.{unknown[1]}", "unknown field"
-        where = (path + below).removeprefix(".") or "the file"
-        text = _choices(kind, message) or message.replace("`", "")
-        text = text.replace("object", "mapping").replace("array", "list")
-        raise ConfigError(where, text[:1].lower() + text[1:]) from exc
-
-
-def _choices(kind: Any, message: str) -> str:
-    """What a wrong word could have been; empty when that is not the matter."""
-    if get_origin(kind) is not Literal or not message.startswith("Invalid enum value"):
-        return ""
-    return f"expected one of {', '.join(get_args(kind))}"
-
-
-def _section(
-    cls: type[_T], given: Mapping[str, Any], env: Mapping[str, str], path: str, prefix: str
-) -> _T:
-    """A dataclass of settings from its part of the file and from variables named after fields."""
-    hints = get_type_hints(cls, include_extras=True)
-    values: dict[str, Any] = {}
-    for name, value in given.items():
-        if name not in hints:
-            raise ConfigError(f"{path}.{name}", "unknown field")
-        values[name] = _convert(value, hints[name], f"{path}.{name}", strict=True)
-    for name, hint in hints.items():
-        if text := env.get(prefix + name.upper()):
-            values[name] = _convert(text, hint, prefix + name.upper(), strict=False)
-    return cls(**values)
+    return path, convert({} if content is None else content, _File, "", strict=True)
 
 
 def _tools(given: Mapping[str, Any], env: Mapping[str, str]) -> ToolSettings:
     for name in given.keys() - {"image_generation"}:
         raise ConfigError(f"tools.{name}", "unknown tool, expected image_generation")
     path, prefix = "tools.image_generation", ENV_PREFIX + "IMAGE_GENERATION_"
-    section = _convert(given.get("image_generation") or {}, dict[str, Any], path, strict=True)
-    return ToolSettings(_section(ImageToolSettings, section, env, path, prefix))
+    written = convert(given.get("image_generation") or {}, dict[str, Any], path, strict=True)
+    return ToolSettings(section(ImageToolSettings, written, env, path, prefix))
 
 
 def _address(text: str, path: str, any_host: str) -> Address:
@@ -330,8 +254,8 @@ def nats_from_url(text: str, path: str = "nats") -> NatsSettings:
 def _nats(pick: _Sources, given: str | dict[str, Any] | None) -> NatsSettings:
     """NATS settings from their section and their URL, whose credentials win."""
     value, path = pick.raw("nats")
-    section = given if isinstance(given, dict) else {}
-    settings = _section(NatsSettings, section, pick.env, "nats", ENV_PREFIX + "NATS_")
+    written = given if isinstance(given, dict) else {}
+    settings = section(NatsSettings, written, pick.env, "nats", ENV_PREFIX + "NATS_")
     if isinstance(value, dict):
         value, path = settings.url, "nats.url"
     if not value:
@@ -362,127 +286,3 @@ def _split_url(text: str, path: str) -> tuple[str, dict[str, str]]:
     if user and password:
         return f"{parts.scheme}://{host}", {"user": user, "password": password}
     return f"{parts.scheme}://{host}", {"token": user} if user else {}
-
-
-def _providers(
-    given: Mapping[str, Any], env: Mapping[str, str]
-) -> tuple[dict[str, ProviderSettings], dict[str, str]]:
-    """The providers that are on by name, and why each of the others that were named is off."""
-    named = {
-        canonical(name) or name: (name, {} if row is None else row) for name, row in given.items()
-    }
-    on: dict[str, ProviderSettings] = {}
-    off: dict[str, str] = {}
-    for name in (*REGISTRY, *(extra for extra in named if extra not in REGISTRY)):
-        written, row = named.get(name, (name, {}))
-        found = _provider(name, row, env, f"providers.{written}")
-        if isinstance(found, ProviderSettings):
-            on[name] = found
-        else:
-            off[name] = found
-    return on, off
-
-
-def _provider(name: str, row: object, env: Mapping[str, str], path: str) -> ProviderSettings | str:
-    """One provider, or the reason why it is off.
-
-    A key that is missing switches it off and is no error: edges and brokers may share the file
-    with workers, and they hold no provider keys.
-    """
-    file = _with_variables(name, _convert(row, _ProviderFile, path, strict=True), env)
-    kind = canonical(file.kind or name)
-    if kind is None:
-        words = ", ".join(REGISTRY)
-        wrong = f"unknown kind {file.kind!r}, use" if file.kind else "expected"
-        raise ConfigError(f"{path}.kind", f"{wrong} one of {words}")
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,62}", name):
-        raise ConfigError(path, "names are lower-case letters, digits, - and _")
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,63}", file.pool):
-        raise ConfigError(f"{path}.pool", "pools are letters, digits, - and _")
-    variable = _variable(name, "BASE_URL")
-    base_url = file.base_url
-    if base_url and not re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", base_url):
-        where = variable if env.get(variable) else f"{path}.base_url"
-        raise ConfigError(where, f"expected an http:// or https:// URL, got {base_url!r}")
-    if not file.enabled:
-        return DISABLED
-    options = _options(name, kind, file, env, path)
-    api_keys, missing = _api_keys(name, file, env)
-    if not (api_keys or missing):
-        found = (_words(env.get(variable)) for variable in REGISTRY[kind].keys)
-        api_keys = next((keys for keys in found if keys), ())
-    ambient = REGISTRY[kind].ambient
-    if not api_keys and (missing or not (REGISTRY[kind].keyless or ambient in options)):
-        other = f", nor is {_variable(name, ambient.upper())}" if ambient else ""
-        return missing or f"{_variable(name, 'API_KEY')} is not set{other}"
-    if not base_url and (REGISTRY[kind].keyless or not REGISTRY[kind].addressed):
-        return f"{variable} is not set"
-    return ProviderSettings(
-        name=name,
-        kind=kind,
-        api_keys=api_keys,
-        base_url=base_url.rstrip("/") if base_url else None,
-        slots=file.slots,
-        pool=file.pool,
-        models=tuple(file.models),
-        headers=MappingProxyType(dict(file.headers)),
-        options=MappingProxyType(options),
-    )
-
-
-def _options(
-    name: str, kind: str, file: _ProviderFile, env: Mapping[str, str], path: str
-) -> dict[str, str]:
-    """The options of this kind of provider that somebody set; variables win."""
-    known = REGISTRY[kind].options
-    if unknown := sorted(file.options.keys() - known.keys()):
-        words = ", ".join(known) or "none"
-        where = f"{path}.options.{unknown[0]}"
-        raise ConfigError(where, f"unknown option, {kind} takes: {words}")
-    found = {}
-    for option, others in known.items():
-        own = env.get(_variable(name, option.upper())) or file.options.get(option)
-        if value := own or next((env[other] for other in others if env.get(other)), None):
-            found[option] = value
-    return found
-
-
-def _with_variables(name: str, file: _ProviderFile, env: Mapping[str, str]) -> _ProviderFile:
-    """The provider as written, with what its variables say instead."""
-    said: dict[str, Any] = {}
-    for suffix, kind in _PROVIDER_VARIABLES.items():
-        variable = _variable(name, suffix)
-        if text := env.get(variable):
-            value = _words(text) if suffix == "MODELS" else text
-            said[suffix.lower()] = _convert(value, kind, variable, strict=False)
-    return msgspec.structs.replace(file, **said)
-
-
-def _api_keys(
-    name: str, file: _ProviderFile, env: Mapping[str, str]
-) -> tuple[tuple[str, ...], str]:
-    """The keys of a provider, and what is missing where the file says to find one."""
-    if keys := _words(env.get(_variable(name, "API_KEY"))):
-        return keys, ""
-    if file.api_key:
-        return _words(file.api_key), ""
-    if file.api_key_env:
-        keys = _words(env.get(file.api_key_env))
-        return keys, "" if keys else f"{file.api_key_env} is not set"
-    if file.api_key_file:
-        try:
-            keys = _words(Path(file.api_key_file).expanduser().read_text().replace("\n", ","))
-        except (OSError, UnicodeDecodeError):
-            keys = ()
-        return keys, "" if keys else f"{file.api_key_file} holds no key that can be read"
-    return (), ""
-
-
-def _words(value: str | list[str] | tuple[str, ...] | None) -> tuple[str, ...]:
-    """The parts of a comma-separated text, or of a list."""
-    parts = value.split(",") if isinstance(value, str) else value or ()
-    return tuple(word for part in parts if (word := part.strip()))
-
-
-def _variable(provider: str, suffix: str) -> str:
-    return f"{provider.upper().replace('-', '_')}_{suffix}"

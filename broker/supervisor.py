@@ -25,8 +25,9 @@ from broker.bus.keyring import Keyring
 from broker.bus.mirror import Mirror
 from broker.bus.survey import reach, workers_in
 from broker.child import Child, ChildError, Program
-from broker.config import DISABLED, Address, NatsSettings, Settings, child_environment
+from broker.config import Address, NatsSettings, Settings, child_environment
 from broker.embedded import EmbeddedError, EmbeddedNats
+from broker.provider_config import DISABLED
 from broker.rundir import RunFolder, RunFolderError
 
 # What each role runs; a worker gets its provider's name, sim where to listen, as last arguments.
