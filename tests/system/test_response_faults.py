@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import signal
 
+from broker import keys, subjects
+from broker.v1 import job_pb2, stored_pb2
 from tests.system.answers import create, over, post_stream, replay, text_of, upstream_calls
-from tests.system.stack import MakeStack, Stack, until
+from tests.system.stack import KEY, MakeStack, Stack, until
 
 SLOW = "sim/sim-tokens=30,delay_ms=50"
 
@@ -84,3 +86,48 @@ async def test_r19_a_background_response_sits_out_an_outage_and_is_told_once_it_
         return (await stack.ledger()).total().charges == 3
 
     await until(charged, "each is charged once")
+
+
+async def test_r19_a_worker_that_was_lost_behind_its_last_word_is_made_up_for(
+    make_stack: MakeStack,
+) -> None:
+    """It stored the response and died: whoever gets the job tells the end, and charges once."""
+    stack = await make_stack(workers=1)
+    async with stack.client() as client:
+        talk = (await client.post("/v1/conversations")).json()["id"]
+        asked = {"background": True, "conversation": talk}
+        name = (await create(client, "sim/echo", "hi", **asked))["id"]
+        done = await over(client, name)
+        stream = await replay(client, name)
+        items = (await client.get(f"/v1/conversations/{talk}/items")).json()
+
+        async def last() -> tuple[int, str]:
+            message = await stack.bus.js.get_last_msg("EVENTS", subjects.events(name))
+            logged = stored_pb2.LoggedEvents.FromString(message.data or b"")
+            return message.seq or 0, logged.events[-1].WhichOneof("kind") or ""
+
+        number, kind = await last()
+        assert kind == "completed"
+        await stack.bus.js.delete_msg("EVENTS", number)
+        assert (await last())[1] != "completed"
+        owner = keys.identifier(keys.digest(KEY))
+        job = job_pb2.Job(request_id=name, attempt=1, tenant="default", owner=owner)
+        job.route.CopyFrom(job_pb2.Route(provider="sim", pool="main", model="echo"))
+        lane = subjects.job(subjects.BACKGROUND, "sim", "main", "echo")
+        await stack.bus.js.publish(lane, job.SerializeToString())
+
+        async def told() -> bool:
+            return (await last())[1] == "completed"
+
+        await until(told, "the end is told")
+        assert await replay(client, name) == stream
+        assert await over(client, name) == done
+        assert (await client.get(f"/v1/conversations/{talk}/items")).json() == items
+        assert len(items["data"]) == 2
+
+    async def acked() -> bool:
+        return bool((await stack.bus.js.stream_info("BG")).state.messages == 0)
+
+    await until(acked, "the job is acked")
+    assert (await stack.ledger()).total().charges == 1
+    assert await upstream_calls(stack) == 1
