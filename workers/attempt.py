@@ -20,11 +20,11 @@ from broker.errors import InferenceError
 from broker.v1 import delivery_service_pb2, event_pb2, generation_pb2, job_pb2, record_pb2
 from workers.calls import Calls, Send
 from workers.delivery import EdgeLost
-from workers.emulation import AnyPlan, Plan, Prompts, Stepped, plan_of, total
+from workers.emulation import AnyPlan, Plan, Prompts, Split, Stepped, plan_of, total
 from workers.estimate import counted
 from workers.failures import Limits
 from workers.fetch import Fetcher
-from workers.keys import Key, Keys
+from workers.keys import Keys, Turn
 from workers.provider import Call, Decoder, Detached, Dialect, Provider, Unreadable
 from workers.state import own_state
 from workers.upload import Attachments, inlined, none
@@ -75,7 +75,7 @@ class Attempt:
         self._session = session
         self._provider = provider
         self._begun = time.monotonic()
-        self._secret = ""
+        self._turn: Turn
         self._content = self._completed = False
         self._dropped: tuple[str, ...] = ()
         self.called = False
@@ -104,18 +104,12 @@ class Attempt:
         It is made with the caller's own key, if the grant has one, else with one of `keys`.
         `attachments` opens the files of the request.
         """
-        job, model = self._job, self._job.route.model
-        key: Key | None = None
-        if not grant.credential:
-            key = keys.choose(job.request_id, model, job.avoid_keys, time.monotonic())
-        self._secret = grant.credential or (key.secret if key is not None else "")
+        turn = self._turn = Turn(keys, self._job, grant.credential, time.monotonic())
         try:
             await self._answer(request, grant, upstream, fetcher, attachments)
-            if key is not None:
-                keys.worked(key, model)
+            turn.worked()
         except InferenceError as exc:
-            if key is not None:
-                keys.failed(key, exc, model, job.avoid_keys, time.monotonic())
+            turn.failed(exc, time.monotonic())
             self._failed(exc, callers_key=bool(grant.credential))
         except (asyncio.CancelledError, EdgeLost):
             raise
@@ -179,7 +173,15 @@ class Attempt:
             plan = replace(plan, request=readable)
 
         async def call(request: generation_pb2.Request, send: Send) -> None:
-            await self._call(line, request, send, plan, decoders)
+            while True:
+                key = self._turn.key
+                try:
+                    return await self._call(line, request, send, plan, decoders)
+                except InferenceError as exc:
+                    # The calls that went well are paid for.
+                    again = isinstance(plan, Split)
+                    if not (again and self._turn.another(key, exc, time.monotonic())):
+                        raise
 
         ends = self._begun + (line.limits.deadline_s or math.inf)
         await Calls(plan, call, self._send, ends).make()
@@ -212,7 +214,7 @@ class Attempt:
         self.record.upstream_calls += 1
         reply = await line.upstream.open(
             call,
-            key=self._secret or None,
+            key=self._turn.secret or None,
             limits=line.limits,
             extra_headers=request.platform.extra_headers,
             attachments=line.attachments,
@@ -293,9 +295,7 @@ class Attempt:
     def _failed(self, error: InferenceError, *, callers_key: bool) -> None:
         if callers_key:
             error.reason = _CALLERS_FAULT.get(error.reason, error.reason)
-        if self._secret:
-            # Some providers repeat the key that they refuse.
-            error.message = error.message.replace(self._secret, "[hidden]")
+        error.message = self._turn.hidden(error.message)
         self.record.outcome = record_pb2.OUTCOME_FAILED
         self.record.reason = error.reason
         if error.upstream_status:

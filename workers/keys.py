@@ -13,7 +13,9 @@ import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from broker.dispatch import NEXT_KEY
 from broker.errors import InferenceError
+from broker.v1 import job_pb2
 
 # How long a key is left alone that was refused or has no money left, in seconds; and one that is
 # over its limit where the provider does not say for how long.
@@ -106,6 +108,63 @@ class Keys:
             elif end is not None:
                 ends = max(ends, end)
         return ends
+
+
+class Turn:
+    """The key that an attempt is made with, and those that take its place on the way.
+
+    `callers` is a key of the caller's own, beside which there is no other.
+    """
+
+    def __init__(self, keys: Keys, job: job_pb2.Job, callers: str, now: float) -> None:
+        self._keys = keys
+        self._request_id = job.request_id
+        self._model = job.route.model
+        self._callers = callers
+        self._avoid = list(job.avoid_keys)
+        self.key = None if callers else self._chosen(now)
+        self._used = [self.secret] if self.secret else []
+
+    @property
+    def secret(self) -> str:
+        """What calls are made with; empty where there is no key."""
+        return self._callers or (self.key.secret if self.key is not None else "")
+
+    def hidden(self, text: str) -> str:
+        """The text without any of the keys: some providers repeat the one that they refuse."""
+        for secret in self._used:
+            text = text.replace(secret, "[hidden]")
+        return text
+
+    def worked(self) -> None:
+        """The attempt was answered."""
+        if self.key is not None:
+            self._keys.worked(self.key, self._model)
+
+    def failed(self, error: InferenceError, now: float) -> None:
+        """The attempt failed so; `Keys.failed` says what becomes of `error`."""
+        if self.key is not None:
+            self._keys.failed(self.key, error, self._model, self._avoid, now)
+
+    def another(self, used: Key | None, error: InferenceError, now: float) -> bool:
+        """Whether a call that failed so with the key `used` is to be made with the present one.
+
+        That is another one where there is one that may be used at once.
+        """
+        if used is None or error.reason not in NEXT_KEY:
+            return False
+        if used is not self.key:
+            return True  # another call of the attempt came first
+        self._keys.failed(used, error, self._model, self._avoid, now)
+        if not error.other_keys:
+            return False
+        self._avoid.append(used.fingerprint)
+        self.key = self._chosen(now)
+        self._used.append(self.secret)
+        return True
+
+    def _chosen(self, now: float) -> Key | None:
+        return self._keys.choose(self._request_id, self._model, self._avoid, now)
 
 
 def _rest(error: InferenceError) -> tuple[float, bool] | None:

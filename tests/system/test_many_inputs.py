@@ -99,6 +99,7 @@ async def stack(
         name: {"base_url": fake.url(name), "api_key": "k"} for name in MODELS
     }
     providers["vertex_ai"]["options"] = {"project": "p1"}
+    providers["mistral"]["api_key"] = ["key-number-one", "key-number-two"]
     serves = ("sim", *MODELS)
     async with shared_stack(tmp_path_factory, providers=providers, serves=serves) as stack:
         yield stack
@@ -224,6 +225,26 @@ async def test_a_provider_that_wants_one_call_to_wait_is_left_alone_by_the_other
     refused, again = (at for at, first in enumerate(firsts) if first == "text 0")
     # Those under way, and those that wake with it.
     assert again - refused < 2 * CALLS_AT_ONCE
+
+
+async def test_the_other_calls_are_made_with_another_key_where_one_is_over_its_limit(
+    sdk: AsyncOpenAI, fake: FakeProvider
+) -> None:
+    """Nothing is asked for twice but what was refused, and nothing waits."""
+    served: list[str] = []
+
+    def answer(call: Received) -> Said:
+        if len(fake.calls) > 3 and call.key == fake.calls[0].key:
+            return Said(429, {"message": f"{call.key} is over"}, headers={"retry-after": "60"})
+        served.append(texts_of(call)[0])
+        return embedded(call)
+
+    fake.script = answer
+    wanted = inputs(512 * 20)[:10_000]
+    answered = await sdk.embeddings.create(model="mistral/mistral-embed", input=wanted)
+    assert [item.embedding for item in answered.data] == list(map(vector, wanted))
+    assert {call.key for call in fake.take()} == {"key-number-one", "key-number-two"}
+    assert len(served) == len(set(served)) == 20
 
 
 async def test_what_cannot_be_embedded_fails_the_whole_with_the_providers_error(

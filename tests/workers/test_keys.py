@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from broker.errors import InferenceError
-from workers.keys import BUSY_S, LONGEST_S, REFUSED_S, Key, Keys
+from broker.v1 import job_pb2
+from workers.keys import BUSY_S, LONGEST_S, REFUSED_S, Key, Keys, Turn
 
 SECRETS = ("sk-one", "sk-two", "sk-three")
 NOW = 1000.0
@@ -137,3 +138,47 @@ def test_a_key_that_works_again_is_one_like_the_others_at_once() -> None:
 def test_one_key_given_twice_is_one_key() -> None:
     keys = Keys(("sk-one", "sk-one"))
     assert fail(keys, chosen(keys), "upstream_credentials", status=401).other_keys == 0
+
+
+def turn(keys: Keys, callers: str = "", avoid: tuple[str, ...] = ()) -> Turn:
+    job = job_pb2.Job(request_id="r1", avoid_keys=avoid)
+    job.route.model = "m"
+    return Turn(keys, job, callers, NOW)
+
+
+def test_an_attempt_changes_its_key_while_there_is_another() -> None:
+    keys = Keys(SECRETS)
+    attempt = turn(keys)
+    used = []
+    for _ in SECRETS:
+        assert attempt.key is not None
+        used.append(attempt.key)
+        limited = InferenceError("upstream_rate_limit", "no", retry_after=60)
+        changed = attempt.another(attempt.key, limited, NOW)
+    assert not changed
+    assert {key.secret for key in used} == set(SECRETS)
+    assert attempt.hidden(" ".join(SECRETS)) == "[hidden] [hidden] [hidden]"
+    # The next request knows, too.
+    assert chosen(keys, avoid=(used[0].fingerprint,)) is not used[0]
+
+
+def test_a_call_that_comes_late_takes_the_key_that_another_changed_to() -> None:
+    attempt = turn(Keys(SECRETS))
+    first = attempt.key
+    limited = InferenceError("upstream_rate_limit", "no")
+    assert attempt.another(first, limited, NOW)
+    second = attempt.key
+    assert second is not first
+    assert attempt.another(first, limited, NOW)
+    assert attempt.key is second
+
+
+def test_no_other_key_helps_against_other_errors_nor_for_a_key_of_the_callers_own() -> None:
+    attempt = turn(Keys(SECRETS))
+    assert not attempt.another(attempt.key, InferenceError("upstream_error", "no"), NOW)
+    own = turn(Keys(SECRETS), callers="sk-own")
+    assert own.secret == "sk-own"
+    assert not own.another(own.key, InferenceError("upstream_rate_limit", "no"), NOW)
+    assert own.hidden("sk-own sk-one") == "[hidden] sk-one"
+    own.failed(InferenceError("upstream_rate_limit", "no"), NOW)
+    own.worked()
