@@ -68,6 +68,15 @@ def test_the_children_are_listed_with_their_pids(running: Up) -> None:
     assert all(alive(pid) for pid in pids.values())
 
 
+def test_the_nats_server_uses_one_core_and_nobody_else_is_told_so(running: Up) -> None:
+    told = {
+        role
+        for (role, _), pid in running.pids().items()
+        if b"GOMAXPROCS=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    }
+    assert told == {"nats"}
+
+
 def test_providers_without_a_key_are_named_in_one_line(running: Up) -> None:
     assert "Providers on:       sim\n" in running.banner
     off = next(line for line in running.banner.splitlines() if line.startswith("Providers off:"))
