@@ -16,11 +16,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from broker.config import Settings
 from broker.telemetry import Metrics, Telemetry
 from edge.auth import Authenticator
+from edge.claims import Claims
 from edge.http.call import Reporter
 from edge.http.framed import Framed
 from edge.http.framework import framework
 from edge.http.inference import InferenceRoute, Ingress
-from edge.http.once import OnceOnly
 from edge.http.protocol import protocol
 from edge.http.responses import CountInput, CreateResponse, ReadResponse
 from edge.http.seams import EngineLike
@@ -44,13 +44,13 @@ def create_app(
     telemetry: Telemetry | None = None,
     responses: ResponseService | None = None,
     *,
-    once: OnceOnly | None = None,
+    claims: Claims | None = None,
 ) -> ASGIApp:
     """The ASGI application; it has to be served as `serve` says."""
     telemetry = telemetry or Telemetry.silent("edge")
     streams = OpenStreams(settings.limits.streams_per_key)
     _register_gauges(telemetry.metrics, engine, streams)
-    ingress = Ingress(engine, auth, settings.limits, streams, Reporter(telemetry), once)
+    ingress = Ingress(engine, auth, settings.limits, streams, Reporter(telemetry), claims)
     hot: dict[tuple[str, str], ASGIApp] = {
         ("POST", path): InferenceRoute(form, ingress) for path, form in ROUTES.items()
     }

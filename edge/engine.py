@@ -285,7 +285,7 @@ class Engine:
         if cost is not None:
             completed.cost.CopyFrom(cost)
         if not exchange.provider_keys:
-            self._health.worked(target)
+            self._health.worked(target, attempt.published_at)
         self._recorder.charge(
             record_pb2.Charge(
                 request_id=exchange.request_id,
@@ -305,7 +305,7 @@ class Engine:
         """A provider failed an attempt: routes of others may avoid it."""
         # A caller's own key tells nothing of ours, nor does one key of several.
         if not exchange.provider_keys and not error.other_keys:
-            self._health.failed(attempt.target, error)
+            self._health.failed(attempt.target, error, attempt.published_at)
 
     def ended(self, exchange: Exchange) -> None:
         """An exchange is over."""
@@ -335,9 +335,11 @@ class Engine:
     async def _fresh(self) -> routing.Fleet:
         """Absence is believed after a fresh read, and an open link is presence too (R12)."""
         await self._fleet.refresh()
-        links = {link.provider: {link.pool: frozenset[str]()} for link in self._delivery.links}
         fleet = self._fleet.fleet
-        return routing.Fleet({**links, **fleet.live}, fleet.known)
+        live = {provider: dict(pools) for provider, pools in fleet.live.items()}
+        for link in self._delivery.links:
+            live.setdefault(link.provider, {}).setdefault(link.pool, frozenset())
+        return routing.Fleet(live, fleet.known)
 
     def _own(self, provider: str) -> int:
         """Requests of this edge that wait for a provider or run there."""

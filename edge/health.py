@@ -33,16 +33,16 @@ class Health:
         """Stop following."""
         await self._shared.close()
 
-    def failed(self, target: Target, error: InferenceError) -> None:
-        """An attempt with the operator's own key failed."""
+    def failed(self, target: Target, error: InferenceError, begun: float) -> None:
+        """An attempt with the operator's own key failed; `begun` in seconds of the loop's clock."""
         place = target.provider, target.model
-        if rest := self._breakers.failed(place, error, self._loop.time()):
+        if rest := self._breakers.failed(place, error, begun, self._loop.time()):
             self._share(place, rest)
 
-    def worked(self, target: Target) -> None:
+    def worked(self, target: Target, begun: float) -> None:
         """An attempt was answered."""
         place = target.provider, target.model
-        if self._breakers.worked(place):
+        if self._breakers.worked(place, begun):
             self._share(place, 0)
 
     def chosen(self, target: Target) -> None:

@@ -17,9 +17,9 @@ from broker.config import Settings
 from broker.telemetry import Telemetry
 from edge.app import create_app, serve
 from edge.auth import Authenticator
+from edge.claims import Claims
 from edge.engine import Engine
 from edge.hosted import HostedTools
-from edge.http.once import OnceOnly
 from edge.responses.service import ResponseService
 from edge.rpc.server import RpcServer
 
@@ -66,8 +66,8 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
     version = metadata.version("millrace")
     rpc = RpcServer(engine, auth, settings, version, telemetry, responses=responses)
     await rpc.start()
-    once = OnceOnly(bus, engine.name, engine.edge_lives)
-    app = create_app(settings, engine, auth, telemetry, responses, once=once)
+    claims = Claims(bus, engine.name, engine.edge_lives)
+    app = create_app(settings, engine, auth, telemetry, responses, claims=claims)
     server = _Server(serve(app, settings))
     serving = asyncio.create_task(server.serve(), name="http")
     stopping = asyncio.create_task(stop.wait(), name="stop")
@@ -87,6 +87,7 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
         follow.cancel()
         await rpc.close()
         await responses.close()
+        await claims.close()
         await engine.close()
 
 

@@ -16,6 +16,7 @@ from edge.health import Health
 
 # Callers choose names: they must not fill the memory.
 _MOST_KEPT = 10_000
+_LONGEST = 1000
 
 
 class Router:
@@ -36,7 +37,7 @@ class Router:
         self._health = health
         self._dice = random.Random().random
         # For this fleet: names with one candidate, and who answers what asks alike.
-        self._plain: dict[str, routing.Decision] = {}
+        self._plain: dict[tuple[str, str], routing.Decision] = {}
         self._slates: dict[tuple[Hashable, ...], routing.Slate] = {}
         self._seen: routing.Fleet | None = None
 
@@ -48,13 +49,16 @@ class Router:
             self._slates.clear()
             self._seen = fleet
         platform = request.platform
-        name = "" if platform.provider or platform.models else operations.model(request)
-        if (known := self._plain.get(name)) is not None:
+        if platform.provider or platform.models:
+            return await self.explain(request)
+        plain = operations.name(request), operations.model(request)
+        if (known := self._plain.get(plain)) is not None:
             return known
         decision = await self.explain(request)
         alone = len(decision.chosen) == 1 and not decision.left_out
-        if name and alone and len(self._plain) < _MOST_KEPT:
-            self._plain[name] = decision
+        lasting = alone and not decision.chosen[0].wish.limits
+        if lasting and len(self._plain) < _MOST_KEPT and len(plain[1]) < _LONGEST:
+            self._plain[plain] = decision
         return decision
 
     async def explain(self, request: generation_pb2.Request) -> routing.Decision:
@@ -76,6 +80,7 @@ class Router:
         slate = self._slates.get(alike) if fleet is self._seen else None
         if slate is None:
             slate = routing.slate(ask, world)
-            if fleet is self._seen and len(self._slates) < _MOST_KEPT:
+            short = len(ask.model) + len(request.platform.provider) + sum(map(len, ask.models))
+            if fleet is self._seen and len(self._slates) < _MOST_KEPT and short < _LONGEST:
                 self._slates[alike] = slate
         return routing.decide(ask, world, self._dice, slate)

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nats.errors import Error as NatsError
+from nats.js.errors import APIError, KeyDeletedError, KeyNotFoundError
 from nats.js.errors import Error as JetStreamError
-from nats.js.errors import KeyDeletedError, KeyNotFoundError, KeyWrongLastSequenceError
 
 from broker import subjects
 from broker.bus.connection import Bus, BusError
@@ -21,72 +21,68 @@ from broker.v1 import stored_pb2
 
 # How long an answer is kept.
 KEPT_S = 86_400.0
+# What is left of a forgotten record goes by itself after this long.
+_GONE_S = 1.0
+_WRONG_SEQUENCE = 10071
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A record as it was read."""
+    """A record as it was read; None where only its place is left."""
 
-    record: stored_pb2.Once
+    record: stored_pb2.Once | None
     revision: int
 
 
 class OnceStore:
-    """See the module. A name is the caller's own, and of one tenant."""
+    """See the module. A name is the caller's own, and of one owner."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
 
-    async def create(self, tenant: str, name: str, record: stored_pb2.Once, ttl_s: float) -> int:
-        """Write a new record; returns its revision, 0 when there is one already."""
+    async def get(self, owner: str, name: str) -> Found:
+        """The record of a name; revision 0 where there never was one."""
         with _mapped():
             bucket = await self._bus.kv(subjects.IDEMPOTENCY)
             try:
-                return await bucket.create(
-                    _key(tenant, name), record.SerializeToString(), msg_ttl=math.ceil(ttl_s)
-                )
-            except KeyWrongLastSequenceError:
-                return 0
+                entry = await bucket.get(_key(owner, name))
+            except KeyDeletedError as exc:
+                return Found(None, (exc.entry.revision or 0) if exc.entry else 0)
+            except KeyNotFoundError:
+                return Found(None, 0)
+        # A forgotten record, and the server's mark of one whose time was over, are empty.
+        record = stored_pb2.Once.FromString(entry.value) if entry.value else None
+        return Found(record, entry.revision or 0)
 
-    async def get(self, tenant: str, name: str) -> Found | None:
-        """The record of a name."""
-        with _mapped():
-            bucket = await self._bus.kv(subjects.IDEMPOTENCY)
-            try:
-                entry = await bucket.get(_key(tenant, name))
-            except (KeyNotFoundError, KeyDeletedError):
-                return None
-        return Found(stored_pb2.Once.FromString(entry.value or b""), entry.revision or 0)
-
-    async def replace(
-        self, tenant: str, name: str, record: stored_pb2.Once, revision: int, ttl_s: float
+    async def put(
+        self, owner: str, name: str, record: stored_pb2.Once, revision: int, ttl_s: float
     ) -> int:
-        """Write a record that was read; returns its revision, 0 when it was changed since."""
-        subject = f"$KV.{subjects.IDEMPOTENCY}.{_key(tenant, name)}"
+        """Write over what was read; returns the new revision, 0 when it was changed since."""
+        return await self._write(owner, name, record.SerializeToString(), revision, ttl_s)
+
+    async def forget(self, owner: str, name: str, revision: int) -> None:
+        """Forget a record that was read, unless it was changed since."""
+        await self._write(owner, name, b"", revision, _GONE_S)
+
+    async def _write(self, owner: str, name: str, data: bytes, revision: int, ttl_s: float) -> int:
         headers = {
             "Nats-Expected-Last-Subject-Sequence": str(revision),
             "Nats-TTL": str(math.ceil(ttl_s)),
         }
+        subject = f"$KV.{subjects.IDEMPOTENCY}.{_key(owner, name)}"
         with _mapped():
+            await self._bus.kv(subjects.IDEMPOTENCY)
             try:
-                ack = await self._bus.js.publish(
-                    subject, record.SerializeToString(), headers=headers, timeout=2
-                )
-            except JetStreamError as exc:
-                if "wrong last sequence" not in str(exc):
+                ack = await self._bus.js.publish(subject, data, headers=headers, timeout=2)
+            except APIError as exc:
+                if exc.err_code != _WRONG_SEQUENCE:
                     raise
                 return 0
         return ack.seq
 
-    async def delete(self, tenant: str, name: str, revision: int) -> None:
-        """Forget a record that was read, unless it was changed since."""
-        with _mapped(), contextlib.suppress(KeyWrongLastSequenceError):
-            bucket = await self._bus.kv(subjects.IDEMPOTENCY)
-            await bucket.delete(_key(tenant, name), last=revision)
 
-
-def _key(tenant: str, name: str) -> str:
-    return subjects.once_key(tenant, hashlib.sha256(f"{tenant}\0{name}".encode()).hexdigest())
+def _key(owner: str, name: str) -> str:
+    return subjects.once_key(owner, hashlib.sha256(f"{owner}\0{name}".encode()).hexdigest())
 
 
 @contextlib.contextmanager

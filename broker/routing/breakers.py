@@ -6,6 +6,7 @@ request may try (a probe), and its success closes the breaker.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from broker.errors import InferenceError
@@ -40,37 +41,42 @@ Place = tuple[str, str]
 class _Breaker:
     failures: int = 0
     interval_s: float = 0.0
+    # When it opened last; what began before tells nothing new.
+    opened: float = -math.inf
     # When the next probe may go; 0 = it is closed.
     until: float = 0.0
 
 
 class Breakers:
-    """By (provider, model). Times are seconds of one monotonic clock."""
+    """By (provider, model). Times are seconds of one monotonic clock; `begun` is an attempt's."""
 
     def __init__(self) -> None:
         self._breakers: dict[Place, _Breaker] = {}
 
-    def failed(self, place: Place, error: InferenceError, now: float) -> float:
+    def failed(self, place: Place, error: InferenceError, begun: float, now: float) -> float:
         """Take a failure into account; returns for how long it is to be left alone, 0 = not."""
         if error.reason not in _FAILING and error.reason not in _AT_ONCE:
             return 0.0
         if len(self._breakers) >= _MOST:
             self._breakers.clear()
         breaker = self._breakers.setdefault(place, _Breaker())
+        if begun < breaker.opened:
+            return 0.0
         breaker.failures += 1
-        if breaker.until > now:
-            return 0.0  # a straggler from before it opened
         if breaker.failures < FAILURES and error.reason in _FAILING and not breaker.until:
             return 0.0
         breaker.interval_s = min(max(breaker.interval_s * 2, FIRST_S), LONGEST_S)
         rest = max(breaker.interval_s, min(error.retry_after or 0.0, _BELIEVED_S))
-        breaker.until = now + rest
+        breaker.opened, breaker.until = now, now + rest
         return rest
 
-    def worked(self, place: Place) -> bool:
+    def worked(self, place: Place, begun: float) -> bool:
         """An answer came; returns whether that closed an open breaker."""
-        breaker = self._breakers.pop(place, None) if self._breakers else None
-        return breaker is not None and breaker.until > 0
+        breaker = self._breakers.get(place) if self._breakers else None
+        if breaker is None or begun < breaker.opened:
+            return False
+        del self._breakers[place]
+        return breaker.until > 0
 
     def told(self, place: Place, rest_s: float, now: float) -> None:
         """Somebody else's breaker opened for `rest_s`, or closed (0)."""
@@ -78,7 +84,7 @@ class Breakers:
             self._breakers.pop(place, None)
             return
         breaker = self._breakers.setdefault(place, _Breaker(FAILURES, FIRST_S))
-        breaker.until = max(breaker.until, now + rest_s)
+        breaker.opened, breaker.until = now, max(breaker.until, now + rest_s)
 
     def resting(self, place: Place, now: float) -> bool:
         """Whether it is to be tried last."""

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from starlette.types import Receive, Scope, Send
 
@@ -16,10 +15,11 @@ from broker.errors import InferenceError
 from broker.keys import KeyRecord
 from broker.v1 import event_pb2, generation_pb2
 from edge.auth import Authenticator, authorization
+from edge.claims import Claim, Claims, Named, digest
 from edge.http.body import ClientGoneError, read_json_body
 from edge.http.call import Call, Reporter
 from edge.http.form_body import read_form
-from edge.http.once import OnceOnly, Replayed
+from edge.http.once import Recorded, Replayed
 from edge.http.reply import error_reply
 from edge.http.seams import EngineLike, ExchangeLike, Submits
 from edge.http.slots import OpenStreams
@@ -40,7 +40,7 @@ class Ingress:
     streams: OpenStreams
     reporter: Reporter
     # None: idempotency keys are not looked at.
-    once: OnceOnly | None = None
+    claims: Claims | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class InferenceRoute:
         self._limits = ingress.limits
         self._streams = ingress.streams
         self._reporter = ingress.reporter
-        self._once = ingress.once
+        self._claims = ingress.claims
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = Call(scope, self._form.request_id)
@@ -126,7 +126,7 @@ class InferenceRoute:
                 answer.feed(batch)
         finally:
             exchange.close()
-        body = await self._body(asked, answer)
+        body = await self._body(call, asked, answer)
         headers = call.answer_headers(started, exchange.route)
         headers.append((b"content-type", answer.content_type))
         if isinstance(body, bytes):
@@ -151,7 +151,7 @@ class InferenceRoute:
             if call.gone:
                 raise InferenceError("client_gone", "the client has left")
 
-    async def _body(self, _asked: Asked, answer: Answer) -> bytes | Iterator[bytes]:
+    async def _body(self, _call: Call, _asked: Asked, answer: Answer) -> bytes | Iterator[bytes]:
         """The body of a whole answer that is complete."""
         return answer.render()
 
@@ -211,8 +211,25 @@ class InferenceRoute:
             exchange.divert(take)
 
     async def _submit(self, call: Call, asked: Asked) -> ExchangeLike:
-        run = partial(
-            self._engine.submit,
+        """The exchange of a request, or the answer of the one that has its name."""
+        name = call.idempotency_key()
+        if name is None or self._claims is None:
+            return await self._run(call, asked)
+        told = digest(asked.request, asked.attachments)
+        taken = await self._claims.take(
+            Named(asked.key.owner, name, call.request_id, told, asked.timeout_s)
+        )
+        if not isinstance(taken, Claim):
+            call.replayed = True
+            return Replayed(taken)
+        try:
+            return Recorded(await self._run(call, asked), taken)
+        except BaseException:
+            taken.release()
+            raise
+
+    async def _run(self, call: Call, asked: Asked) -> ExchangeLike:
+        return await self._engine.submit(
             asked.request,
             asked.key,
             request_id=call.request_id,
@@ -220,19 +237,6 @@ class InferenceRoute:
             provider_key=call.provider_key(),
             attachments=asked.attachments,
         )
-        name = call.idempotency_key()
-        if name is None or self._once is None:
-            return await run()
-        exchange = await self._once.submit(
-            run,
-            asked.request,
-            tenant=asked.key.tenant,
-            name=name,
-            request_id=call.request_id,
-            timeout_s=asked.timeout_s,
-        )
-        call.replayed = isinstance(exchange, Replayed)
-        return exchange
 
     async def _refuse(self, call: Call, error: InferenceError, send: Send) -> None:
         """Tell the caller, where that is still possible."""

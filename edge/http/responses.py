@@ -58,22 +58,24 @@ class CreateResponse(InferenceRoute):
         except InferenceError as exc:
             raise as_responses(exc) from exc
 
-    async def _submit(self, call: Call, asked: Asked) -> ExchangeLike:
+    async def _run(self, call: Call, asked: Asked) -> ExchangeLike:
         assert isinstance(asked, _Asked)  # noqa: S101  # `_answer` made it
         whole = Asked(asked.turn.whole, asked.key, asked.timeout_s)
-        return await super()._submit(call, whole)
+        return await super()._run(call, whole)
 
-    async def _body(self, asked: Asked, answer: Answer) -> bytes:
+    async def _body(self, call: Call, asked: Asked, answer: Answer) -> bytes:
         assert isinstance(asked, _Asked)  # noqa: S101  # `_answer` made it
         assert isinstance(answer, ResponsesAnswer)  # noqa: S101  # the form's
-        await self._service.finish(asked.turn, answer.stored(completed_at=now()))
+        if not call.replayed:  # else it was stored, and may have been deleted since
+            await self._service.finish(asked.turn, answer.stored(completed_at=now()))
         return answer.render()
 
     async def _last(self, call: Call, asked: Asked, events: Stream) -> bytes:
         assert isinstance(asked, _Asked)  # noqa: S101  # `_answer` made it
         assert isinstance(events, ResponsesStream)  # noqa: S101  # the form's
         try:
-            await self._service.finish(asked.turn, events.stored(completed_at=now()))
+            if not call.replayed:
+                await self._service.finish(asked.turn, events.stored(completed_at=now()))
         except InferenceError as exc:
             # Behind the events that are ready to be sent.
             call.reason = exc.reason
