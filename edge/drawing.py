@@ -127,7 +127,8 @@ class Drawing:
         self._tool = tool
         self._model = model
         self._request = hosted_images.with_function(request, tool)
-        self._most = request.generate.max_tool_calls or _MOST_ROUNDS
+        asked = request.generate
+        self._most = asked.max_tool_calls if asked.HasField("max_tool_calls") else _MOST_ROUNDS
         self._loop = asyncio.get_running_loop()
         self._deadline = self._loop.time() + terms.timeout_s
         self._first: Exchange

@@ -1,8 +1,8 @@
 """Decides where a request goes, and can say why; pure.
 
 Aliases and fallbacks are expanded, every name becomes its candidates, conditions leave some out
-and the rest are ranked. Source: the routing of the seed APIs and of OpenRouter, as far as they
-agree.
+and the rest are ranked. Source: OpenRouter's provider routing, Unify's `model@provider` and
+haimaker's `compliance`, as far as they agree.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Reads a model's name: `provider/model`, `model@provider`, `model@mode<limits`, `model:floor`.
 
-Source: the naming forms of the public routing APIs (facts on routing, "Naming a model").
+Source: Unify's endpoint names and OpenRouter's suffixes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Reads the `provider` object of a request: how the caller wants it routed.
 
-Source: OpenRouter's provider preferences and the compliance filter of the seed APIs.
+Source: OpenRouter's provider preferences, and haimaker's `compliance`.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ _CALL = "image_generation_call"
 _MOST_IMAGES = 16
 _Generate = generation_pb2.GenerateRequest
 _Choice = generation_pb2.ToolChoice
+_FOR_ALL = ("compliance", "data_collection", "zdr")
 _FIELDS = (
     "background",
     "input_fidelity",
@@ -231,7 +232,17 @@ def image_request(
         if platform.HasField(name):  # type: ignore[arg-type]
             setattr(asked.platform, name, getattr(platform, name))
     asked.platform.tags.extend(platform.tags)
+    asked.platform.provider = conditions(platform.provider)
     return asked
+
+
+def conditions(preferences: bytes) -> bytes:
+    """Of a `provider` object what holds for whoever sees the prompt, not for one model's choice."""
+    if not preferences:
+        return b""
+    given = msgspec.json.decode(preferences, type=dict[str, msgspec.Raw])
+    kept = {name: value for name, value in given.items() if name in _FOR_ALL}
+    return msgspec.json.encode(kept) if kept else b""
 
 
 # --- pictures that are there already --------------------------------------------------------------

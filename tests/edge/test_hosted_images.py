@@ -270,3 +270,10 @@ async def test_without_the_setting_the_tool_is_refused_and_the_setting_named() -
     await submit(tools, parse(tools=[{**TOOL, "model": "openai/gpt-image-2"}]))
     await submit(tools, parse(tools=[]))
     assert len(engine.asked) == 2
+
+
+def test_who_draws_is_held_to_what_holds_for_everybody() -> None:
+    given = b'{"order": ["groq"], "zdr": true, "compliance": "EU", "max_price": {"prompt": 1}}'
+    assert json.loads(hosted_images.conditions(given)) == {"zdr": True, "compliance": "EU"}
+    assert hosted_images.conditions(b'{"sort": "price"}') == b""
+    assert hosted_images.conditions(b"") == b""

@@ -34,7 +34,7 @@ class Case:
     only: str = ""
 
 
-# Source: the failover catalogue in the facts on failures. Upper bounds of seconds leave room for a
+# Source: failoverbench (2026-09). Upper bounds of seconds leave room for a
 # slow machine where the catalogue's own bound is the limit that was set.
 CATALOGUE = {
     "S01 429 with Retry-After, once": Case(
