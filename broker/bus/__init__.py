@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from broker.bus import lean  # noqa: F401  isort: skip
 from broker.bus.connection import Bus, BusError, connect
 
 __all__ = ["Bus", "BusError", "connect"]

@@ -15,6 +15,8 @@ from nats.js import JetStreamContext
 from nats.js.errors import BucketNotFoundError, ServiceUnavailableError
 from nats.js.kv import KeyValue
 
+from broker.bus import lean
+
 if TYPE_CHECKING:
     from broker.config import NatsSettings
 
@@ -163,6 +165,8 @@ async def connect(settings: NatsSettings, *, name: str, patience_s: float = 10.0
             level = logging.WARNING if nc.is_connected else logging.DEBUG
             _log.log(level, "NATS: %s", exc or type(exc).__name__)
 
+    if (settings.url or "").startswith(("ws://", "wss://")):
+        lean.use_websockets()
     nc = Client()
     try:
         # With endless reconnects the client would try for ever inside its first connect, too.

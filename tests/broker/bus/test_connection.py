@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from broker.bus import connection as connection_module
 from broker.bus.fleet import create_fleet_token, fleet_token
 from broker.bus.layout import ensure_layout
 from broker.config import NatsSettings, Settings, load_settings
+from broker.embedded import find_binary
 from tests.broker.bus.server import NatsServer, Proxy, until
 from tests.ports import free_port
 
@@ -135,3 +138,25 @@ async def test_the_fleet_token_is_waited_for(bus: Bus) -> None:
     assert not waiting.done()
     await create_fleet_token(bus)
     assert await asyncio.wait_for(waiting, 2)
+
+
+def test_what_serves_websockets_alone_is_not_loaded() -> None:
+    code = "import broker.bus, sys; assert 'nats' in sys.modules and 'aiohttp' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
+
+
+@pytest.mark.filterwarnings("ignore:parameter .timeout.:DeprecationWarning")  # of nats-py
+async def test_a_server_is_reached_over_websockets(tmp_path: Path) -> None:
+    port, web = free_port(), free_port()
+    config = tmp_path / "nats.conf"
+    config.write_text(f"listen: 127.0.0.1:{port}\nwebsocket {{ port: {web}, no_tls: true }}\n")
+    server = subprocess.Popen([str(find_binary()), "-c", str(config)], stderr=subprocess.DEVNULL)
+    try:
+        bus = await connect(NatsSettings(url=f"ws://127.0.0.1:{web}"), name="web")
+        inbox = await bus.nc.subscribe("there")
+        await bus.nc.publish("there", b"hello")
+        assert (await inbox.next_msg(5)).data == b"hello"
+        await bus.close()
+    finally:
+        server.kill()
+        server.wait()
