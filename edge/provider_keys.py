@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
 from broker.routing import Target
 from broker.settings import Settings
 from broker.v1 import generation_pb2
-from broker.vault import Vault, VaultError, open_vault
 from edge.translate.headers import PROVIDER_KEY
+
+if TYPE_CHECKING:
+    from broker.vault import Vault
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +67,9 @@ class ProviderKeys:
         return [target for target in targets if target.provider in found], found
 
     def _stored(self, key: KeyRecord, provider: str) -> str:
+        # cryptography takes 7 MB, which most edges have no use for.
+        from broker.vault import VaultError, open_vault  # noqa: PLC0415
+
         try:
             if self._vault is None:
                 self._vault = open_vault(self._settings)
