@@ -59,6 +59,11 @@ async def test_sigterm_lets_an_edge_finish_and_refuses_the_rest(stack: Stack) ->
         call = asyncio.create_task(stack.chat(client, "sim/sim-tokens=2,ttft_ms=1500"))
         await until(lambda: open_calls(stack, 1), "it runs")
         stack.processes["edge"].kill(signal.SIGTERM)
+
+        async def leaving() -> bool:
+            return not await stack.ready()
+
+        await until(leaving, "the edge heard it")
         late = await stack.chat(client, "sim/sim-tokens=2")
         assert late.status_code == 503
         assert late.json()["error"]["code"] == "draining"

@@ -56,6 +56,8 @@ async def test_reflection_lists_the_services_and_their_types(client: Client) -> 
     names = {service.name for service in replies[0].list_services_response.service}
     assert names == {
         "broker.v1.InferenceService",
+        "broker.v1.ResponsesService",
+        "broker.v1.ConversationsService",
         "broker.v1.ControlService",
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
