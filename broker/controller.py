@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 
 import msgspec
 
 from broker import presence, subjects
 from broker.bus import Bus, BusError
+from broker.bus.ending import end
 from broker.bus.fleet import create_fleet_token
 from broker.bus.layout import ensure_layout, ensure_pool
 from broker.bus.mirror import Mirror
@@ -43,9 +43,7 @@ class Controller:
     async def close(self) -> None:
         """Stop."""
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await end(self._task)
         await self._leases.close()
 
     async def _lay_out(self) -> None:

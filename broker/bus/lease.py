@@ -11,6 +11,7 @@ from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
 
 from broker.bus.connection import Bus
+from broker.bus.ending import end
 
 _log = logging.getLogger(__name__)
 
@@ -60,9 +61,7 @@ class Lease:
     async def release(self) -> None:
         """Give the lease up now."""
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await end(self._task)
         # Without a server it ends by itself.
         with contextlib.suppress(NatsError, JetStreamError, TimeoutError):
             async with asyncio.timeout(_RELEASE_S):

@@ -14,6 +14,7 @@ from nats.js.errors import Error as JetStreamError
 from nats.js.kv import KeyValue
 
 from broker.bus.connection import Bus, BusError
+from broker.bus.ending import end
 
 _log = logging.getLogger(__name__)
 
@@ -68,9 +69,7 @@ class Mirror:
     async def close(self) -> None:
         """Stop following."""
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await end(self._task)
 
     async def _follow(self) -> None:
         while True:
