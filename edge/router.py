@@ -54,7 +54,10 @@ class Router:
         plain = operations.name(request), operations.model(request)
         if (known := self._plain.get(plain)) is not None:
             return known
-        decision = await self.explain(request)
+        try:
+            decision = self._decide(request, fleet)
+        except InferenceError as exc:
+            return await self._afresh(request, exc)
         alone = len(decision.chosen) == 1 and not decision.left_out
         lasting = alone and not decision.chosen[0].wish.limits
         if lasting and len(self._plain) < _MOST_KEPT and len(plain[1]) < _LONGEST:
@@ -66,8 +69,14 @@ class Router:
         try:
             return self._decide(request, self._fleet.fleet)
         except InferenceError as exc:
-            if exc.reason != "no_worker":
-                raise
+            return await self._afresh(request, exc)
+
+    async def _afresh(
+        self, request: generation_pb2.Request, exc: InferenceError
+    ) -> routing.Decision:
+        """The decision where workers seem to be absent: of this moment, and never kept."""
+        if exc.reason != "no_worker":
+            raise exc
         return self._decide(request, await self._fresh())
 
     def _decide(self, request: generation_pb2.Request, fleet: routing.Fleet) -> routing.Decision:

@@ -1,0 +1,86 @@
+"""What the router keeps of its decisions, and what it decides anew each time."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from broker.catalog.catalog import Catalog
+from broker.catalog.offers import NANO, Offer, Rates
+from broker.errors import InferenceError
+from broker.routing import Fleet
+from broker.routing.world import Live, Rules
+from broker.v1 import generation_pb2
+from edge.router import Router
+
+CATALOG = Catalog(
+    [Offer("groq", "m", "maker/m", rates=Rates({"input_tokens": NANO, "output_tokens": NANO}))]
+)
+UP = Fleet({"groq": {"main": frozenset({"m"})}}, frozenset({"groq"}))
+DOWN = Fleet({}, frozenset({"groq"}))
+
+
+class Edge:
+    """A router with a fleet and a state that tests change."""
+
+    def __init__(self, fleet: Fleet = UP) -> None:
+        self.view: Any = SimpleNamespace(fleet=fleet)
+        self.linked = fleet
+        self.live = Live(first_ms=10)
+        health: Any = SimpleNamespace(state=lambda _provider, _model: self.live)
+        self.router = Router(self.view, self.fresh, CATALOG, Rules(), health)
+
+    async def fresh(self) -> Fleet:
+        return self.linked
+
+    async def providers(self, request: generation_pb2.Request) -> list[str]:
+        return [t.provider for t in (await self.router.decide(request)).targets]
+
+    async def reason(self, request: generation_pb2.Request) -> str:
+        with pytest.raises(InferenceError) as told:
+            await self.router.decide(request)
+        return told.value.reason
+
+
+def chat(model: str = "groq/m") -> generation_pb2.Request:
+    return generation_pb2.Request(generate=generation_pb2.GenerateRequest(model=model))
+
+
+async def test_a_plain_name_is_decided_once_for_each_fleet() -> None:
+    edge = Edge()
+    assert await edge.router.decide(chat()) is await edge.router.decide(chat())
+    edge.view.fleet = edge.linked = DOWN
+    assert await edge.reason(chat()) == "no_worker"
+
+
+async def test_another_operation_is_another_decision() -> None:
+    edge = Edge()
+    embed = generation_pb2.Request()
+    embed.embed.model = "groq/m"
+    assert await edge.providers(chat()) == ["groq"]
+    assert await edge.reason(embed) == "unsupported_operation"
+
+
+async def test_limits_are_held_against_the_present_state() -> None:
+    edge = Edge()
+    assert await edge.providers(chat("m@ttft<50ttft")) == ["groq"]
+    edge.live = Live(first_ms=9999)
+    assert await edge.reason(chat("m@ttft<50ttft")) == "no_matching_provider"
+
+
+async def test_a_worker_that_only_its_link_shows_is_looked_for_each_time() -> None:
+    edge = Edge(DOWN)
+    edge.linked = UP
+    assert await edge.providers(chat()) == ["groq"]
+    edge.linked = DOWN
+    assert await edge.reason(chat()) == "no_worker"
+
+
+async def test_preferences_are_never_taken_for_a_plain_name() -> None:
+    edge = Edge()
+    assert await edge.providers(chat()) == ["groq"]
+    picky = chat()
+    picky.platform.provider = b'{"ignore": ["groq"]}'
+    assert await edge.reason(picky) == "no_matching_provider"
