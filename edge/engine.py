@@ -171,7 +171,7 @@ class Engine:
         plan = dispatch.Plan(targets)
         if plan.has_next:
             self._health.chosen(plan.target)
-        if alias and (key.tenant, alias) in self._aliases:
+        if alias and (key.owner, alias) in self._aliases:
             raise InferenceError(
                 "idempotency_conflict", f"request {alias!r} is running already", param="request_id"
             )
@@ -189,7 +189,7 @@ class Engine:
         exchange.route = decision.explained
         self.exchanges[request_id] = exchange
         if alias:
-            self._aliases[key.tenant, alias] = request_id
+            self._aliases[key.owner, alias] = request_id
         queue = self._queues[plan.target.provider, plan.target.pool]
         try:
             room = 1 if accepted else self._settings.limits.queue_size - self.queued()
@@ -207,10 +207,10 @@ class Engine:
         """It is over. Idempotent."""
         self._held.discard(whole)
 
-    def cancel(self, request_id: str, tenant: str) -> bool:
-        """Cancel a running request of this tenant by its id or alias."""
-        exchange = self.exchanges.get(self._aliases.get((tenant, request_id), request_id))
-        if exchange is None or exchange.key.tenant != tenant:
+    def cancel(self, request_id: str, owner: str) -> bool:
+        """Cancel a running request of this owner by its id or alias."""
+        exchange = self.exchanges.get(self._aliases.get((owner, request_id), request_id))
+        if exchange is None or exchange.key.owner != owner:
             return False
         exchange.cancel()
         return True
@@ -312,7 +312,7 @@ class Engine:
         if self.exchanges.pop(exchange.request_id, None) is None:
             return
         if exchange.alias:
-            self._aliases.pop((exchange.key.tenant, exchange.alias), None)
+            self._aliases.pop((exchange.key.owner, exchange.alias), None)
         target = exchange.plan.target
         queue = self._queues[target.provider, target.pool]
         if exchange.launched:

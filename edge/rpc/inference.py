@@ -88,11 +88,11 @@ class InferenceService(pb_grpc.InferenceServiceServicer):
     async def CancelInference(  # noqa: N802
         self, request: pb.CancelInferenceRequest, context: Context
     ) -> pb.CancelInferenceResponse:
-        """Cancel a running request of the same tenant."""
+        """Cancel a running request of the same owner."""
         async with self._calls.call(context, request) as call:
             if not request.request_id:
                 raise missing("request_id")
-            found = self._engine.cancel(request.request_id, call.key.tenant)
+            found = self._engine.cancel(request.request_id, call.key.owner)
             outcomes = pb.CancelInferenceResponse
             return pb.CancelInferenceResponse(
                 outcome=outcomes.OUTCOME_CANCELLED if found else outcomes.OUTCOME_NOT_FOUND

@@ -33,6 +33,8 @@ from tests.system.stack import Stack, until
 CANCELLED = pb.CancelInferenceResponse.OUTCOME_CANCELLED
 NOT_FOUND = pb.CancelInferenceResponse.OUTCOME_NOT_FOUND
 OTHER_KEY = "mr-a-key-of-another-tenant-0123456789"
+# It has no tenant, like the tests' own: each of these is its own owner.
+LONE_KEY = "mr-a-key-of-no-tenant-0123456789"
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,7 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
     limits = {"slow_reader_s": 2, "streams_per_key": 8}
     async with shared_stack(tmp_path_factory, slots=512, limits=limits) as stack:
         await Keyring(stack.bus).add(OTHER_KEY, "another", tenant="another")
+        await Keyring(stack.bus).add(LONE_KEY, "lone")
         yield stack
 
 
@@ -374,13 +377,18 @@ async def test_a_request_is_cancelled_by_its_id_from_another_connection(
     stack: Stack, client: Client
 ) -> None:
     model = SLOW["mid-answer"]
-    async with connected(stack) as second, connected(stack, key=OTHER_KEY) as stranger:
+    async with (
+        connected(stack) as second,
+        connected(stack, key=OTHER_KEY) as stranger,
+        connected(stack, key=LONE_KEY) as lone,
+    ):
         unary = asyncio.ensure_future(client.infer(ask(model), "mine"))
         stream = client.stream(ask(model))
         given = (await stream.read()).request_id
         await until(lambda: open_calls(stack, 2), "both run")
         for name in ("mine", given):
             assert await stranger.cancel(name) == NOT_FOUND
+            assert await lone.cancel(name) == NOT_FOUND
         assert await open_calls(stack, 2)
         for name in ("mine", given):
             assert await second.cancel(name) == CANCELLED
