@@ -23,10 +23,10 @@ from edge.http.framework import framework
 from edge.http.inference import InferenceRoute, Ingress
 from edge.http.protocol import protocol
 from edge.http.responses import CountInput, CreateResponse, ReadResponse
-from edge.http.seams import EngineLike
 from edge.http.slots import OpenStreams
 from edge.http.stored import conversation_routes, response_routes
 from edge.responses.service import ResponseService
+from edge.seams import EngineLike
 from edge.translate.forms import ROUTES
 
 # Longer than load balancers keep idle connections (60 s as a rule), so that they close first and

@@ -13,14 +13,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from broker.answer import Fold
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
-from broker.routing import Decision
 from broker.usage import total
 from broker.v1 import content_pb2, event_pb2, generation_pb2
+from edge.seams import ExchangeLike, PartsLike
 from edge.translate import hosted_images
 from edge.translate.hosted_images import FUNCTION, TYPE, ImageTool
 
@@ -33,72 +33,11 @@ _ENDS_WELL = (event_pb2.FINISH_REASON_TOOL_CALLS, event_pb2.FINISH_REASON_STOP)
 _log = logging.getLogger(__name__)
 
 
-class Exchange(Protocol):
-    """One accepted request, as its reader needs it."""
-
-    @property
-    def request_id(self) -> str: ...
-
-    @property
-    def answer_id(self) -> str: ...
-
-    @property
-    def created(self) -> int: ...
-
-    @property
-    def route(self) -> str: ...
-
-    async def next(self) -> Sequence[event_pb2.Event]: ...
-
-    def divert(self, take: Callable[[Sequence[event_pb2.Event]], bool]) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class Submits(Protocol):
-    """Takes requests in."""
-
-    async def submit(
-        self,
-        request: generation_pb2.Request,
-        key: KeyRecord,
-        *,
-        request_id: str,
-        timeout_s: float,
-        alias: str = "",
-        provider_key: str | None = None,
-        attachments: Sequence[bytes | memoryview] = (),
-    ) -> Exchange: ...
-
-
-class Engine(Protocol):
-    """Takes requests in, and parts of those that it took; says who answers them."""
-
-    async def submit(
-        self,
-        request: generation_pb2.Request,
-        key: KeyRecord,
-        *,
-        request_id: str,
-        timeout_s: float,
-        alias: str = "",
-        provider_key: str | None = None,
-        attachments: Sequence[bytes | memoryview] = (),
-        accepted: bool = False,
-    ) -> Exchange: ...
-
-    async def decide(self, request: generation_pb2.Request) -> Decision: ...
-
-    def hold(self, whole: object) -> None: ...
-
-    def let_go(self, whole: object) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Terms:
     """On which all parts of an answer run."""
 
-    engine: Engine
+    engine: PartsLike
     key: KeyRecord
     request_id: str
     timeout_s: float
@@ -131,8 +70,8 @@ class Drawing:
         self._most = asked.max_tool_calls if asked.HasField("max_tool_calls") else _MOST_ROUNDS
         self._loop = asyncio.get_running_loop()
         self._deadline = self._loop.time() + terms.timeout_s
-        self._first: Exchange
-        self._current: Exchange
+        self._first: ExchangeLike
+        self._current: ExchangeLike
         self._parts = 0
         self._drawn = 0
         self._latest: content_pb2.InlineData | None = None
@@ -190,7 +129,7 @@ class Drawing:
         batch, self._ready = self._ready, []
         return batch
 
-    async def _submit(self, request: generation_pb2.Request) -> Exchange:
+    async def _submit(self, request: generation_pb2.Request) -> ExchangeLike:
         """The next part of the answer, in the time that is left."""
         terms, number = self._terms, self._parts
         self._parts += 1

@@ -9,7 +9,8 @@ from broker.errors import InferenceError
 from broker.keys import KeyRecord
 from broker.providers import REGISTRY, canonical
 from broker.v1 import generation_pb2
-from edge.drawing import Drawing, Engine, Exchange, Terms
+from edge.drawing import Drawing, Terms
+from edge.seams import ExchangeLike, PartsLike
 from edge.translate import hosted_images
 from edge.translate.hosted_images import TYPE, ImageTool
 
@@ -17,7 +18,7 @@ from edge.translate.hosted_images import TYPE, ImageTool
 class HostedTools:
     """An engine that runs hosted tools around another one."""
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
+    def __init__(self, engine: PartsLike, settings: Settings) -> None:
         self._engine = engine
         self._providers = settings.providers
         self._model = settings.tools.image_generation.model
@@ -32,7 +33,7 @@ class HostedTools:
         alias: str = "",
         provider_key: str | None = None,
         attachments: Sequence[bytes | memoryview] = (),
-    ) -> Exchange:
+    ) -> ExchangeLike:
         """Accept a request. Raises `InferenceError` when it is refused."""
         if hosted_images.place(request.generate) is None or await self._native(request):
             return await self._engine.submit(

@@ -17,8 +17,8 @@ from edge.http.reply import error_reply
 from edge.http.route import route_routes
 from edge.http.routes import operator_routes
 from edge.http.schema import add_raw_routes
-from edge.http.seams import EngineLike
 from edge.http.v0 import v0_routes
+from edge.seams import EngineLike
 
 _REASONS = {404: "not_found", 405: "method_not_allowed"}
 

@@ -21,9 +21,9 @@ from edge.http.call import Call, Reporter
 from edge.http.form_body import read_form
 from edge.http.once import Recorded, Replayed
 from edge.http.reply import error_reply
-from edge.http.seams import EngineLike, ExchangeLike, Submits
 from edge.http.slots import OpenStreams
 from edge.http.stream import EventStream
+from edge.seams import EngineLike, ExchangeLike, Submits
 from edge.translate.form import Answer, Form, MakeStream, Stream
 from edge.translate.multipart import boundary_of
 

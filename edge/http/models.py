@@ -11,8 +11,8 @@ from broker.errors import InferenceError
 from broker.v1 import generation_pb2
 from edge.auth import Authenticator
 from edge.http.routes import signed_in
-from edge.http.seams import EngineLike
 from edge.meant import meant_for
+from edge.seams import EngineLike
 
 # Anthropic's clients send it with every request.
 _ANTHROPIC = "anthropic-version"

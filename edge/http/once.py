@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from broker.bus.layout import MAX_INLINE_BODY
 from broker.v1 import event_pb2, stored_pb2
 from edge.claims import Claim
-from edge.http.seams import ExchangeLike
+from edge.seams import ExchangeLike
 
 Take = Callable[[Sequence[event_pb2.Event]], bool]
 

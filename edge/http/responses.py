@@ -18,9 +18,9 @@ from edge.http.call import Call
 from edge.http.follow import follow
 from edge.http.inference import Asked, InferenceRoute, Ingress, as_error
 from edge.http.reply import JSON_TYPE
-from edge.http.seams import ExchangeLike
 from edge.responses.service import ResponseService, now
 from edge.responses.turn import Turn
+from edge.seams import ExchangeLike
 from edge.translate.form import Answer, Stream
 from edge.translate.forms import RESPONSE, RESPONSE_TOKENS
 from edge.translate.refusals import invalid

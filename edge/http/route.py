@@ -11,7 +11,7 @@ from broker.routing import Decision
 from broker.routing.candidates import Candidate
 from edge.auth import Authenticator
 from edge.http.routes import signed_in
-from edge.http.seams import EngineLike
+from edge.seams import EngineLike
 from edge.translate.chat_request import parse_chat
 
 # A body may leave the conversation out: names and preferences are enough to decide by.

@@ -10,7 +10,7 @@ from fastapi.security import HTTPBearer
 
 from broker.telemetry import Metrics
 from edge.auth import Authenticator, authorization
-from edge.http.seams import EngineLike
+from edge.seams import EngineLike
 
 # Only shows the lock in /docs: the check itself is `Authenticator`'s.
 _bearer = HTTPBearer(auto_error=False, description="A key made by `millrace key create`.")

@@ -9,8 +9,8 @@ from broker import providers
 from broker.keys import KeyRecord
 from edge.auth import Authenticator, authorization
 from edge.http.models import Operation
-from edge.http.seams import EngineLike, ModelLike
 from edge.meant import meant_for
+from edge.seams import EngineLike, ModelLike
 
 _bearer = HTTPBearer(auto_error=False, description="A key made by `millrace key create`.")
 

@@ -13,9 +13,9 @@ from broker.config import Limits
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
 from broker.v1 import generation_pb2
-from edge.drawing import Exchange, Submits
 from edge.rpc.calls import Call, Context
 from edge.rpc.report import Asked, Reporter
+from edge.seams import ExchangeLike, Submits
 from edge.translate.attachments import detach
 
 
@@ -74,7 +74,7 @@ class Asking:
     @contextlib.asynccontextmanager
     async def exchange(
         self, question: Question, request: generation_pb2.Request
-    ) -> AsyncIterator[Exchange]:
+    ) -> AsyncIterator[ExchangeLike]:
         """Inside, `request` runs on the question's terms."""
         attachments = detach(request)
         exchange = await self._engine.submit(

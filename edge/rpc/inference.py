@@ -14,7 +14,6 @@ from broker.errors import InferenceError
 from broker.v1 import generation_pb2
 from broker.v1 import inference_service_pb2 as pb
 from broker.v1 import inference_service_pb2_grpc as pb_grpc
-from edge.drawing import Exchange
 from edge.engine import Engine
 from edge.http.reply import new_request_id
 from edge.http.slots import OpenStreams
@@ -22,6 +21,7 @@ from edge.rpc.asking import Asking, Question
 from edge.rpc.bulk import Bulk
 from edge.rpc.calls import Call, Calls, Context, status_of, unexpected
 from edge.rpc.report import Asked, Reporter
+from edge.seams import ExchangeLike
 from edge.translate.check import check
 from edge.translate.refusals import invalid, missing
 from edge.translate.vectors import read_vectors
@@ -152,7 +152,7 @@ class InferenceService(pb_grpc.InferenceServiceServicer):
     @contextlib.asynccontextmanager
     async def _exchange(
         self, question: Question, *, streamed: bool
-    ) -> AsyncIterator[tuple[Exchange, Asked]]:
+    ) -> AsyncIterator[tuple[ExchangeLike, Asked]]:
         """A request while it runs."""
         request = question.request
         async with self._asking.reported(question) as asked:

@@ -113,6 +113,7 @@ class Engine:
         *,
         request_id: str,
         timeout_s: float,
+        alias: str = "",
         provider_key: str | None = None,
         attachments: Sequence[bytes | memoryview] = (),
     ) -> Exchange:
