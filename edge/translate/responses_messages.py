@@ -14,6 +14,7 @@ import orjson
 from broker.errors import InferenceError
 from broker.items import RESPONSES
 from broker.v1 import content_pb2, generation_pb2
+from edge.translate import fields
 from edge.translate.media import is_data_url, read_base64, read_data_url
 from edge.translate.refusals import invalid, json_text, missing
 from edge.translate.responses_state import unseal
@@ -151,7 +152,7 @@ def _message(item: _Item, where: str) -> content_pb2.Message:
         elif item.get("id") is None:
             raise missing(f"{where}.id")
         part = message.parts.add()
-        part.item_id = _text(item, "id", where, default="")
+        part.item_id = fields.text(item, "id", where, default="")
         part.opaque.type = kind
         part.opaque.issuer = RESPONSES
         part.opaque.json = json_text(item, where)
@@ -170,11 +171,11 @@ def _unknown(value: Any, param: str, words: Iterable[str]) -> InferenceError:
 
 
 def _said(message: content_pb2.Message, item: _Item, where: str) -> None:
-    role = _text(item, "role", where)
+    role = fields.text(item, "role", where)
     if role not in _ROLES:
         raise _unknown(role, f"{where}.role", _ROLES)
     message.role = _ROLES[role]
-    item_id = _text(item, "id", where, default="")
+    item_id = fields.text(item, "id", where, default="")
     content = item.get("content")
     if content is None:
         raise missing(f"{where}.content")
@@ -182,7 +183,7 @@ def _said(message: content_pb2.Message, item: _Item, where: str) -> None:
     if message.role != _ASSISTANT:
         message.item_id = item_id
         return
-    phase = _text(item, "phase", where, default="")
+    phase = fields.text(item, "phase", where, default="")
     for part in message.parts:
         part.item_id = item_id
         if phase and part.HasField("text"):
@@ -194,11 +195,11 @@ def _add_content(parts: _Parts, content: Any, where: str) -> None:
         parts.add().text.text = content
         return
     if not isinstance(content, list):
-        raise _wrong(where, "a string or an array")
+        raise fields.wrong(where, "a string or an array")
     for index, entry in enumerate(content):
         place = f"{where}[{index}]"
         if not isinstance(entry, dict):
-            raise _wrong(place, "an object")
+            raise fields.wrong(place, "an object")
         kind = entry.get("type")
         if kind is None:
             raise missing(f"{place}.type")
@@ -212,7 +213,7 @@ def _add_content(parts: _Parts, content: Any, where: str) -> None:
 
 
 def _part_text(part: content_pb2.Part, entry: _Item, where: str) -> None:
-    part.text.text = _text(entry, "text", where)
+    part.text.text = fields.text(entry, "text", where)
     notes = entry.get("annotations")
     if isinstance(notes, list) and notes:
         part.text.annotations = json_text([_nested(note) for note in notes], where)
@@ -227,12 +228,12 @@ def _nested(note: Any) -> Any:
 
 
 def _part_refusal(part: content_pb2.Part, entry: _Item, where: str) -> None:
-    part.refusal.text = _text(entry, "refusal", where)
+    part.refusal.text = fields.text(entry, "refusal", where)
 
 
 def _part_image(part: content_pb2.Part, entry: _Item, where: str) -> None:
-    url = _text(entry, "image_url", where, default="")
-    file_id = _text(entry, "file_id", where, default="")
+    url = fields.text(entry, "image_url", where, default="")
+    file_id = fields.text(entry, "file_id", where, default="")
     if is_data_url(url):
         read_data_url(part.image.inline, url, f"{where}.image_url")
     elif url:
@@ -242,13 +243,13 @@ def _part_image(part: content_pb2.Part, entry: _Item, where: str) -> None:
     else:
         raise missing(f"{where}.image_url")
     if entry.get("detail") is not None:
-        part.image.detail = _text(entry, "detail", where)
+        part.image.detail = fields.text(entry, "detail", where)
 
 
 def _part_file(part: content_pb2.Part, entry: _Item, where: str) -> None:
-    data = _text(entry, "file_data", where, default="")
-    url = _text(entry, "file_url", where, default="")
-    file_id = _text(entry, "file_id", where, default="")
+    data = fields.text(entry, "file_data", where, default="")
+    url = fields.text(entry, "file_url", where, default="")
+    file_id = fields.text(entry, "file_id", where, default="")
     if is_data_url(data):
         read_data_url(part.file.inline, data, f"{where}.file_data")
     elif data:
@@ -260,7 +261,7 @@ def _part_file(part: content_pb2.Part, entry: _Item, where: str) -> None:
     else:
         raise missing(f"{where}.file_data")
     if entry.get("filename") is not None:
-        part.file.filename = _text(entry, "filename", where)
+        part.file.filename = fields.text(entry, "filename", where)
 
 
 def _part_audio(part: content_pb2.Part, entry: _Item, where: str) -> None:
@@ -268,10 +269,10 @@ def _part_audio(part: content_pb2.Part, entry: _Item, where: str) -> None:
     if audio is None:
         raise missing(f"{where}.input_audio")
     if not isinstance(audio, dict):
-        raise _wrong(f"{where}.input_audio", "an object")
+        raise fields.wrong(f"{where}.input_audio", "an object")
     place = f"{where}.input_audio"
-    part.audio.format = _text(audio, "format", place)
-    part.audio.inline.data = read_base64(_text(audio, "data", place), f"{place}.data")
+    part.audio.format = fields.text(audio, "format", place)
+    part.audio.inline.data = read_base64(fields.text(audio, "data", place), f"{place}.data")
 
 
 # --- calls, their outputs, reasoning -----------------------------------------------------------
@@ -281,13 +282,13 @@ def _call(kind: content_pb2.ToolKind.ValueType, field: str) -> Callable[..., Non
     def read(message: content_pb2.Message, item: _Item, where: str) -> None:
         message.role = _ASSISTANT
         part = message.parts.add()
-        part.item_id = _text(item, "id", where, default="")
+        part.item_id = fields.text(item, "id", where, default="")
         call = part.tool_call
         call.kind = kind
-        call.call_id = _text(item, "call_id", where)
-        call.name = _text(item, "name", where)
-        call.arguments = _text(item, field, where).encode()
-        call.namespace = _text(item, "namespace", where, default="")
+        call.call_id = fields.text(item, "call_id", where)
+        call.name = fields.text(item, "name", where)
+        call.arguments = fields.text(item, field, where).encode()
+        call.namespace = fields.text(item, "namespace", where, default="")
 
     return read
 
@@ -296,9 +297,9 @@ def _output(kind: content_pb2.ToolKind.ValueType) -> Callable[..., None]:
     def read(message: content_pb2.Message, item: _Item, where: str) -> None:
         message.role = content_pb2.ROLE_TOOL
         part = message.parts.add()
-        part.item_id = _text(item, "id", where, default="")
+        part.item_id = fields.text(item, "id", where, default="")
         part.tool_result.kind = kind
-        part.tool_result.call_id = _text(item, "call_id", where)
+        part.tool_result.call_id = fields.text(item, "call_id", where)
         output = item.get("output")
         if output is None:
             raise missing(f"{where}.output")
@@ -310,11 +311,11 @@ def _output(kind: content_pb2.ToolKind.ValueType) -> Callable[..., None]:
 def _reasoning(message: content_pb2.Message, item: _Item, where: str) -> None:
     message.role = _ASSISTANT
     part = message.parts.add()
-    part.item_id = _text(item, "id", where, default="")
+    part.item_id = fields.text(item, "id", where, default="")
     hub = part.reasoning
     hub.summary.extend(_texts(item, "summary", where))
     hub.text = "".join(_texts(item, "content", where))
-    state = _text(item, "encrypted_content", where, default="")
+    state = fields.text(item, "encrypted_content", where, default="")
     if state:
         unseal(state, part.item_id, hub, f"{where}.encrypted_content")
 
@@ -325,30 +326,14 @@ def _texts(item: _Item, name: str, where: str) -> list[str]:
     if entries is None:
         return []
     if not isinstance(entries, list):
-        raise _wrong(f"{where}.{name}", "an array")
+        raise fields.wrong(f"{where}.{name}", "an array")
     texts = []
     for index, entry in enumerate(entries):
         place = f"{where}.{name}[{index}]"
         if not isinstance(entry, dict):
-            raise _wrong(place, "an object")
-        texts.append(_text(entry, "text", place))
+            raise fields.wrong(place, "an object")
+        texts.append(fields.text(entry, "text", place))
     return texts
-
-
-def _wrong(param: str, expected: str) -> InferenceError:
-    message = f"Invalid type for '{param}': expected {expected}."
-    return invalid(param, message, "invalid_type")
-
-
-def _text(item: _Item, name: str, where: str, default: str | None = None) -> str:
-    value = item.get(name)
-    if value is None:
-        if default is None:
-            raise missing(f"{where}.{name}")
-        return default
-    if not isinstance(value, str):
-        raise _wrong(f"{where}.{name}", "a string")
-    return value
 
 
 def reference_of(message: content_pb2.Message) -> str:

@@ -26,11 +26,12 @@ class Edge:
     """A router with a fleet and a state that tests change."""
 
     def __init__(self, fleet: Fleet = UP) -> None:
-        self.view: Any = SimpleNamespace(fleet=fleet)
+        self.view = SimpleNamespace(fleet=fleet)
         self.linked = fleet
         self.live = Live(first_ms=10)
         health: Any = SimpleNamespace(state=lambda _provider, _model: self.live)
-        self.router = Router(self.view, self.fresh, CATALOG, Rules(), health)
+        view: Any = self.view
+        self.router = Router(view, self.fresh, CATALOG, Rules(), health)
 
     async def fresh(self) -> Fleet:
         return self.linked
