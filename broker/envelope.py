@@ -11,10 +11,11 @@ _REQUEST_TAG = bytes([(job_pb2.Job.REQUEST_FIELD_NUMBER << 3) | 2])
 
 def encode(envelope: job_pb2.Job, request: bytes) -> bytes:
     """The job with this serialised request inside."""
-    return b"".join((envelope.SerializeToString(), _REQUEST_TAG, _varint(len(request)), request))
+    return b"".join((envelope.SerializeToString(), _REQUEST_TAG, varint(len(request)), request))
 
 
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
+    """A number as protobuf writes lengths and unsigned integers."""
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)

@@ -32,6 +32,16 @@ ALL: tuple[str, ...] = tuple(
 )
 _STREAMED = frozenset({GENERATE, IMAGE, TRANSCRIBE, COMPLETE})
 
+# `response_format` of speech -> MIME type, where the provider says none.
+MEDIA_TYPES = {
+    "mp3": "audio/mpeg",
+    "opus": "audio/opus",
+    "aac": "audio/aac",
+    "flac": "audio/flac",
+    "wav": "audio/wav",
+    "pcm": "audio/pcm",
+}
+
 
 def name(request: generation_pb2.Request) -> str:
     """The operation of a request; "" when it has none."""

@@ -6,6 +6,7 @@ message they would be copied and encoded twice more, which took a tenth of a bus
 
 from __future__ import annotations
 
+from broker.envelope import varint
 from broker.v1 import delivery_service_pb2 as pb
 
 # Bytes of events in one message, so that no backlog of many sessions nears gRPC's limit.
@@ -86,17 +87,8 @@ class Outbox:
         return taken
 
 
-def _encoded(number: int) -> bytes:
-    digits = bytearray()
-    while number > 127:
-        digits.append(number & 127 | 128)
-        number >>= 7
-    digits.append(number)
-    return bytes(digits)
-
-
-_SHORT = [_encoded(number) for number in range(1 << 14)]
+_SHORT = [varint(number) for number in range(1 << 14)]
 
 
 def _varint(number: int) -> bytes:
-    return _SHORT[number] if number < len(_SHORT) else _encoded(number)
+    return _SHORT[number] if number < len(_SHORT) else varint(number)

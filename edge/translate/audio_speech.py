@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from broker.answer import Fold
 from broker.errors import InferenceError
+from broker.operations import MEDIA_TYPES
 from broker.v1 import event_pb2, generation_pb2, operations_pb2
 from edge.translate import wire
 from edge.translate.body import as_it_is, read_body, refuse_known, shaped, write_rest
@@ -22,15 +23,6 @@ from edge.translate.usage import completion_tokens, prompt_tokens
 
 _Speak = operations_pb2.SpeakRequest
 
-# response_format -> its MIME type, where the provider says none.
-MEDIA_TYPES = {
-    "mp3": "audio/mpeg",
-    "opus": "audio/opus",
-    "aac": "audio/aac",
-    "flac": "audio/flac",
-    "wav": "audio/wav",
-    "pcm": "audio/pcm",
-}
 _STREAM_FORMATS = ("audio", "sse")
 _SCALARS = ("response_format", "speed", "instructions", "stream_format")
 _json = msgspec.json.Encoder().encode

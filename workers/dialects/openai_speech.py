@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from broker.errors import InferenceError
+from broker.operations import MEDIA_TYPES
 from broker.v1 import event_pb2, generation_pb2
 from workers.counts import count
 from workers.framing import SseFramer
@@ -23,15 +24,6 @@ from workers.whole import WholeDecoder
 Errors = Callable[[int, Mapping[str, str], bytes], InferenceError]
 _HEADERS = {"content-type": "application/json"}
 
-# response_format -> MIME type, for servers that say none.
-MEDIA_TYPES = {
-    "mp3": "audio/mpeg",
-    "opus": "audio/opus",
-    "aac": "audio/aac",
-    "flac": "audio/flac",
-    "wav": "audio/wav",
-    "pcm": "audio/pcm",
-}
 _SAME = {name: name for name in MEDIA_TYPES}
 
 
