@@ -5,12 +5,13 @@ from __future__ import annotations
 import binascii
 import re
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from broker.errors import InferenceError
 from broker.v1 import event_pb2, operations_pb2
 from workers.mediatypes import sniff
+from workers.parameters import Losses
 from workers.provider import Unreadable, data_of
 
 _DATA_URL = re.compile(r"data:([^;,]*)(?:;[^;,]*)*;base64,")
@@ -53,6 +54,15 @@ def unreadable(attachment: operations_pb2.Attachment, param: str) -> InferenceEr
         return Unreadable("the provider takes the bytes of an image, not its address", param=param)
     message = "the provider knows no uploads: send the image itself"
     return InferenceError("invalid_request", message, param=param)
+
+
+def leave_out(image: operations_pb2.ImageRequest, names: Iterable[str], losses: Losses) -> None:
+    """Drop the fields that a format lacks which answers with the pictures themselves."""
+    for name in names:
+        if image.HasField(name):  # type: ignore[arg-type]
+            losses.drop(name)
+    if image.response_format == "url":
+        losses.drop("response_format")
 
 
 def drawn(item: int, text: str) -> event_pb2.Event:

@@ -104,11 +104,7 @@ class BedrockImages:
             # Black and white here, transparent at OpenAI.
             raise _cannot(f"{model} takes no mask of this kind: leave it out", "mask")
         body = _family(model).write(image, losses)
-        for name in _LEFT_OUT:
-            if image.HasField(name):  # type: ignore[arg-type]
-                losses.drop(name)
-        if image.response_format == "url":
-            losses.drop("response_format")
+        pictures.leave_out(image, _LEFT_OUT, losses)
         losses.refuse(request.platform, model)
         data = orjson.dumps(merge(body, image.extra))
         return Call(f"/model/{segment(model)}/invoke", data, _HEADERS, dropped=losses.names)

@@ -48,11 +48,7 @@ class FireworksImages:
         body: dict[str, Any] = {"prompt": image.prompt}
         if (ratio := pictures.nearest_ratio(image.size, _RATIOS)) is not None:
             body["aspect_ratio"] = ratio
-        for name in _LEFT_OUT:
-            if image.HasField(name):  # type: ignore[arg-type]
-                losses.drop(name)
-        if image.response_format == "url":
-            losses.drop("response_format")
+        pictures.leave_out(image, _LEFT_OUT, losses)
         losses.refuse(request.platform, model)
         path = f"/workflows/{resource(model)}/text_to_image"
         data = orjson.dumps(merge(body, image.extra))

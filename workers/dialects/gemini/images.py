@@ -62,11 +62,7 @@ class GeminiImages:
         config = self._config(image, model, losses)
         if config and "imageConfig" not in generate.extra:
             generate.extra["imageConfig"] = orjson.dumps(config)
-        for name in _LEFT_OUT:
-            if image.HasField(name):  # type: ignore[arg-type]
-                losses.drop(name)
-        if image.response_format == "url":
-            losses.drop("response_format")
+        pictures.leave_out(image, _LEFT_OUT, losses)
         losses.refuse(request.platform, model)
         call = write(asked, model, provider, self.home)
         return replace(call, dropped=(*losses.names, *call.dropped))
