@@ -34,16 +34,17 @@ from edge.translate.images import (
     parse_variations_form,
 )
 from edge.translate.images_answer import ImagesAnswer, ImagesStream
-from edge.translate.messages_api_answer import CountAnswer, MessagesAnswer
+from edge.translate.messages_api_answer import MessagesAnswer
 from edge.translate.messages_api_errors import messages_error, messages_status
 from edge.translate.messages_api_request import parse_count, parse_messages
 from edge.translate.messages_api_stream import MessagesStream
 from edge.translate.messages_api_wire import CountRequest, MessagesRequest
 from edge.translate.moderations import ModerationsAnswer, ModerationsRequest, parse_moderations
 from edge.translate.rerank import RerankAnswer, RerankRequest, parse_rerank
-from edge.translate.responses_answer import InputTokensAnswer, ResponsesAnswer
+from edge.translate.responses_answer import ResponsesAnswer
 from edge.translate.responses_request import parse_responses
 from edge.translate.responses_stream import ResponsesStream
+from edge.translate.token_count import CountAnswer, InputTokensAnswer
 from edge.translate.wire_responses import ResponsesRequest
 
 CHAT = Form("chat completion", parse_chat, ChatAnswer, ChatStream.of, body=wire.ChatRequest)

@@ -246,24 +246,3 @@ _RENDER: dict[str, Callable[[Any], Iterator[Block]]] = {
     "audio": _spoken,
     "image": _drawn,
 }
-
-
-class CountAnswer:
-    """Renders how many tokens a request has."""
-
-    content_type = JSON
-
-    def __init__(self, answer_id: str, created: int, request: generation_pb2.Request) -> None:
-        self._fold = Fold()
-
-    def feed(self, events: Sequence[event_pb2.Event]) -> None:
-        """Take more events in. Raises `InferenceError` when the answer failed."""
-        self._fold.feed(events)
-
-    def render(self) -> bytes:
-        """The body; `estimated` is there, and true, where the provider does not count."""
-        count = self._fold.token_count or event_pb2.TokenCount()
-        shown: dict[str, Any] = {"input_tokens": count.input_tokens}
-        if count.estimated:
-            shown["estimated"] = True
-        return _json(shown)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
@@ -13,28 +12,6 @@ from edge.translate.form import JSON
 from edge.translate.responses_object import finished, render
 
 _json = msgspec.json.Encoder().encode
-
-
-class InputTokensAnswer:
-    """Renders how many tokens a request has; `estimated` is true where its provider cannot say."""
-
-    content_type = JSON
-
-    def __init__(self, answer_id: str, created: int, request: generation_pb2.Request) -> None:
-        self._fold = Fold()
-
-    def feed(self, events: Sequence[event_pb2.Event]) -> None:
-        """Take more events in. Raises `InferenceError` when the answer failed."""
-        self._fold.feed(events)
-
-    def render(self) -> bytes:
-        """The body."""
-        count = self._fold.token_count or event_pb2.TokenCount()
-        shown: dict[str, Any] = {"object": "response.input_tokens"}
-        shown["input_tokens"] = count.input_tokens
-        if count.estimated:
-            shown["estimated"] = True
-        return _json(shown)
 
 
 class ResponsesAnswer:
