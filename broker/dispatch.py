@@ -22,6 +22,7 @@ BACKOFF_CAP_S = 8.0
 RESUMABLE = frozenset(
     {"worker_lost", "upstream_incomplete", "upstream_error", "upstream_unreachable", "stalled"}
 )
+# Answers that broke off and were run again, read by then or not.
 MAX_RESUMES = 2
 # Losses after which a job runs alone on a worker (R6).
 LOSSES_BEFORE_ALONE = 2
@@ -67,6 +68,7 @@ class Plan:
         """Turn to the next candidate, or to the one at `place`."""
         self.index = place or self.index + 1
         self.tries = 1
+        self.resumes = 0
         self.dead_keys.clear()
         self.tired_keys.clear()
 
@@ -108,6 +110,8 @@ def after_failure(
         wait = delay(plan.tries, error.retry_after, jitter)
         if wait is not None and wait < left_s:
             plan.tries += 1
+            # Broken off before anybody read it, it was called and paid for all the same.
+            plan.resumes += error.phase == "content"
             plan.tired_keys.clear()
             return Again(wait)
     if retry in {Retry.SAME, Retry.NEXT} and plan.has_next:

@@ -42,6 +42,7 @@ def fail(
     key: str = "",
     other_keys: int = 0,
     exhausted: bool = False,
+    phase: str = "",
 ) -> Step:
     error = InferenceError(
         reason,
@@ -50,6 +51,7 @@ def fail(
         key=key,
         other_keys=other_keys,
         exhausted=exhausted,
+        phase=phase,
     )
     return after_failure(
         plan, error, shown=shown, resumable=resumable, left_s=left_s, jitter=jitter
@@ -237,3 +239,22 @@ def test_losses_of_a_shown_answer_use_up_its_resumes() -> None:
     for _ in range(MAX_RESUMES):
         assert after_loss(plan, shown=True, resumable=True, alone=False) == Again(resume=True)
     assert isinstance(after_loss(plan, shown=True, resumable=True, alone=False), GiveUp)
+
+
+@pytest.mark.parametrize("unread", range(MAX_TRIES))
+def test_an_answer_that_breaks_off_is_called_for_three_times_read_or_not(unread: int) -> None:
+    plan = Plan([A])
+    calls = 1
+    for _ in range(unread):
+        assert isinstance(fail(plan, "upstream_incomplete", phase="content"), Again)
+        calls += 1
+    while fail(plan, "upstream_incomplete", shown=True, phase="content") == Again(resume=True):
+        calls += 1
+    assert calls == MAX_RESUMES + 1 == 3
+
+
+def test_the_next_candidates_answer_may_be_resumed_as_often_as_the_first_ones() -> None:
+    plan = Plan([A, B])
+    while plan.target is A:
+        assert isinstance(fail(plan, "upstream_incomplete", phase="content"), Again)
+    assert fail(plan, "upstream_incomplete", shown=True, phase="content") == Again(resume=True)
