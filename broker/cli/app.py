@@ -93,7 +93,9 @@ def broker(settings: Settings) -> None:
 @app.command()
 def sim(
     host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Where to listen; 0 takes a free port.")] = 0,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Where to listen; 0 takes a free port.")
+    ] = 0,
 ) -> None:
     """Start the make-believe provider; it prints its address as one line of JSON."""
     from broker.cli.processes import run_sim

@@ -543,3 +543,9 @@ def test_sim_on_a_taken_port_is_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert f"127.0.0.1:{port}" in refused("sim", "--port", str(port))
+
+
+def test_sim_refuses_a_port_that_is_none() -> None:
+    result = millrace("sim", "--port", "99999")
+    assert result.returncode == 2
+    assert "less than or equal to 65535" in result.stderr

@@ -6,6 +6,7 @@ is a part of the conversation, so it has to be here whole, and no times come wit
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -79,7 +80,7 @@ def _spoken(request: generation_pb2.Request) -> generation_pb2.Request:
     return asked
 
 
-class _Alone:
+class _Alone(ABC):
     """Passes on what an operation answers with, and leaves out the rest of a conversation."""
 
     def __init__(self, decoder: Decoder) -> None:
@@ -109,13 +110,13 @@ class _Alone:
             else:
                 yield from self._shown(event)
 
+    @abstractmethod
     def _shown(self, event: _Event) -> Iterable[_Event]:
         """What a step of the conversation is to the caller."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _end(self) -> Iterable[_Event]:
         """What comes before the end. Raises `InferenceError` where it is none."""
-        raise NotImplementedError
 
     def _filtered(self, param: str) -> InferenceError:
         said = "".join(self._said) or "the provider's filter let no answer through"
