@@ -131,6 +131,8 @@ def child_environment(
     child = dict(os.environ if env is None else env)
     # One port cannot be served by several children.
     child.pop(ENV_PREFIX + "METRICS", None)
+    # gRPC's core tells of each connection that a leaving peer closes.
+    child.setdefault("GRPC_VERBOSITY", "ERROR")
     if providers:  # a worker, which is given callers' keys in grants
         child.pop(ENV_PREFIX + "MASTER_KEY", None)
     for name in {*REGISTRY, *settings.providers, *settings.providers_off} - {*providers}:
