@@ -17,8 +17,8 @@ from broker.catalog import catalog
 from broker.errors import InferenceError
 from broker.providers import REGISTRY
 from broker.settings import ProviderSettings
+from broker.translate.forms import ROUTES
 from broker.v1 import content_pb2, generation_pb2, operations_pb2
-from edge.translate.forms import ROUTES
 from workers import registry
 from workers.provider import Embeds, Most, Provider
 

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from broker.config import Settings
 from broker.telemetry import Metrics, Telemetry
+from broker.translate.forms import ROUTES
 from edge.auth import Authenticator
 from edge.claims import Claims
 from edge.http.call import Reporter
@@ -27,7 +28,6 @@ from edge.http.slots import OpenStreams
 from edge.http.stored import conversation_routes, response_routes
 from edge.responses.service import ResponseService
 from edge.seams import EngineLike
-from edge.translate.forms import ROUTES
 
 # Longer than load balancers keep idle connections (60 s as a rule), so that they close first and
 # never send a request into a connection that is being closed.

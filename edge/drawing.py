@@ -18,11 +18,11 @@ from typing import Any
 from broker.answer import Fold
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
+from broker.translate import hosted_images
+from broker.translate.hosted_images import FUNCTION, TYPE, ImageTool
 from broker.usage import total
 from broker.v1 import content_pb2, event_pb2, generation_pb2
 from edge.seams import ExchangeLike, PartsLike
-from edge.translate import hosted_images
-from edge.translate.hosted_images import FUNCTION, TYPE, ImageTool
 
 # How often a model may have drawn before it has to come to an end.
 _MOST_ROUNDS = 8

@@ -25,7 +25,10 @@ from broker.catalog import catalog
 from broker.catalog.bill import Bill
 from broker.config import Settings
 from broker.errors import InferenceError
+from broker.fleet import FleetView
+from broker.health import Health
 from broker.keys import KeyRecord
+from broker.router import Router
 from broker.v1 import (
     control_service_pb2,
     delivery_service_pb2,
@@ -37,12 +40,9 @@ from edge.admission import PoolQueue
 from edge.attempt import Attempt
 from edge.delivery import DeliveryServer
 from edge.exchange import Exchange
-from edge.fleet import FleetView
-from edge.health import Health
 from edge.outlet import Outlet, route_of
 from edge.patience import Patience
 from edge.provider_keys import ProviderKeys
-from edge.router import Router
 from edge.tasks import Tasks
 
 

@@ -8,11 +8,11 @@ from broker.config import Settings
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
 from broker.providers import REGISTRY, canonical
+from broker.translate import hosted_images
+from broker.translate.hosted_images import TYPE, ImageTool
 from broker.v1 import generation_pb2
 from edge.drawing import Drawing, Terms
 from edge.seams import ExchangeLike, PartsLike
-from edge.translate import hosted_images
-from edge.translate.hosted_images import TYPE, ImageTool
 
 
 class HostedTools:

@@ -14,8 +14,8 @@ from broker.errors import InferenceError
 from broker.keys import KeyRecord
 from broker.routing import Target
 from broker.settings import Settings
+from broker.translate.headers import PROVIDER_KEY
 from broker.v1 import generation_pb2
-from edge.translate.headers import PROVIDER_KEY
 
 if TYPE_CHECKING:
     from broker.vault import Vault

@@ -14,11 +14,11 @@ from broker.catalog.cost import usd
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
 from broker.telemetry import Telemetry, redact
+from broker.translate.headers import ACCOUNT, PROVIDER_KEY, forwarded
+from broker.translate.usage import completion_tokens, prompt_tokens
 from broker.v1 import event_pb2, generation_pb2
 from edge.http.protocol import Connection
 from edge.http.reply import REQUEST_ID, Header, header_value, new_request_id
-from edge.translate.headers import ACCOUNT, PROVIDER_KEY, forwarded
-from edge.translate.usage import completion_tokens, prompt_tokens
 
 _NAME = re.compile(rb"[ -~]{1,255}")
 _SECONDS = re.compile(rb"\d{1,6}(\.\d{1,3})?")

@@ -9,12 +9,12 @@ from starlette.types import Send
 
 from broker import durable
 from broker.config import Limits
+from broker.translate.responses_stream import ResponsesStream
 from broker.v1 import stored_pb2
 from edge.http.call import Call
 from edge.http.inference import as_error
 from edge.http.stream import EventStream
 from edge.responses.service import ResponseService
-from edge.translate.responses_stream import ResponsesStream
 
 _WHOLE = (stored_pb2.RESPONSE_STATUS_COMPLETED, stored_pb2.RESPONSE_STATUS_INCOMPLETE)
 

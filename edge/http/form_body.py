@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from starlette.types import Receive
 
 from broker.errors import InferenceError
+from broker.translate.multipart import Fields, FormReader
 from edge.http.body import ClientGoneError, refuse_encoded, too_large
-from edge.translate.multipart import Fields, FormReader
 
 
 async def read_form(

@@ -13,6 +13,8 @@ from broker import operations
 from broker.config import Limits
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
+from broker.translate.form import Answer, Form, MakeStream, Stream
+from broker.translate.multipart import boundary_of
 from broker.v1 import event_pb2, generation_pb2
 from edge.auth import Authenticator, authorization
 from edge.claims import Claim, Claims, Named, digest
@@ -24,8 +26,6 @@ from edge.http.reply import error_reply
 from edge.http.slots import OpenStreams
 from edge.http.stream import EventStream
 from edge.seams import EngineLike, ExchangeLike, Submits
-from edge.translate.form import Answer, Form, MakeStream, Stream
-from edge.translate.multipart import boundary_of
 
 _log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ import functools
 import re
 
 from broker.errors import InferenceError
+from broker.translate.errors import error_body, error_headers
 from edge import ids
-from edge.translate.errors import error_body, error_headers
 
 Header = tuple[bytes, bytes]
 

@@ -12,6 +12,13 @@ from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
 from broker.errors import InferenceError
+from broker.translate.form import Answer, Stream
+from broker.translate.forms import RESPONSE, RESPONSE_TOKENS
+from broker.translate.refusals import invalid
+from broker.translate.responses_answer import ResponsesAnswer
+from broker.translate.responses_object import render
+from broker.translate.responses_request import as_responses
+from broker.translate.responses_stream import ResponsesStream
 from broker.v1 import generation_pb2
 from edge.auth import authorization
 from edge.http.call import Call
@@ -21,13 +28,6 @@ from edge.http.reply import JSON_TYPE
 from edge.responses.service import ResponseService, now
 from edge.responses.turn import Turn
 from edge.seams import ExchangeLike
-from edge.translate.form import Answer, Stream
-from edge.translate.forms import RESPONSE, RESPONSE_TOKENS
-from edge.translate.refusals import invalid
-from edge.translate.responses_answer import ResponsesAnswer
-from edge.translate.responses_object import render
-from edge.translate.responses_request import as_responses
-from edge.translate.responses_stream import ResponsesStream
 
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 

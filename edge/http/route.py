@@ -9,10 +9,10 @@ from fastapi import APIRouter, Request
 from broker.errors import InferenceError
 from broker.routing import Decision
 from broker.routing.candidates import Candidate
+from broker.translate.chat_request import parse_chat
 from edge.auth import Authenticator
 from edge.http.routes import signed_in
 from edge.seams import EngineLike
-from edge.translate.chat_request import parse_chat
 
 # A body may leave the conversation out: names and preferences are enough to decide by.
 _MOST_BYTES = 1 << 20

@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from edge.translate import wire_answer
-from edge.translate.form import Form, only_in_forms
-from edge.translate.forms import CHAT, KEPT, ROUTES
+from broker.translate import wire_answer
+from broker.translate.form import Form, only_in_forms
+from broker.translate.forms import CHAT, KEPT, ROUTES
 
 _REF = "#/components/schemas/{name}"
 _STATUSES = {

@@ -7,13 +7,13 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request, Response
 
+from broker.translate import conversations as wire
+from broker.translate.pages import page
+from broker.translate.responses_object import input_items, render
 from edge.auth import Authenticator
 from edge.http.routes import signed_in
 from edge.responses.conversations import Conversations
 from edge.responses.service import ResponseService
-from edge.translate import conversations as wire
-from edge.translate.pages import page
-from edge.translate.responses_object import input_items, render
 
 _JSON = "application/json"
 

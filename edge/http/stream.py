@@ -8,9 +8,9 @@ import logging
 from starlette.types import Send
 
 from broker.config import Limits
+from broker.translate.form import Stream
 from edge.http.call import Call
 from edge.http.reply import Header
-from edge.translate.form import Stream
 
 _HEADERS: tuple[Header, ...] = (
     (b"cache-control", b"no-cache"),

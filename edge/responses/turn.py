@@ -10,9 +10,9 @@ from broker import durable, items
 from broker.bus.responses import Responses
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
+from broker.translate.responses_messages import check_calls, joined, reference_of
+from broker.translate.responses_object import context
 from broker.v1 import content_pb2, generation_pb2, stored_pb2
-from edge.translate.responses_messages import check_calls, joined, reference_of
-from edge.translate.responses_object import context
 
 # The longest chain of responses; all of it is sent to the provider with each turn.
 MAX_CHAIN = 1000

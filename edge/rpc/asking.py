@@ -12,11 +12,11 @@ from google.protobuf.message import Message
 from broker.config import Limits
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
+from broker.translate.attachments import detach
 from broker.v1 import generation_pb2
 from edge.rpc.calls import Call, Context
 from edge.rpc.report import Asked, Reporter
 from edge.seams import ExchangeLike, Submits
-from edge.translate.attachments import detach
 
 
 @dataclass(frozen=True, slots=True)

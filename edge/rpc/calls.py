@@ -13,10 +13,10 @@ from google.rpc import error_details_pb2, status_pb2
 
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
+from broker.translate.headers import PROVIDER_KEY
+from broker.translate.rpc_errors import error_details
 from edge.auth import Authenticator
 from edge.http.reply import new_request_id
-from edge.translate.headers import PROVIDER_KEY
-from edge.translate.rpc_errors import error_details
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Finish = Callable[[], Awaitable[None]]

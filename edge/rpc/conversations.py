@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from broker.translate.check_response import check_items
+from broker.translate.metadata import read_metadata
+from broker.translate.rpc_responses import conversation
 from broker.v1 import responses_service_pb2 as pb
 from broker.v1 import responses_service_pb2_grpc as pb_grpc
 from edge.responses.conversations import Conversations
 from edge.rpc.calls import Calls, Context
-from edge.translate.check_response import check_items
-from edge.translate.metadata import read_metadata
-from edge.translate.rpc_responses import conversation
 
 
 class ConversationsService(pb_grpc.ConversationsServiceServicer):

@@ -11,6 +11,9 @@ from broker import operations
 from broker.answer import Fold
 from broker.config import Limits
 from broker.errors import InferenceError
+from broker.translate.check import check
+from broker.translate.refusals import invalid, missing
+from broker.translate.vectors import read_vectors
 from broker.v1 import generation_pb2
 from broker.v1 import inference_service_pb2 as pb
 from broker.v1 import inference_service_pb2_grpc as pb_grpc
@@ -22,9 +25,6 @@ from edge.rpc.bulk import Bulk
 from edge.rpc.calls import Call, Calls, Context, status_of, unexpected
 from edge.rpc.report import Asked, Reporter
 from edge.seams import ExchangeLike
-from edge.translate.check import check
-from edge.translate.refusals import invalid, missing
-from edge.translate.vectors import read_vectors
 
 # A name of the caller's own for a request.
 _ALIAS = re.compile(r"[!-~]{0,128}")

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
 from broker.telemetry import Telemetry
+from broker.translate.usage import completion_tokens, prompt_tokens
 from broker.v1 import event_pb2
-from edge.translate.usage import completion_tokens, prompt_tokens
 
 
 class Asked:

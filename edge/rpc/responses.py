@@ -9,6 +9,10 @@ from broker import durable, operations
 from broker.answer import Fold
 from broker.config import Limits
 from broker.errors import InferenceError
+from broker.translate.check_response import check_response
+from broker.translate.refusals import invalid
+from broker.translate.responses_object import finished
+from broker.translate.rpc_responses import Steps, response
 from broker.v1 import generation_pb2, stored_pb2
 from broker.v1 import responses_service_pb2 as pb
 from broker.v1 import responses_service_pb2_grpc as pb_grpc
@@ -18,10 +22,6 @@ from edge.responses.turn import Turn
 from edge.rpc.asking import Asking, Question
 from edge.rpc.calls import Calls, Context
 from edge.rpc.report import Asked
-from edge.translate.check_response import check_response
-from edge.translate.refusals import invalid
-from edge.translate.responses_object import finished
-from edge.translate.rpc_responses import Steps, response
 
 
 class ResponsesService(pb_grpc.ResponsesServiceServicer):

@@ -7,8 +7,8 @@ from typing import Any
 
 from google.protobuf import text_format
 
+from broker.translate.responses_request import parse_responses
 from broker.v1 import event_pb2, generation_pb2
-from edge.translate.responses_request import parse_responses
 
 
 def asked(**fields: Any) -> generation_pb2.Request:

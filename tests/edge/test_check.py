@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from broker.errors import InferenceError
+from broker.translate.chat_request import parse_chat
+from broker.translate.check import check
 from broker.v1 import content_pb2, generation_pb2
-from edge.translate.chat_request import parse_chat
-from edge.translate.check import check
 from tests.edge.mistakes import HELLO, MISTAKES, TYPED_ONLY, Mistake, chat, typed
 
 

@@ -16,10 +16,10 @@ from broker.routing import Decision, Target
 from broker.routing.candidates import Candidate
 from broker.routing.names import Wish
 from broker.settings import ImageToolSettings, ToolSettings
+from broker.translate import hosted_images
+from broker.translate.responses_request import parse_responses
 from broker.v1 import content_pb2, generation_pb2
 from edge.hosted import HostedTools
-from edge.translate import hosted_images
-from edge.translate.responses_request import parse_responses
 
 TOOL = {"type": "image_generation"}
 PNG = b"\x89PNG\r\n\x1a\n x"

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from broker.errors import InferenceError
-from edge.translate.chat_request import parse_chat
-from edge.translate.errors import error_body
+from broker.translate.chat_request import parse_chat
+from broker.translate.errors import error_body
 
 HELLO = [{"role": "user", "content": "Hello!"}]
 

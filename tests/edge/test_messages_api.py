@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from broker.errors import TABLE, InferenceError
+from broker.translate.messages_api_answer import MessagesAnswer, stop_reason
+from broker.translate.messages_api_errors import messages_error, messages_status
+from broker.translate.messages_api_request import parse_count, parse_messages
+from broker.translate.messages_api_stream import MessagesStream
+from broker.translate.token_count import CountAnswer
 from broker.v1 import content_pb2, event_pb2, generation_pb2
-from edge.translate.messages_api_answer import MessagesAnswer, stop_reason
-from edge.translate.messages_api_errors import messages_error, messages_status
-from edge.translate.messages_api_request import parse_count, parse_messages
-from edge.translate.messages_api_stream import MessagesStream
-from edge.translate.token_count import CountAnswer
 from tests.edge.hub import events
 
 Finished = event_pb2.ChoiceFinished

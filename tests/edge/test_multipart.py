@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from broker.errors import InferenceError
-from edge.translate import wire
-from edge.translate.multipart import Fields, FormReader, boundary_of, form_shaped, typed
+from broker.translate import wire
+from broker.translate.multipart import Fields, FormReader, boundary_of, form_shaped, typed
 
 PNG = bytes(range(256)) * 8 + b"\r\n--bound\r\r\n-"
 

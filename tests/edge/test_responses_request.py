@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from broker.errors import InferenceError
+from broker.translate.responses_request import as_responses, parse_responses
+from broker.translate.wire import Platform
+from broker.translate.wire_responses import ResponsesRequest
 from broker.v1 import content_pb2
-from edge.translate.responses_request import as_responses, parse_responses
-from edge.translate.wire import Platform
-from edge.translate.wire_responses import ResponsesRequest
 from tests.edge.hub import asked
 from tests.edge.response_mistakes import MISTAKES, TEXTS, encoded
 

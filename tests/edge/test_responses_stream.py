@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from broker.errors import InferenceError
+from broker.translate.responses_answer import ResponsesAnswer
+from broker.translate.responses_object import render
+from broker.translate.responses_stream import ResponsesStream
 from broker.v1 import event_pb2, generation_pb2, stored_pb2
-from edge.translate.responses_answer import ResponsesAnswer
-from edge.translate.responses_object import render
-from edge.translate.responses_stream import ResponsesStream
 from tests.edge.hub import asked, events, shown
 
 ID = "resp_0123456789abcdef0123456789abcdef"

@@ -10,10 +10,10 @@ import pytest
 from broker.catalog.catalog import Catalog
 from broker.catalog.offers import NANO, Offer, Rates
 from broker.errors import InferenceError
+from broker.router import Router
 from broker.routing import Fleet
 from broker.routing.world import Live, Rules
 from broker.v1 import generation_pb2
-from edge.router import Router
 
 CATALOG = Catalog(
     [Offer("groq", "m", "maker/m", rates=Rates({"input_tokens": NANO, "output_tokens": NANO}))]

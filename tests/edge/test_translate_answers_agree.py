@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from broker.answer import Fold
+from broker.translate import wire, wire_answer
+from broker.translate.chat_answer import ChatAnswer, ChatStream
 from broker.v1 import event_pb2, generation_pb2
-from edge.translate import wire, wire_answer
-from edge.translate.chat_answer import ChatAnswer, ChatStream
 
 STARTED = (
     'started { model: "gpt-4o-2024-08-06" system_fingerprint: "fp_1" service_tier: "default" }'

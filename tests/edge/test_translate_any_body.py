@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from broker.errors import InferenceError
-from edge.translate.chat_request import parse_chat
+from broker.translate.chat_request import parse_chat
 
 # Shared machines make timings useless, and a build should fail for its own changes only.
 FUZZ = settings(

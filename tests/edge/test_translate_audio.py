@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from broker.errors import InferenceError
+from broker.translate.attachments import detach
+from broker.translate.audio_speech import SpeechAnswer, parse_speech, speech_stream
+from broker.translate.audio_transcript import TranscriptAnswer, TranscriptStream
+from broker.translate.audio_transcription import parse_transcription, parse_translation
+from broker.translate.check import check
+from broker.translate.form import only_in_forms
+from broker.translate.multipart import Fields, File
 from broker.v1 import event_pb2, generation_pb2, operations_pb2
-from edge.translate.attachments import detach
-from edge.translate.audio_speech import SpeechAnswer, parse_speech, speech_stream
-from edge.translate.audio_transcript import TranscriptAnswer, TranscriptStream
-from edge.translate.audio_transcription import parse_transcription, parse_translation
-from edge.translate.check import check
-from edge.translate.form import only_in_forms
-from edge.translate.multipart import Fields, File
 
 SOUND = File("a.wav", "audio/wav", b"RIFF", 2)
 Event = event_pb2.Event

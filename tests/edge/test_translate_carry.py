@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletionMessage
 
 from broker.answer import Fold
+from broker.translate.chat_answer import ChatAnswer, ChatStream
+from broker.translate.chat_request import parse_chat
 from broker.v1 import content_pb2, event_pb2, generation_pb2, inference_service_pb2
-from edge.translate.chat_answer import ChatAnswer, ChatStream
-from edge.translate.chat_request import parse_chat
 
 Event = event_pb2.Event
 

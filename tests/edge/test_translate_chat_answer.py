@@ -9,8 +9,8 @@ import pytest
 from google.protobuf import text_format
 
 from broker.errors import InferenceError
+from broker.translate.chat_answer import ChatAnswer, ChatStream
 from broker.v1 import event_pb2, generation_pb2
-from edge.translate.chat_answer import ChatAnswer, ChatStream
 
 STARTED = (
     'started { model: "gpt-4o-2024-08-06" system_fingerprint: "fp_1" service_tier: "default" '

@@ -11,8 +11,8 @@ from google.protobuf import text_format
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from broker.translate.chat_request import parse_chat
 from broker.v1 import generation_pb2
-from edge.translate.chat_request import parse_chat
 
 HELLO = {"role": "user", "content": "Hello!"}
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from broker.errors import InferenceError
+from broker.translate.check import check
+from broker.translate.completions import CompletionAnswer, CompletionStream, parse_completion
 from broker.v1 import generation_pb2
-from edge.translate.check import check
-from edge.translate.completions import CompletionAnswer, CompletionStream, parse_completion
 from tests.edge.hub import events
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from broker.errors import InferenceError
+from broker.translate.check import check
+from broker.translate.embeddings import EmbeddingsAnswer, parse_embeddings
+from broker.translate.vectors import read_vectors
 from broker.v1 import event_pb2, generation_pb2, operations_pb2
-from edge.translate.check import check
-from edge.translate.embeddings import EmbeddingsAnswer, parse_embeddings
-from edge.translate.vectors import read_vectors
 
 JSON = operations_pb2.VECTOR_FORMAT_JSON
 BASE64 = operations_pb2.VECTOR_FORMAT_BASE64

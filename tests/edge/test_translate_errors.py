@@ -12,8 +12,8 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from broker.errors import TABLE, InferenceError
-from edge.translate.errors import error_body, error_headers
-from edge.translate.rpc_errors import error_details
+from broker.translate.errors import error_body, error_headers
+from broker.translate.rpc_errors import error_details
 
 
 def headers(exc: InferenceError) -> dict[bytes, bytes]:

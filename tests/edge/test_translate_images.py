@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 
 from broker.errors import InferenceError
-from broker.v1 import event_pb2, generation_pb2, operations_pb2
-from edge.translate.check import check
-from edge.translate.images import (
+from broker.translate.check import check
+from broker.translate.images import (
     parse_edits,
     parse_edits_form,
     parse_images,
     parse_variations,
     parse_variations_form,
 )
-from edge.translate.images_answer import ImagesAnswer, ImagesStream
-from edge.translate.multipart import Fields, File
+from broker.translate.images_answer import ImagesAnswer, ImagesStream
+from broker.translate.multipart import Fields, File
+from broker.v1 import event_pb2, generation_pb2, operations_pb2
 
 PNG = b"\x89PNG\r\n\x1a\n rest"
 DATA_URL = f"data:image/png;base64,{b64encode(PNG).decode()}"

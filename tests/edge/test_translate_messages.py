@@ -10,9 +10,9 @@ import pytest
 from google.protobuf import text_format
 
 from broker.errors import InferenceError
+from broker.translate.chat_request import parse_chat
+from broker.translate.media import read_base64, read_data_url
 from broker.v1 import content_pb2
-from edge.translate.chat_request import parse_chat
-from edge.translate.media import read_base64, read_data_url
 
 
 def message(**fields: Any) -> content_pb2.Message:

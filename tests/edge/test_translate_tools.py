@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from google.protobuf import text_format
 
+from broker.translate.chat_request import parse_chat
 from broker.v1 import generation_pb2
-from edge.translate.chat_request import parse_chat
 
 
 def generate(**fields: Any) -> generation_pb2.GenerateRequest:

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types import CompletionUsage
 
+from broker.translate.usage import chat_usage
 from broker.v1 import event_pb2
-from edge.translate.usage import chat_usage
 
 NO_PROMPT_DETAILS = {"cached_tokens": 0, "audio_tokens": 0}
 NO_COMPLETION_DETAILS = {

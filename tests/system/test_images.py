@@ -13,8 +13,8 @@ import pytest
 from openai import AsyncOpenAI
 
 from broker.bus.usage import usage_groups
+from broker.translate.multipart import Fields, FormReader, boundary_of
 from broker.v1 import generation_pb2, operations_pb2
-from edge.translate.multipart import Fields, FormReader, boundary_of
 from tests.system import rpc
 from tests.system.provider import FakeProvider, Received, Said, fake_provider
 from tests.system.shared import shared_stack

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from broker.errors import InferenceError
+from broker.translate.messages_api_answer import MessagesAnswer
+from broker.translate.messages_api_stream import PING, MessagesStream
 from broker.v1 import event_pb2, generation_pb2
-from edge.translate.messages_api_answer import MessagesAnswer
-from edge.translate.messages_api_stream import PING, MessagesStream
 from tests.workers.conformance.recordings import Recording, all_recordings
 from workers.registry import provider
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from broker.translate.messages_api_answer import MessagesAnswer
+from broker.translate.messages_api_request import parse_messages
 from broker.v1 import event_pb2, generation_pb2
-from edge.translate.messages_api_answer import MessagesAnswer
-from edge.translate.messages_api_request import parse_messages
 from tests.system.test_messages_recorded import (
     WHOLE,
     ask,

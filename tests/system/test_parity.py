@@ -14,10 +14,10 @@ import httpx
 import pytest
 
 from broker.errors import TABLE
+from broker.translate import wire
+from broker.translate.chat_request import parse_chat
 from broker.v1 import content_pb2, event_pb2, generation_pb2
 from broker.v1 import inference_service_pb2 as pb
-from edge.translate import wire
-from edge.translate.chat_request import parse_chat
 from tests.system.recorded import PREFIXES, RECORDINGS, RecordedProvider
 from tests.system.rpc import Client, connected, told
 from tests.system.shared import shared_stack

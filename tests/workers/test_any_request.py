@@ -9,8 +9,8 @@ import pytest
 
 from broker.errors import TABLE, InferenceError
 from broker.providers import REGISTRY
-from edge.translate.chat_request import parse_chat
-from edge.translate.check import check
+from broker.translate.chat_request import parse_chat
+from broker.translate.check import check
 from tests.workers.conformance.mutations import ODD, paths, put
 from workers import registry
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from broker.errors import InferenceError
+from broker.translate.messages_api_request import parse_messages
 from broker.v1 import generation_pb2
-from edge.translate.messages_api_request import parse_messages
 from workers.provider import Call
 from workers.registry import provider
 

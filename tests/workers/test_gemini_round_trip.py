@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from broker.translate.chat_answer import ChatAnswer, ChatStream
+from broker.translate.chat_request import parse_chat
 from broker.v1 import event_pb2
-from edge.translate.chat_answer import ChatAnswer, ChatStream
-from edge.translate.chat_request import parse_chat
 from tests.workers.gemini_hub import GEMINI, NEW, VERTEX, part
 
 PARTS = [

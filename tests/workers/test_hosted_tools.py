@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from broker.providers import REGISTRY
+from broker.translate import hosted_images
+from broker.translate.responses_request import parse_responses
 from broker.v1 import content_pb2, generation_pb2
-from edge.translate import hosted_images
-from edge.translate.responses_request import parse_responses
 from workers.registry import provider
 
 MODELS = {"bedrock": "anthropic.claude-sonnet-4-6", "cohere": "command-a-03-2025"}

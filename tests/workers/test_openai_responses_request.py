@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from broker.translate.chat_request import parse_chat
 from broker.v1 import generation_pb2
-from edge.translate.chat_request import parse_chat
 from tests.edge.hub import asked
 from workers import registry
 from workers.provider import Call

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from broker.translate.responses_request import parse_responses
+from broker.translate.responses_stream import ResponsesStream
 from broker.v1 import generation_pb2
-from edge.translate.responses_request import parse_responses
-from edge.translate.responses_stream import ResponsesStream
 from tests.edge.hub import shown
 from tests.workers.responses_answers import sse
 from tests.workers.test_openai_responses_answer import decode, plain

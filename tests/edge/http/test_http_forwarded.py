@@ -7,7 +7,7 @@ import timeit
 import httpx
 import pytest
 
-from edge.translate.headers import ACCOUNT, LEFT_OUT, LEFT_OUT_FAMILIES, forwarded, goes_on
+from broker.translate.headers import ACCOUNT, LEFT_OUT, LEFT_OUT_FAMILIES, forwarded, goes_on
 from tests.edge.http.standin import AUTHORIZED, Edge, Start, body
 
 CHAT = "/v1/chat/completions"

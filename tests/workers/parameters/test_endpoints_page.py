@@ -13,7 +13,7 @@ import pytest
 
 from broker import operations
 from broker.providers import REGISTRY
-from edge.translate.forms import ROUTES
+from broker.translate.forms import ROUTES
 
 SCRIPT = Path(__file__).parents[3] / "docs" / "endpoints.py"
 # What one form or the other wants.

@@ -1,0 +1,49 @@
+"""Sums the hub's disjoint token classes the OpenAI way."""
+
+from __future__ import annotations
+
+from broker.translate import wire_answer
+from broker.v1 import event_pb2
+
+
+def prompt_tokens(usage: event_pb2.Usage) -> int:
+    """All input, however it was read."""
+    return (
+        usage.input_tokens
+        + usage.cache_read_tokens
+        + usage.cache_write_tokens
+        + usage.input_audio_tokens
+        + usage.input_image_tokens
+    )
+
+
+def completion_tokens(usage: event_pb2.Usage) -> int:
+    """All output. Prediction tokens are among the output tokens already."""
+    return (
+        usage.output_tokens
+        + usage.reasoning_tokens
+        + usage.output_audio_tokens
+        + usage.output_image_tokens
+    )
+
+
+def chat_usage(usage: event_pb2.Usage) -> wire_answer.Usage:
+    """The `usage` object of chat completions."""
+    prompt, completion = prompt_tokens(usage), completion_tokens(usage)
+    shown = wire_answer.Usage(
+        prompt,
+        completion,
+        prompt + completion,
+        wire_answer.PromptTokensDetails(usage.cache_read_tokens, usage.input_audio_tokens),
+        wire_answer.CompletionTokensDetails(
+            usage.reasoning_tokens,
+            usage.output_audio_tokens,
+            usage.accepted_prediction_tokens,
+            usage.rejected_prediction_tokens,
+        ),
+    )
+    if usage.cache_write_tokens:
+        shown.prompt_tokens_details.cache_write_tokens = usage.cache_write_tokens
+    if usage.estimated:
+        shown.estimated = True
+    return shown
