@@ -79,6 +79,36 @@ def direct(provider: str, pool: str) -> str:
     return f"direct.{token(provider)}.{token(pool)}"
 
 
+def result(batch_id: str, line: int) -> str:
+    """Subject of what became of a line of a batch."""
+    return f"res.{token(batch_id)}.{line}"
+
+
+def results(batch_id: str) -> str:
+    """Subjects of all that became of a batch's lines."""
+    return f"res.{token(batch_id)}.*"
+
+
+def line_id(batch_id: str, line: int) -> str:
+    """The request id of a line of a batch: the same in every process, however often it is run."""
+    return f"batch_req_{batch_id.removeprefix('batch_')}_{line}"
+
+
+def batch_key(owner: str, batch_id: str) -> str:
+    """Key of an owner's batch in `batches`."""
+    return f"b.{token(owner)}.{token(batch_id)}"
+
+
+def active_key(batch_id: str) -> str:
+    """Key in `batches` that is there until a batch is over; its value is the batch's key."""
+    return f"active.{token(batch_id)}"
+
+
+def stop_key(batch_id: str) -> str:
+    """Key in `batches` that tells workers what its queued lines end with: the error's code."""
+    return f"stop.{token(batch_id)}"
+
+
 def usage(tenant: str) -> str:
     """Subject of attempt records and charges."""
     return f"usage.{token(tenant)}"

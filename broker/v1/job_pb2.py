@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from broker.v1 import generation_pb2 as broker_dot_v1_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x62roker/v1/job.proto\x12\tbroker.v1\x1a\x1a\x62roker/v1/generation.proto\"\xd6\x02\n\x03Job\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0e\n\x06losses\x18\x03 \x01(\x05\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12\x1f\n\x05route\x18\x05 \x01(\x0b\x32\x10.broker.v1.Route\x12\x14\n\x0cremaining_ms\x18\x06 \x01(\x03\x12\x18\n\x10\x64\x65livery_address\x18\x07 \x01(\t\x12\x14\n\x0c\x63laim_secret\x18\x08 \x01(\x0c\x12%\n\x07request\x18\t \x01(\x0b\x32\x12.broker.v1.RequestH\x00\x12\x32\n\x0e\x62ody_reference\x18\n \x01(\x0b\x32\x18.broker.v1.BodyReferenceH\x00\x12\x12\n\navoid_keys\x18\x0b \x03(\t\x12\x1d\n\x04plan\x18\x0c \x01(\x0b\x32\x0f.broker.v1.Plan\x12\r\n\x05owner\x18\r \x01(\tB\x06\n\x04\x62ody\"\x86\x01\n\x04Plan\x12(\n\ncandidates\x18\x01 \x03(\x0b\x32\x14.broker.v1.Candidate\x12\r\n\x05index\x18\x02 \x01(\x05\x12\r\n\x05tries\x18\x03 \x01(\x05\x12\x0f\n\x07resumes\x18\x04 \x01(\x05\x12\x11\n\tdead_keys\x18\x05 \x03(\t\x12\x12\n\ntired_keys\x18\x06 \x03(\t\"L\n\tCandidate\x12\x1f\n\x05route\x18\x01 \x01(\x0b\x32\x10.broker.v1.Route\x12\x0e\n\x06listed\x18\x02 \x01(\x08\x12\x0e\n\x06window\x18\x03 \x01(\x03\"=\n\rBodyReference\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x0e\n\x06object\x18\x03 \x01(\t\"6\n\x05Route\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x62roker/v1/job.proto\x12\tbroker.v1\x1a\x1a\x62roker/v1/generation.proto\"\xfc\x02\n\x03Job\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0e\n\x06losses\x18\x03 \x01(\x05\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12\x1f\n\x05route\x18\x05 \x01(\x0b\x32\x10.broker.v1.Route\x12\x14\n\x0cremaining_ms\x18\x06 \x01(\x03\x12\x18\n\x10\x64\x65livery_address\x18\x07 \x01(\t\x12\x14\n\x0c\x63laim_secret\x18\x08 \x01(\x0c\x12%\n\x07request\x18\t \x01(\x0b\x32\x12.broker.v1.RequestH\x00\x12\x32\n\x0e\x62ody_reference\x18\n \x01(\x0b\x32\x18.broker.v1.BodyReferenceH\x00\x12$\n\x04line\x18\x0e \x01(\x0b\x32\x14.broker.v1.BatchLineH\x00\x12\x12\n\navoid_keys\x18\x0b \x03(\t\x12\x1d\n\x04plan\x18\x0c \x01(\x0b\x32\x0f.broker.v1.Plan\x12\r\n\x05owner\x18\r \x01(\tB\x06\n\x04\x62ody\"\x86\x01\n\x04Plan\x12(\n\ncandidates\x18\x01 \x03(\x0b\x32\x14.broker.v1.Candidate\x12\r\n\x05index\x18\x02 \x01(\x05\x12\r\n\x05tries\x18\x03 \x01(\x05\x12\x0f\n\x07resumes\x18\x04 \x01(\x05\x12\x11\n\tdead_keys\x18\x05 \x03(\t\x12\x12\n\ntired_keys\x18\x06 \x03(\t\"L\n\tCandidate\x12\x1f\n\x05route\x18\x01 \x01(\x0b\x32\x10.broker.v1.Route\x12\x0e\n\x06listed\x18\x02 \x01(\x08\x12\x0e\n\x06window\x18\x03 \x01(\x03\"=\n\rBodyReference\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x0e\n\x06object\x18\x03 \x01(\t\"6\n\x05Route\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\"\x91\x01\n\tBatchLine\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12\x11\n\tcustom_id\x18\x03 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x04 \x01(\t\x12\x0e\n\x04json\x18\x05 \x01(\x0cH\x00\x12%\n\x05range\x18\x06 \x01(\x0b\x32\x14.broker.v1.FileRangeH\x00\x42\x06\n\x04\x62ody\"I\n\tFileRange\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x0f\n\x07\x66ile_id\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0c\n\x04size\x18\x04 \x01(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,13 +33,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'broker.v1.job_pb2', _global
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_JOB']._serialized_start=63
-  _globals['_JOB']._serialized_end=405
-  _globals['_PLAN']._serialized_start=408
-  _globals['_PLAN']._serialized_end=542
-  _globals['_CANDIDATE']._serialized_start=544
-  _globals['_CANDIDATE']._serialized_end=620
-  _globals['_BODYREFERENCE']._serialized_start=622
-  _globals['_BODYREFERENCE']._serialized_end=683
-  _globals['_ROUTE']._serialized_start=685
-  _globals['_ROUTE']._serialized_end=739
+  _globals['_JOB']._serialized_end=443
+  _globals['_PLAN']._serialized_start=446
+  _globals['_PLAN']._serialized_end=580
+  _globals['_CANDIDATE']._serialized_start=582
+  _globals['_CANDIDATE']._serialized_end=658
+  _globals['_BODYREFERENCE']._serialized_start=660
+  _globals['_BODYREFERENCE']._serialized_end=721
+  _globals['_ROUTE']._serialized_start=723
+  _globals['_ROUTE']._serialized_end=777
+  _globals['_BATCHLINE']._serialized_start=780
+  _globals['_BATCHLINE']._serialized_end=925
+  _globals['_FILERANGE']._serialized_start=927
+  _globals['_FILERANGE']._serialized_end=1000
 # @@protoc_insertion_point(module_scope)

@@ -35,6 +35,7 @@ class Job(_message.Message):
     CLAIM_SECRET_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
     BODY_REFERENCE_FIELD_NUMBER: _builtins.int
+    LINE_FIELD_NUMBER: _builtins.int
     AVOID_KEYS_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
@@ -59,6 +60,8 @@ class Job(_message.Message):
     @_builtins.property
     def body_reference(self) -> Global___BodyReference: ...
     @_builtins.property
+    def line(self) -> Global___BatchLine: ...
+    @_builtins.property
     def avoid_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Fingerprints of the provider's keys that failed this request: others are tried first."""
 
@@ -79,15 +82,16 @@ class Job(_message.Message):
         claim_secret: _builtins.bytes = ...,
         request: _generation_pb2.Request | None = ...,
         body_reference: Global___BodyReference | None = ...,
+        line: Global___BatchLine | None = ...,
         avoid_keys: _abc.Iterable[_builtins.str] | None = ...,
         plan: Global___Plan | None = ...,
         owner: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "body_reference", b"body_reference", "plan", b"plan", "request", b"request", "route", b"route"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "body_reference", b"body_reference", "line", b"line", "plan", b"plan", "request", b"request", "route", b"route"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "avoid_keys", b"avoid_keys", "body", b"body", "body_reference", b"body_reference", "claim_secret", b"claim_secret", "delivery_address", b"delivery_address", "losses", b"losses", "owner", b"owner", "plan", b"plan", "remaining_ms", b"remaining_ms", "request", b"request", "request_id", b"request_id", "route", b"route", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "avoid_keys", b"avoid_keys", "body", b"body", "body_reference", b"body_reference", "claim_secret", b"claim_secret", "delivery_address", b"delivery_address", "line", b"line", "losses", b"losses", "owner", b"owner", "plan", b"plan", "remaining_ms", b"remaining_ms", "request", b"request", "request_id", b"request_id", "route", b"route", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["request", "body_reference"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["request", "body_reference", "line"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -216,3 +220,77 @@ class Route(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Route: _TypeAlias = Route  # noqa: Y015
+
+@_typing.final
+class BatchLine(_message.Message):
+    """One line of a batch, as its author wrote it: the worker translates it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCH_ID_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    CUSTOM_ID_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    JSON_FIELD_NUMBER: _builtins.int
+    RANGE_FIELD_NUMBER: _builtins.int
+    batch_id: _builtins.str
+    number: _builtins.int
+    """In the file, from 1."""
+    custom_id: _builtins.str
+    endpoint: _builtins.str
+    """As in the batch."""
+    json: _builtins.bytes
+    """The line's body, JSON."""
+    @_builtins.property
+    def range(self) -> Global___FileRange:
+        """Where the line is, when it is too large to be here."""
+
+    def __init__(
+        self,
+        *,
+        batch_id: _builtins.str = ...,
+        number: _builtins.int = ...,
+        custom_id: _builtins.str = ...,
+        endpoint: _builtins.str = ...,
+        json: _builtins.bytes = ...,
+        range: Global___FileRange | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "json", b"json", "range", b"range"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "body", b"body", "custom_id", b"custom_id", "endpoint", b"endpoint", "json", b"json", "number", b"number", "range", b"range"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["json", "range"]  # noqa: Y015
+    _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
+
+Global___BatchLine: _TypeAlias = BatchLine  # noqa: Y015
+
+@_typing.final
+class FileRange(_message.Message):
+    """A part of a file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OWNER_FIELD_NUMBER: _builtins.int
+    FILE_ID_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    owner: _builtins.str
+    file_id: _builtins.str
+    offset: _builtins.int
+    size: _builtins.int
+    def __init__(
+        self,
+        *,
+        owner: _builtins.str = ...,
+        file_id: _builtins.str = ...,
+        offset: _builtins.int = ...,
+        size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_id", b"file_id", "offset", b"offset", "owner", b"owner", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FileRange: _TypeAlias = FileRange  # noqa: Y015
