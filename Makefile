@@ -22,6 +22,8 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOCKED := --require-hashes --only-binary :all: --no-binary nkeys
 # compat: a plain path entry, so a package folder added later is found without reinstalling.
 EDITABLE := $(PIP_INSTALL) --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
+# All the tests at once are shared out among processes (tests/conftest.py).
+SHARED_OUT := --numprocesses 2
 SOURCES := $(wildcard broker edge workers tests bench examples docs/endpoints.py docs/generate.py protos/generate.py)
 
 help: ## print this list
@@ -37,7 +39,7 @@ run: $(RUNTIME) ## start everything on 127.0.0.1:8000 (HTTP) and :8001 (gRPC); A
 	@$(BIN)/millrace up $(ARGS)
 
 test: $(DEV) $(NODE_PACKAGES) ## run the tests; ARGS="-k name" are passed to pytest
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(or $(ARGS),$(SHARED_OUT))
 
 check: $(DEV) ## lint, format, types, import contracts, generated code up to date
 	$(BIN)/ruff check .

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -20,34 +19,31 @@ from tests.system.stack import ROOT, Stack, until
 pytest.register_assert_rewrite("tests.clients.python_calls", "tests.clients.python_media")
 
 
-@dataclass
-class Matrix:
-    """Which clients made which call with which provider."""
-
-    done: defaultdict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
-
-    def lines(self) -> Iterator[str]:
-        wide = max(map(len, ROWS)) + 2
-        yield " " * wide + "".join(f"{name:<13}" for name in PROVIDERS)
-        for row in ROWS:
-            cells = [",".join(sorted(self.done[row, name])) or "-" for name in PROVIDERS]
-            yield (f"{row:<{wide}}" + "".join(f"{cell:<13}" for cell in cells)).rstrip()
+# Which clients made which call with which provider; tests say so as the property `made`, which
+# reports carry from whatever process.
+_MADE: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
 
 
-_MATRIX = pytest.StashKey[Matrix]()
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    for name, value in report.user_properties:
+        if name == "made" and report.when == "call":
+            client, row, provider = str(value).split("|")
+            _MADE[row, provider].add(client)
 
 
-@pytest.fixture(scope="session")
-def matrix(request: pytest.FixtureRequest) -> Matrix:
-    return request.config.stash.setdefault(_MATRIX, Matrix())
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    found = config.stash.get(_MATRIX, None)
-    if found is not None:
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if _MADE:
         terminalreporter.section("endpoint x provider, by the official SDKs")
-        for line in found.lines():
+        for line in _table():
             terminalreporter.write_line(line)
+
+
+def _table() -> Iterator[str]:
+    wide = max(map(len, ROWS)) + 2
+    yield " " * wide + "".join(f"{name:<13}" for name in PROVIDERS)
+    for row in ROWS:
+        cells = [",".join(sorted(_MADE[row, name])) or "-" for name in PROVIDERS]
+        yield (f"{row:<{wide}}" + "".join(f"{cell:<13}" for cell in cells)).rstrip()
 
 
 @pytest.fixture(scope="module")

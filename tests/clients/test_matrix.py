@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from openai import AsyncOpenAI
 
-from tests.clients.conftest import Matrix
 from tests.clients.node_packages import run_node
 from tests.clients.python_calls import CALLS
 from tests.clients.rows import PROVIDERS, ROWS, cells, model
 from tests.system.stack import KEY, ROOT, Stack
 
 README = ROOT / "README.md"
+Record = Callable[[str, object], None]
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +43,9 @@ def test_the_readme_says_what_is_called_where() -> None:
 
 
 @pytest.mark.parametrize(("row", "provider"), cells())
-async def test_python(sdk: AsyncOpenAI, matrix: Matrix, row: str, provider: str) -> None:
+async def test_python(sdk: AsyncOpenAI, record_property: Record, row: str, provider: str) -> None:
     await CALLS[row](sdk, model(row, provider))
-    matrix.done[row, provider].add("python")
+    record_property("made", f"python|{row}|{provider}")
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +57,11 @@ def node(stack: Stack) -> dict[tuple[str, str], str]:
 
 
 @pytest.mark.parametrize(("row", "provider"), cells())
-def test_node(node: dict[tuple[str, str], str], matrix: Matrix, row: str, provider: str) -> None:
+def test_node(
+    node: dict[tuple[str, str], str], record_property: Record, row: str, provider: str
+) -> None:
     assert node[row, provider] == ""
-    matrix.done[row, provider].add("node")
+    record_property("made", f"node|{row}|{provider}")
 
 
 async def test_a_snapshot_is_found_by_its_plain_name(sdk: AsyncOpenAI) -> None:
