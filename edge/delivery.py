@@ -151,10 +151,10 @@ class Link:
     def _claim(self, number: int, claim: pb.Claim) -> None:
         """Grant one session per (request, attempt), and only the current one (R1)."""
         exchange = self._desk.exchanges.get(claim.request_id)
-        attempt = exchange.attempt if exchange is not None else None
-        if exchange is None or attempt is None:
+        attempt = exchange.current(claim.attempt) if exchange is not None else None
+        if exchange is None:
             self._refuse(number, "unknown")
-        elif attempt.number != claim.attempt or attempt.session is not None:
+        elif attempt is None or attempt.session is not None:
             self._refuse(number, "superseded")
         elif not hmac.compare_digest(attempt.secret, claim.secret):
             _log.warning("claim with a wrong secret from %s", self.worker)
@@ -247,11 +247,10 @@ class DeliveryServer(pb_grpc.DeliveryServiceServicer):
         """The body of a large job, or a file that came with it, in pieces (R10)."""
         await self._authenticate(context)
         exchange = self._desk.exchanges.get(request.request_id)
-        attempt = exchange.attempt if exchange is not None else None
+        attempt = exchange.current(request.attempt) if exchange is not None else None
         if (
             exchange is None
             or attempt is None
-            or attempt.number != request.attempt
             or not hmac.compare_digest(attempt.secret, request.secret)
         ):
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such attempt")
@@ -262,7 +261,7 @@ class DeliveryServer(pb_grpc.DeliveryServiceServicer):
             content = exchange.attachments[request.attachment]
         raw = memoryview(content)
         for start in range(0, len(raw), _PIECE):
-            if exchange.attempt is not attempt or exchange.done:
+            if not exchange.wants(attempt):
                 await context.abort(grpc.StatusCode.NOT_FOUND, "the attempt is over")
             yield pb.FetchBodyResponse(data=bytes(raw[start : start + _PIECE]))
 

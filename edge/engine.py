@@ -14,6 +14,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from broker import dispatch, presence, routing, subjects
 from broker.bus import Bus
@@ -40,6 +41,7 @@ from edge.admission import PoolQueue
 from edge.attempt import Attempt
 from edge.delivery import DeliveryServer
 from edge.exchange import Exchange
+from edge.hedged import Budget, HedgedExchange, hedge_after
 from edge.outlet import Outlet, route_of
 from edge.patience import Patience
 from edge.provider_keys import ProviderKeys
@@ -85,6 +87,7 @@ class Engine:
         self._delivery = DeliveryServer(self, fleet_token)
         self._queues: dict[tuple[str, str], PoolQueue] = defaultdict(PoolQueue)
         self._aliases: dict[tuple[str, str], str] = {}
+        self._hedges = Budget()
         self._random = random.Random()
         self._lease: Lease | None = None
         # What is made of several requests, and may be between two of them.
@@ -175,7 +178,8 @@ class Engine:
             raise InferenceError(
                 "idempotency_conflict", f"request {alias!r} is running already", param="request_id"
             )
-        exchange = Exchange(
+        after_s = hedge_after(request, self._settings.routing)
+        exchange = (partial(HedgedExchange, after_s=after_s) if after_s else Exchange)(
             self,
             request,
             key,
@@ -185,6 +189,7 @@ class Engine:
             provider_keys=provider_keys,
             attachments=attachments,
         )
+        self._hedges.earn()
         exchange.alias = alias
         exchange.route = decision.explained
         self.exchanges[request_id] = exchange
@@ -238,9 +243,7 @@ class Engine:
 
     def load(self) -> control_service_pb2.GetLoadResponse:
         """Gauges: all of them are back at 0 when nothing runs."""
-        running = sum(
-            1 for e in self.exchanges.values() if e.attempt is not None and e.attempt.session
-        )
+        running = sum(any(a.session for a in e.attempts) for e in self.exchanges.values())
         queued = self.queued()
         links = {link.worker: link for link in self._delivery.links}
         return control_service_pb2.GetLoadResponse(
@@ -271,6 +274,22 @@ class Engine:
             return
         self._queues[new.provider, new.pool].outstanding += 1
         self._queues[old.provider, old.pool].vacate(self._loop.time())
+
+    def hedge(self, target: routing.Target) -> bool:
+        """Whether a second attempt may run at `target` now: it then has a place there.
+
+        Only where it fits beside all that runs and waits, so that it takes nobody's turn.
+        """
+        queue = self._queues[target.provider, target.pool]
+        live = self._health.state(target.provider, target.model)
+        if queue.waiting or live.resting or live.busy >= live.slots or not self._hedges.spend():
+            return False
+        queue.outstanding += 1
+        return True
+
+    def vacate(self, target: routing.Target) -> None:
+        """One of two attempts is over: its place is free."""
+        self._queues[target.provider, target.pool].vacate(self._loop.time())
 
     def charge(
         self,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
 
 from broker import dispatch, operations
 from broker.errors import InferenceError
@@ -20,6 +19,7 @@ from broker.routing import Target
 from broker.v1 import event_pb2, generation_pb2
 from edge import ids
 from edge.attempt import Attempt, Session
+from edge.host import Host
 from edge.intake import Intake
 
 # How long an attempt may wait in a queue when another candidate is left (R5).
@@ -27,46 +27,12 @@ QUEUE_PATIENCE_S = 2.0
 _NO_KEYS: Mapping[str, str] = {}
 
 
-class Host(Protocol):
-    """What all exchanges share: the queue, the books and the dice."""
-
-    def publish(self, exchange: Exchange, attempt: Attempt) -> None:
-        """Put an attempt into the queue; `exchange.refused` follows if it is not taken."""
-
-    def withdraw(self, attempt: Attempt) -> None:
-        """Take a superseded or cancelled attempt out of the queue (R2)."""
-
-    def moved(self, old: Target, new: Target) -> None:
-        """A launched request goes on in another pool: its place moves with it."""
-
-    def charge(
-        self,
-        exchange: Exchange,
-        attempt: Attempt,
-        started: event_pb2.Started | None,
-        completed: event_pb2.Completed,
-    ) -> None:
-        """Record the one charge of an answered request (R16), and tell its cost."""
-
-    def failed(self, exchange: Exchange, attempt: Attempt, error: InferenceError) -> None:
-        """A provider failed an attempt: routes of others may avoid it."""
-
-    def dead_letter(self, exchange: Exchange, attempt: Attempt) -> None:
-        """Bury a job that killed the worker it ran on alone (R6)."""
-
-    def ended(self, exchange: Exchange) -> None:
-        """An exchange is over."""
-
-    def jitter(self) -> float:
-        """A number from 0 to 1."""
-
-
 class Exchange:
     """See the module. Made by `Engine.submit`; the consumer calls `next` and, finally, `close`."""
 
     def __init__(
         self,
-        host: Host,
+        host: Host[Exchange],
         request: generation_pb2.Request,
         key: KeyRecord,
         request_id: str,
@@ -158,8 +124,7 @@ class Exchange:
         if self.done:
             return
         self.launched = True
-        self._attempts += 1
-        self.attempt = Attempt(self._attempts, self.plan.target, self._loop.time())
+        self.attempt = self._another(self.plan.target)
         self._host.publish(self, self.attempt)
         if self.plan.has_next:
             self._retry_timer = self._loop.call_later(
@@ -168,9 +133,22 @@ class Exchange:
 
     def supersede(self, attempt: Attempt) -> Attempt:
         """The next attempt in place of one that could not be queued."""
-        self._attempts += 1
-        self.attempt = Attempt(self._attempts, attempt.target, self._loop.time())
+        self.attempt = self._another(attempt.target)
         return self.attempt
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """What is queued or runs of it."""
+        return () if self.attempt is None else (self.attempt,)
+
+    def wants(self, attempt: Attempt) -> bool:
+        """Whether an attempt is still needed."""
+        return attempt is self.attempt and not self.done
+
+    def current(self, number: int) -> Attempt | None:
+        """The attempt of this number, if it is still needed."""
+        attempt = self.attempt
+        return attempt if attempt is not None and attempt.number == number else None
 
     def remaining_ms(self) -> int:
         """Milliseconds to the deadline, at least 1."""
@@ -260,6 +238,10 @@ class Exchange:
 
     # Inside.
 
+    def _another(self, target: Target) -> Attempt:
+        self._attempts += 1
+        return Attempt(self._attempts, target, self._loop.time())
+
     @property
     def _shown(self) -> bool:
         return self._streaming and self._taken
@@ -304,13 +286,16 @@ class Exchange:
         self._end(None, "")
 
     def _failed(self, attempt: Attempt, failure: event_pb2.Failure) -> None:
+        self._settle(self._after_failure(self._blame(attempt, failure)))
+
+    def _blame(self, attempt: Attempt, failure: event_pb2.Failure) -> InferenceError:
         attempt.session = None
         error = InferenceError.from_failure(failure)
         error.provider = error.provider or attempt.target.provider
         error.model = error.model or attempt.target.model
         error.attempt = attempt.number
         self._host.failed(self, attempt, error)
-        self._settle(self._after_failure(error))
+        return error
 
     def _after_failure(self, error: InferenceError) -> dispatch.Step:
         return dispatch.after_failure(
@@ -330,10 +315,7 @@ class Exchange:
             self._replaying = True
             self._transcript.rewind()
         else:
-            self.started = None
-            self._ready = []
-            self._open = False
-            self._transcript = Transcript()
+            self._forget()
         self._intake.start_over()
         if self._retry_timer is not None:
             self._retry_timer.cancel()  # the old attempt's patience with its queue
@@ -345,6 +327,13 @@ class Exchange:
             self._retry_timer = self._loop.call_later(step.delay_s, self.launch)
         else:
             self.launch()
+
+    def _forget(self) -> None:
+        """The answer begins anew."""
+        self.started = None
+        self._ready = []
+        self._open = False
+        self._transcript = Transcript()
 
     def _leave_queue(self, attempt: Attempt) -> None:
         """It waited long enough here, and another candidate is left (R5)."""
@@ -378,15 +367,18 @@ class Exchange:
         self._timer.cancel()
         if self._retry_timer is not None:
             self._retry_timer.cancel()
-        attempt = self.attempt
-        if attempt is not None and error is not None:
-            if attempt.session is not None:
-                attempt.session.kill(kill_reason)
-                attempt.session = None
-            else:
-                self._host.withdraw(attempt)
+        if self.attempt is not None and error is not None:
+            self._stop(self.attempt, kill_reason)
         self._host.ended(self)
         self._wake()
+
+    def _stop(self, attempt: Attempt, reason: str) -> None:
+        """Close its upstream call, or keep it from starting."""
+        if attempt.session is not None:
+            attempt.session.kill(reason)
+            attempt.session = None
+        else:
+            self._host.withdraw(attempt)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -92,7 +92,7 @@ class Outlet:
             self._outbox_filled.clear()
             while self._outbox:
                 exchange, attempt = self._outbox.popleft()
-                if attempt is not exchange.attempt or exchange.done:
+                if not exchange.wants(attempt):
                     continue
                 job = self._job(exchange, attempt)
                 await self._publisher.send(
@@ -110,7 +110,7 @@ class Outlet:
             if attempt.withdrawn:
                 self._jobs.delete(_STREAM, ack.seq)
             return
-        if attempt.session is not None or attempt is not exchange.attempt or exchange.done:
+        if attempt.session is not None or not exchange.wants(attempt):
             return
         if ack.unavailable:
             self._tasks.spawn(self._go_direct(exchange, attempt), "direct")
@@ -129,7 +129,7 @@ class Outlet:
         give_up = min(loop.time() + _DIRECT_S, exchange.deadline)
         target = attempt.target
         while loop.time() < give_up:
-            if attempt is not exchange.attempt or attempt.session is not None or exchange.done:
+            if attempt.session is not None or not exchange.wants(attempt):
                 return
             attempt.withdrawn = True  # a stored copy is superseded by the next number
             attempt = exchange.supersede(attempt)
@@ -142,7 +142,7 @@ class Outlet:
                 await asyncio.sleep(_UNCLAIMED_S)
             else:
                 await asyncio.sleep(_DIRECT_PAUSE_S)
-        if attempt is exchange.attempt and attempt.session is None and not exchange.done:
+        if attempt.session is None and exchange.wants(attempt):
             message = "the queue has no leader and no worker took the request; retry shortly"
             exchange.refused(attempt, InferenceError("broker_unavailable", message, retry_after=1))
 
@@ -150,9 +150,9 @@ class Outlet:
         loop = asyncio.get_running_loop()
         lost_at = loop.time()
         await asyncio.sleep(_UNCLAIMED_S)
-        for exchange in list(self._exchanges.values()):
-            attempt = exchange.attempt
-            if attempt is None or attempt.session is not None or attempt.direct:
+        running = list(self._exchanges.values())
+        for exchange, attempt in [(one, attempt) for one in running for attempt in one.attempts]:
+            if attempt.session is not None or attempt.direct:
                 continue
             target = attempt.target
             if (target.provider, target.pool) == (provider, pool) and (

@@ -39,6 +39,8 @@ class Section(msgspec.Struct, forbid_unknown_fields=True):
     private: list[str] = []
     # Provider -> the quantization of what it serves.
     quantizations: dict[str, str] = {}
+    # Model as it is asked for -> milliseconds without content after which a second attempt runs.
+    hedge_after_ms: dict[str, Annotated[int, msgspec.Meta(ge=1, le=3_600_000)]] = {}
     # Changes to the catalogue: fields of an offer.
     offers: list[dict[str, Any]] = []
 
@@ -70,6 +72,7 @@ def rules(section: Section) -> Rules:
         },
         private=frozenset(map(_provider, section.private)),
         quantizations={_provider(name): word for name, word in section.quantizations.items()},
+        hedge_after_ms=section.hedge_after_ms,
     )
 
 

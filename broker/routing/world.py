@@ -53,7 +53,8 @@ class Rules:
     """What the operator has written.
 
     `compliance`: provider -> regions it is certified for. `private`: providers that keep nothing
-    and train on nothing (zdr). `fallbacks`: model -> what is tried after it.
+    and train on nothing (zdr). `fallbacks`: model -> what is tried after it. `hedge_after_ms`:
+    model as it is asked for -> how long it may say nothing until it is asked twice.
     """
 
     aliases: Mapping[str, Alias] = field(default_factory=dict)
@@ -61,6 +62,7 @@ class Rules:
     compliance: Mapping[str, frozenset[str]] = field(default_factory=dict)
     private: frozenset[str] = frozenset()
     quantizations: Mapping[str, str] = field(default_factory=dict)
+    hedge_after_ms: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -228,6 +228,7 @@ _PLATFORM: dict[str, Callable[[Any], Any]] = {
     "tags": list,
     "signature": str,
     "region": str,
+    "hedge_after_ms": int,
     "provider": lambda data: read_json(data, "provider"),
     "models": list,
 }

@@ -59,6 +59,7 @@ PLATFORM: dict[str, Callable[[_Platform, Any], None]] = {
     "region": _as_it_is("region"),
     "use_custom_keys": _as_it_is("use_custom_keys"),
     "drop_params": _as_it_is("drop_params"),
+    "hedge_after_ms": _as_it_is("hedge_after_ms"),
     "provider": _provider,
     "models": _models,
     "extra_headers": _extra_headers,

@@ -196,6 +196,10 @@ class Platform(Struct, kw_only=True):
         bool | None,
         Meta(description="Unset or true: leave out and report what the provider cannot take."),
     ] = None
+    hedge_after_ms: Annotated[
+        Annotated[int, Meta(ge=0, le=3_600_000)] | None,
+        Meta(description="A second attempt runs when no content came within this time; 0: never."),
+    ] = None
     provider: Annotated[Json | None, Meta(description="Routing preferences.")] = None
     models: Annotated[list[str] | None, Meta(description="Further models to try, in order.")] = None
     extra_headers: Annotated[

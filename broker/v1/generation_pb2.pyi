@@ -893,6 +893,7 @@ class Platform(_message.Message):
     PROVIDER_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
     EXTRA_HEADERS_FIELD_NUMBER: _builtins.int
+    HEDGE_AFTER_MS_FIELD_NUMBER: _builtins.int
     signature: _builtins.str
     log_query_body: _builtins.bool
     """False keeps the body out of logs, usage records and dead letters. Unset = true."""
@@ -903,6 +904,10 @@ class Platform(_message.Message):
     """Unset = true: drop what the provider cannot take and report it; false: refuse."""
     provider: _builtins.bytes
     """The `provider` routing object as JSON."""
+    hedge_after_ms: _builtins.int
+    """When no content came within this many milliseconds a second attempt runs beside the first; the
+    first content wins. 0 = never; unset = as the settings say.
+    """
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -926,13 +931,16 @@ class Platform(_message.Message):
         provider: _builtins.bytes = ...,
         models: _abc.Iterable[_builtins.str] | None = ...,
         extra_headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        hedge_after_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_drop_params", b"_drop_params", "_log_query_body", b"_log_query_body", "_log_response_body", b"_log_response_body", "_region", b"_region", "_signature", b"_signature", "_use_custom_keys", b"_use_custom_keys", "drop_params", b"drop_params", "log_query_body", b"log_query_body", "log_response_body", b"log_response_body", "region", b"region", "signature", b"signature", "use_custom_keys", b"use_custom_keys"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_drop_params", b"_drop_params", "_hedge_after_ms", b"_hedge_after_ms", "_log_query_body", b"_log_query_body", "_log_response_body", b"_log_response_body", "_region", b"_region", "_signature", b"_signature", "_use_custom_keys", b"_use_custom_keys", "drop_params", b"drop_params", "hedge_after_ms", b"hedge_after_ms", "log_query_body", b"log_query_body", "log_response_body", b"log_response_body", "region", b"region", "signature", b"signature", "use_custom_keys", b"use_custom_keys"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_drop_params", b"_drop_params", "_log_query_body", b"_log_query_body", "_log_response_body", b"_log_response_body", "_region", b"_region", "_signature", b"_signature", "_use_custom_keys", b"_use_custom_keys", "drop_params", b"drop_params", "extra_headers", b"extra_headers", "log_query_body", b"log_query_body", "log_response_body", b"log_response_body", "models", b"models", "provider", b"provider", "region", b"region", "signature", b"signature", "tags", b"tags", "use_custom_keys", b"use_custom_keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_drop_params", b"_drop_params", "_hedge_after_ms", b"_hedge_after_ms", "_log_query_body", b"_log_query_body", "_log_response_body", b"_log_response_body", "_region", b"_region", "_signature", b"_signature", "_use_custom_keys", b"_use_custom_keys", "drop_params", b"drop_params", "extra_headers", b"extra_headers", "hedge_after_ms", b"hedge_after_ms", "log_query_body", b"log_query_body", "log_response_body", b"log_response_body", "models", b"models", "provider", b"provider", "region", b"region", "signature", b"signature", "tags", b"tags", "use_custom_keys", b"use_custom_keys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__drop_params: _TypeAlias = _typing.Literal["drop_params"]  # noqa: Y015
     _WhichOneofArgType__drop_params: _TypeAlias = _typing.Literal["_drop_params", b"_drop_params"]  # noqa: Y015
+    _WhichOneofReturnType__hedge_after_ms: _TypeAlias = _typing.Literal["hedge_after_ms"]  # noqa: Y015
+    _WhichOneofArgType__hedge_after_ms: _TypeAlias = _typing.Literal["_hedge_after_ms", b"_hedge_after_ms"]  # noqa: Y015
     _WhichOneofReturnType__log_query_body: _TypeAlias = _typing.Literal["log_query_body"]  # noqa: Y015
     _WhichOneofArgType__log_query_body: _TypeAlias = _typing.Literal["_log_query_body", b"_log_query_body"]  # noqa: Y015
     _WhichOneofReturnType__log_response_body: _TypeAlias = _typing.Literal["log_response_body"]  # noqa: Y015
@@ -945,6 +953,8 @@ class Platform(_message.Message):
     _WhichOneofArgType__use_custom_keys: _TypeAlias = _typing.Literal["_use_custom_keys", b"_use_custom_keys"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__drop_params) -> _WhichOneofReturnType__drop_params | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hedge_after_ms) -> _WhichOneofReturnType__hedge_after_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__log_query_body) -> _WhichOneofReturnType__log_query_body | None: ...
     @_typing.overload

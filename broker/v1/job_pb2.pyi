@@ -41,7 +41,7 @@ class Job(_message.Message):
     OWNER_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     attempt: _builtins.int
-    """Counts from 1. A later attempt supersedes every earlier one."""
+    """Counts from 1. A later attempt supersedes every earlier one, unless it hedges it."""
     losses: _builtins.int
     """How many workers were lost with this job (poison detection)."""
     tenant: _builtins.str

@@ -45,7 +45,11 @@ class Recorded:
         self.request_id = inner.request_id
         self.answer_id = inner.answer_id
         self.created = inner.created
-        self.route = inner.route
+
+    @property
+    def route(self) -> str:
+        """As the exchange's own."""
+        return self._inner.route
 
     async def next(self) -> Sequence[event_pb2.Event]:
         """As the exchange's own."""

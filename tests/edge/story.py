@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from broker.routing import Target
 from broker.v1 import event_pb2, generation_pb2
 from edge.attempt import Attempt
 from edge.exchange import Exchange
+from edge.hedged import HedgedExchange
 
 Event = event_pb2.Event
 A, B = (Target(name, "main", "m", listed=True) for name in "ab")
@@ -39,6 +41,8 @@ class Host:
         self.published: list[Attempt] = []
         self.withdrawn: list[Attempt] = []
         self.moves: list[tuple[Target, Target]] = []
+        self.vacated: list[Target] = []
+        self.room = True
         self.charges: list[tuple[int, event_pb2.Usage]] = []
         self.letters: list[int] = []
         self.failures: list[str] = []
@@ -54,6 +58,12 @@ class Host:
     def moved(self, old: Target, new: Target) -> None:
         if old != new:
             self.moves.append((old, new))
+
+    def hedge(self, target: Target) -> bool:
+        return self.room
+
+    def vacate(self, target: Target) -> None:
+        self.vacated.append(target)
 
     def charge(
         self,
@@ -87,6 +97,7 @@ class Story:
         targets: tuple[Target, ...] = (A,),
         timeout_s: float = 60,
         request: generation_pb2.Request | None = None,
+        hedge_after_s: float = 0,
     ) -> None:
         if request is None:
             request = generation_pb2.Request()
@@ -95,9 +106,8 @@ class Story:
         self.host = Host()
         key = KeyRecord(id="k", name="n", tenant="t", created_at=0)
         self.plan = dispatch.Plan(targets)
-        self.exchange = Exchange(
-            self.host, request, key, "req_1", plan=self.plan, timeout_s=timeout_s
-        )
+        make = partial(HedgedExchange, after_s=hedge_after_s) if hedge_after_s else Exchange
+        self.exchange = make(self.host, request, key, "req_1", plan=self.plan, timeout_s=timeout_s)
 
     @property
     def attempt(self) -> Attempt:

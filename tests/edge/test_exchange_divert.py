@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import pytest
 
 from broker import dispatch
-from broker.errors import InferenceError
 from broker.keys import KeyRecord
 from broker.routing import Target
 from broker.v1 import event_pb2, generation_pb2
 from edge.attempt import Attempt
 from edge.exchange import Exchange
+from tests.edge.story import Host
 
 STARTED = event_pb2.Event(started=event_pb2.Started(model="m", provider="p"))
 COMPLETED = event_pb2.Event(completed=event_pb2.Completed(usage=event_pb2.Usage(output_tokens=1)))
@@ -20,31 +20,6 @@ COMPLETED = event_pb2.Event(completed=event_pb2.Completed(usage=event_pb2.Usage(
 
 def text(piece: str) -> event_pb2.Event:
     return event_pb2.Event(text=event_pb2.TextDelta(text=piece))
-
-
-class Host:
-    """Takes every call of an exchange and keeps what it published."""
-
-    def __init__(self) -> None:
-        self.ends = 0
-
-    def publish(self, exchange: Exchange, attempt: Attempt) -> None: ...
-
-    def withdraw(self, attempt: Attempt) -> None: ...
-
-    def moved(self, old: Target, new: Target) -> None: ...
-
-    def charge(self, *_: object) -> None: ...
-
-    def failed(self, exchange: Exchange, attempt: Attempt, error: InferenceError) -> None: ...
-
-    def dead_letter(self, exchange: Exchange, attempt: Attempt) -> None: ...
-
-    def ended(self, exchange: Exchange) -> None:
-        self.ends += 1
-
-    def jitter(self) -> float:
-        return 0.5
 
 
 class Session:

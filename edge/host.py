@@ -1,0 +1,53 @@
+"""What an exchange asks of what all exchanges share: the queue, the books and the dice."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+from broker.errors import InferenceError
+from broker.routing import Target
+from broker.v1 import event_pb2
+from edge.attempt import Attempt
+
+# What it is asked about; it is no Exchange here, because those import this.
+_Exchange_contra = TypeVar("_Exchange_contra", contravariant=True)
+
+
+class Host(Protocol[_Exchange_contra]):
+    """See the module."""
+
+    def publish(self, exchange: _Exchange_contra, attempt: Attempt) -> None:
+        """Put an attempt into the queue; `exchange.refused` follows if it is not taken."""
+
+    def withdraw(self, attempt: Attempt) -> None:
+        """Take a superseded or cancelled attempt out of the queue (R2)."""
+
+    def moved(self, old: Target, new: Target) -> None:
+        """A launched request goes on in another pool: its place moves with it."""
+
+    def hedge(self, target: Target) -> bool:
+        """Whether a second attempt may run at `target` now: it then has a place there."""
+
+    def vacate(self, target: Target) -> None:
+        """One of two attempts is over: its place is free."""
+
+    def charge(
+        self,
+        exchange: _Exchange_contra,
+        attempt: Attempt,
+        started: event_pb2.Started | None,
+        completed: event_pb2.Completed,
+    ) -> None:
+        """Record the one charge of an answered request (R16), and tell its cost."""
+
+    def failed(self, exchange: _Exchange_contra, attempt: Attempt, error: InferenceError) -> None:
+        """A provider failed an attempt: routes of others may avoid it."""
+
+    def dead_letter(self, exchange: _Exchange_contra, attempt: Attempt) -> None:
+        """Bury a job that killed the worker it ran on alone (R6)."""
+
+    def ended(self, exchange: _Exchange_contra) -> None:
+        """An exchange is over."""
+
+    def jitter(self) -> float:
+        """A number from 0 to 1."""
