@@ -29,14 +29,23 @@ _GONE = ("DEL", "PURGE")
 
 
 class Mirror:
-    """`entries` follows the bucket; `on_change(key, value or None)` is called for each change."""
+    """`entries` follows the bucket; `on_change(key, value or None)` is called for each change.
+
+    `keys` is the pattern of those that are followed, such as `stop.*`.
+    """
 
     def __init__(
-        self, bus: Bus, bucket: str, on_change: Callable[[str, bytes | None], None] | None = None
+        self,
+        bus: Bus,
+        bucket: str,
+        on_change: Callable[[str, bytes | None], None] | None = None,
+        *,
+        keys: str = ">",
     ) -> None:
         self.entries: dict[str, bytes] = {}
         self._bus = bus
         self._bucket = bucket
+        self._keys = keys
         self._on_change = on_change
         self._restart = asyncio.Event()
         # When the newest whole read began; the event is set when there is a newer one.
@@ -85,7 +94,7 @@ class Mirror:
         loop = asyncio.get_running_loop()
         began = loop.time()
         kv = await self._bus.kv(self._bucket)
-        watcher = await kv.watchall(inactive_threshold=_FORGET_S)
+        watcher = await kv.watch(self._keys, inactive_threshold=_FORGET_S)
         info: ConsumerInfo | None = None
         restart = asyncio.ensure_future(self._restart.wait())
         waiting: list[asyncio.Future[Any]] = [restart]

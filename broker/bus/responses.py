@@ -61,13 +61,13 @@ class Blobs:
     async def put(self, prefix: str, data: bytes) -> stored_pb2.StoredObject:
         """Store `data` under a fresh name that begins with `prefix`."""
         name = f"{prefix}/{uuid.uuid4().hex}"
-        with _mapped("store a large part"):
+        with mapped("store a large part"):
             await (await self._open()).put(name, data)
         return stored_pb2.StoredObject(name=name, size=len(data))
 
     async def get(self, name: str) -> bytes | None:
         """What is stored under a name; None when it is gone."""
-        with _mapped("read a large part"):
+        with mapped("read a large part"):
             try:
                 found = await (await self._open()).get(name)
             except ObjectNotFoundError:
@@ -76,7 +76,7 @@ class Blobs:
 
     async def delete(self, name: str) -> None:
         """Forget a part; one that is gone already is no error."""
-        with _mapped("delete a large part"), contextlib.suppress(ObjectNotFoundError):
+        with mapped("delete a large part"), contextlib.suppress(ObjectNotFoundError):
             await (await self._open()).delete(name)
 
     async def discard(self, name: str) -> None:
@@ -102,7 +102,7 @@ class Store(Generic[Record]):
 
     async def get(self, owner: str, name: str, *, whole: bool = True) -> Kept[Record] | None:
         """The record of this id, without its large parts unless it is to be `whole`."""
-        with _mapped("read what is stored"):
+        with mapped("read what is stored"):
             bucket = await self._bus.kv(subjects.RESPONSES)
             try:
                 entry = await bucket.get(subjects.stored_key(owner, name))
@@ -159,7 +159,7 @@ class Store(Generic[Record]):
         kept = await self.get(owner, name, whole=False)
         if kept is None:
             return False
-        with _mapped("delete what is stored"):
+        with mapped("delete what is stored"):
             bucket = await self._bus.kv(subjects.RESPONSES)
             await bucket.delete(subjects.stored_key(owner, name))
         if kept.record.HasField("object"):
@@ -181,7 +181,7 @@ class Store(Generic[Record]):
             head, fresh = await self._head(record)
         key = subjects.stored_key(record.owner, record.id)
         try:
-            with _mapped("store it"):
+            with mapped("store it"):
                 bucket = await self._bus.kv(subjects.RESPONSES)
                 data = head.SerializeToString()
                 try:
@@ -230,7 +230,7 @@ class Responses:
 
 
 @contextlib.contextmanager
-def _mapped(what: str) -> Iterator[None]:
+def mapped(what: str) -> Iterator[None]:
     """NATS errors as `BusError`, saying what was being done."""
     try:
         yield

@@ -106,6 +106,7 @@ class StoredBatch(_message.Message):
     PAUSED_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     RETRY_OF_FIELD_NUMBER: _builtins.int
+    STOP_CODE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """batch_ and 32 hex digits."""
     owner: _builtins.str
@@ -139,6 +140,8 @@ class StoredBatch(_message.Message):
     paused: _builtins.bool
     retry_of: _builtins.str
     """The batch whose failed and expired lines this one runs again."""
+    stop_code: _builtins.str
+    """No more lines are begun; what those end with that have not: batch_cancelled, batch_expired."""
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -179,10 +182,11 @@ class StoredBatch(_message.Message):
         paused: _builtins.bool = ...,
         progress: Global___BatchProgress | None = ...,
         retry_of: _builtins.str = ...,
+        stop_code: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled_at", b"cancelled_at", "cancelling_at", b"cancelling_at", "completed_at", b"completed_at", "completion_window", b"completion_window", "created_at", b"created_at", "endpoint", b"endpoint", "error_file_id", b"error_file_id", "errors", b"errors", "expired_at", b"expired_at", "expires_at", b"expires_at", "failed_at", b"failed_at", "finalizing_at", b"finalizing_at", "id", b"id", "in_progress_at", b"in_progress_at", "input_file_id", b"input_file_id", "metadata", b"metadata", "model", b"model", "options", b"options", "output_expires_after_s", b"output_expires_after_s", "output_file_id", b"output_file_id", "owner", b"owner", "paused", b"paused", "progress", b"progress", "retry_of", b"retry_of", "status", b"status", "tenant", b"tenant", "window_s", b"window_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled_at", b"cancelled_at", "cancelling_at", b"cancelling_at", "completed_at", b"completed_at", "completion_window", b"completion_window", "created_at", b"created_at", "endpoint", b"endpoint", "error_file_id", b"error_file_id", "errors", b"errors", "expired_at", b"expired_at", "expires_at", b"expires_at", "failed_at", b"failed_at", "finalizing_at", b"finalizing_at", "id", b"id", "in_progress_at", b"in_progress_at", "input_file_id", b"input_file_id", "metadata", b"metadata", "model", b"model", "options", b"options", "output_expires_after_s", b"output_expires_after_s", "output_file_id", b"output_file_id", "owner", b"owner", "paused", b"paused", "progress", b"progress", "retry_of", b"retry_of", "status", b"status", "stop_code", b"stop_code", "tenant", b"tenant", "window_s", b"window_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -277,6 +281,9 @@ class BatchProgress(_message.Message):
     COUNTED_TO_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     VALIDATED_FIELD_NUMBER: _builtins.int
+    SENT_FIELD_NUMBER: _builtins.int
+    STOPPED_FIELD_NUMBER: _builtins.int
+    COPIES_FIELD_NUMBER: _builtins.int
     total: _builtins.int
     """Lines of the input that are not blank."""
     completed: _builtins.int
@@ -293,6 +300,12 @@ class BatchProgress(_message.Message):
     """How often the sweep published lost lines again (R18)."""
     validated: _builtins.int
     """Bytes of the input file that were validated, while it is."""
+    sent: _builtins.int
+    """Lines before next_offset that are asked for: neither blank nor copies."""
+    stopped: _builtins.int
+    """Results that say only that the batch was over: batch_cancelled, batch_expired."""
+    copies: _builtins.int
+    """Lines that ask what an earlier one asks, with BatchOptions.dedupe: they get its result."""
     @_builtins.property
     def usage(self) -> _event_pb2.Usage: ...
     @_builtins.property
@@ -311,10 +324,13 @@ class BatchProgress(_message.Message):
         counted_to: _builtins.int = ...,
         epoch: _builtins.int = ...,
         validated: _builtins.int = ...,
+        sent: _builtins.int = ...,
+        stopped: _builtins.int = ...,
+        copies: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "cost", b"cost", "counted_to", b"counted_to", "epoch", b"epoch", "failed", b"failed", "next_line", b"next_line", "next_offset", b"next_offset", "published", b"published", "total", b"total", "usage", b"usage", "validated", b"validated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "copies", b"copies", "cost", b"cost", "counted_to", b"counted_to", "epoch", b"epoch", "failed", b"failed", "next_line", b"next_line", "next_offset", b"next_offset", "published", b"published", "sent", b"sent", "stopped", b"stopped", "total", b"total", "usage", b"usage", "validated", b"validated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,222 @@
+"""Records of batches in their bucket, changed by compare-and-set; what is active, and what stops.
+
+Edges create records and ask for things, the process that runs a batch writes the rest. Everything
+raises `BusError` while NATS cannot be used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+
+from nats.errors import Error as NatsError
+from nats.js.errors import Error as JetStreamError
+from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
+
+from broker import subjects
+from broker.batch.states import FINAL
+from broker.bus.connection import Bus, BusError
+from broker.bus.responses import ConflictError, mapped
+from broker.v1 import batch_pb2
+
+# Tries of `change` against others that change the same record.
+_TRIES = 50
+# Records that are read at a time.
+_PARALLEL = 32
+# A watcher looks by itself, too: it may be blind after its server was killed.
+_LOOK_S = 5.0
+_STREAM = f"KV_{subjects.BATCHES}"
+_PREFIX = f"$KV.{subjects.BATCHES}."
+Edit = Callable[[batch_pb2.StoredBatch], bool]
+
+
+@dataclass(slots=True)
+class KeptBatch:
+    """A record as it was read."""
+
+    record: batch_pb2.StoredBatch
+    revision: int
+
+
+class Batches:
+    """See the module. An unknown id and another owner's are the same: None."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    # For whoever asks.
+
+    async def create(self, record: batch_pb2.StoredBatch) -> None:
+        """Have a new batch run. Raises `ConflictError` when there is one of this id.
+
+        It becomes active before it exists: one without a record is dropped after a while, but a
+        record that nobody looks for would never run.
+        """
+        await self.touch(record.owner, record.id)
+        await self._write(record, 0)
+
+    async def get(self, owner: str, batch_id: str) -> batch_pb2.StoredBatch | None:
+        """The record of this id."""
+        kept = await self.read(subjects.batch_key(owner, batch_id))
+        # Two owners may share a token.
+        if kept is None or kept.record.owner != owner or kept.record.id != batch_id:
+            return None
+        return kept.record
+
+    async def list(
+        self, owner: str, after: str = "", limit: int = 20
+    ) -> tuple[list[batch_pb2.StoredBatch], bool]:
+        """Up to `limit` batches of an owner, newest first, and whether there are more.
+
+        `after` is the id of the last one of the page before.
+        """
+        pattern = _PREFIX + subjects.batch_key(owner, "x").removesuffix("x") + "*"
+        with mapped("list batches"):
+            await self._bus.kv(subjects.BATCHES)
+            info = await self._bus.js.stream_info(_STREAM, subjects_filter=pattern)
+        keys = sorted(
+            (key.removeprefix(_PREFIX) for key in info.state.subjects or ()), reverse=True
+        )
+        if after:
+            behind = subjects.batch_key(owner, after)
+            keys = [key for key in keys if key < behind]
+        found: list[batch_pb2.StoredBatch] = []
+        while keys and len(found) <= limit:
+            step, keys = keys[:_PARALLEL], keys[_PARALLEL:]
+            read = await asyncio.gather(*map(self.read, step))
+            found += [kept.record for kept in read if kept and kept.record.owner == owner]
+        return found[:limit], len(found) > limit
+
+    async def change(self, owner: str, batch_id: str, edit: Edit) -> batch_pb2.StoredBatch | None:
+        """Read, edit and write until nobody interferes; returns the record as it is then.
+
+        `edit` returns False to leave it as it is. None when there is none. Whoever runs the batch
+        is told.
+        """
+        for _ in range(_TRIES):
+            kept = await self.read(subjects.batch_key(owner, batch_id))
+            if kept is None or kept.record.owner != owner:
+                return None
+            if not edit(kept.record):
+                return kept.record
+            try:
+                await self.update(kept)
+            except ConflictError:
+                await asyncio.sleep(0.01)
+                continue
+            if kept.record.status not in FINAL:
+                # Only news: what was asked for is in the record.
+                with contextlib.suppress(BusError):
+                    await self.touch(owner, batch_id)
+            return kept.record
+        raise BusError(f"{batch_id} is changed by others all the time")
+
+    async def watch(self, owner: str, batch_id: str) -> AsyncGenerator[batch_pb2.StoredBatch, None]:
+        """The record now and after every change, up to the last one there is."""
+        key = subjects.batch_key(owner, batch_id)
+        seen = 0
+        while True:
+            with mapped("watch a batch"):
+                watcher = await (await self._bus.kv(subjects.BATCHES)).watch(key)
+            try:
+                while self._bus.connected:
+                    kept = await self.read(key)
+                    if kept is None or kept.record.owner != owner:
+                        return
+                    if kept.revision != seen:
+                        seen = kept.revision
+                        yield kept.record
+                        if kept.record.status in FINAL:
+                            return
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_LOOK_S):
+                            await watcher._updates.get()
+            finally:
+                with contextlib.suppress(NatsError, JetStreamError, TimeoutError):
+                    await watcher.stop()  # type: ignore[no-untyped-call]
+            await asyncio.sleep(0.5)
+
+    # For whoever runs them.
+
+    async def read(self, key: str) -> KeptBatch | None:
+        """The record under a key."""
+        with mapped("read a batch"):
+            bucket = await self._bus.kv(subjects.BATCHES)
+            try:
+                entry = await bucket.get(key)
+            except KeyNotFoundError:
+                return None
+        record = batch_pb2.StoredBatch.FromString(entry.value or b"")
+        return KeptBatch(record, entry.revision or 0)
+
+    async def update(self, kept: KeptBatch) -> None:
+        """Write a record that was read. Raises `ConflictError` when it was changed since."""
+        kept.revision = await self._write(kept.record, kept.revision)
+
+    async def touch(self, owner: str, batch_id: str) -> None:
+        """Say that a batch is active, or that there is news of it."""
+        key = subjects.batch_key(owner, batch_id)
+        await self._put(subjects.active_key(batch_id), key.encode())
+
+    async def stop(self, batch_id: str, code: str) -> None:
+        """Have workers end the queued lines of a batch with this error."""
+        await self._put(subjects.stop_key(batch_id), code.encode())
+
+    async def active(self) -> dict[str, str]:
+        """Keys of the records of active batches, by the batch."""
+        return await self._named("active.*")
+
+    async def stopped(self) -> dict[str, str]:
+        """Codes of the errors that batches' lines end with, by the batch."""
+        return await self._named("stop.*")
+
+    async def let_go(self, batch_id: str) -> None:
+        """The batch is over: it is not active any more."""
+        await self._forget(subjects.active_key(batch_id))
+
+    async def unstop(self, batch_id: str) -> None:
+        """None of its lines is queued any more."""
+        await self._forget(subjects.stop_key(batch_id))
+
+    async def _named(self, pattern: str) -> dict[str, str]:
+        found = {}
+        with mapped("list active batches"):
+            bucket = await self._bus.kv(subjects.BATCHES)
+            info = await self._bus.js.stream_info(_STREAM, subjects_filter=_PREFIX + pattern)
+            for subject in info.state.subjects or ():
+                key = subject.removeprefix(_PREFIX)
+                with contextlib.suppress(KeyNotFoundError):
+                    entry = await bucket.get(key)
+                    found[key.partition(".")[2]] = (entry.value or b"").decode()
+        return found
+
+    async def _put(self, key: str, value: bytes) -> None:
+        self._reachable()
+        with mapped("write what is active"):
+            await (await self._bus.kv(subjects.BATCHES)).put(key, value)
+
+    async def _forget(self, key: str) -> None:
+        self._reachable()
+        with mapped("delete what is over"):
+            # A deletion through the bucket would leave a mark for ever.
+            await self._bus.js.purge_stream(_STREAM, subject=_PREFIX + key)
+
+    async def _write(self, record: batch_pb2.StoredBatch, revision: int) -> int:
+        self._reachable()
+        key = subjects.batch_key(record.owner, record.id)
+        with mapped("store a batch"):
+            bucket = await self._bus.kv(subjects.BATCHES)
+            data = record.SerializeToString()
+            try:
+                if revision:
+                    return await bucket.update(key, data, last=revision)
+                return await bucket.create(key, data)
+            except KeyWrongLastSequenceError as exc:
+                raise ConflictError(record.id) from exc
+
+    def _reachable(self) -> None:
+        if not self._bus.connected:
+            # The client would send it whenever it is connected again, after its writer gave up.
+            raise BusError("cannot store it: NATS cannot be reached")

@@ -1,0 +1,89 @@
+"""Records of batches: found by their owner alone, newest first, changed by one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+
+from broker.batch import names, states
+from broker.bus import Bus
+from broker.bus.batches import Batches
+from broker.bus.responses import ConflictError
+from broker.v1 import batch_pb2
+
+
+@pytest.fixture
+def batches(bus: Bus) -> Batches:
+    return Batches(bus)
+
+
+def record(number: int, owner: str = "acme") -> batch_pb2.StoredBatch:
+    return batch_pb2.StoredBatch(
+        id=names.new_id(1_800_000_000_000 + number, bytes(10)),
+        owner=owner,
+        status=states.VALIDATING,
+        expires_at=1,
+    )
+
+
+async def test_an_owner_lists_its_batches_newest_first_and_page_by_page(batches: Batches) -> None:
+    made = [record(n) for n in (3, 1, 2, 0, 4)]
+    for one in (*made, record(9, "other")):
+        await batches.create(one)
+    ids = sorted((one.id for one in made), reverse=True)
+    first, more = await batches.list("acme", limit=2)
+    assert ([r.id for r in first], more) == (ids[:2], True)
+    last, more = await batches.list("acme", after=ids[1], limit=3)
+    assert ([r.id for r in last], more) == (ids[2:], False)
+    assert await batches.get("other", ids[0]) is None
+    assert await batches.list("nobody") == ([], False)
+
+
+async def test_a_batch_is_active_until_it_is_let_go(batches: Batches) -> None:
+    one = record(1)
+    await batches.create(one)
+    with pytest.raises(ConflictError):
+        await batches.create(one)
+    assert list(await batches.active()) == [one.id]
+    await batches.stop(one.id, states.BATCH_CANCELLED)
+    assert await batches.stopped() == {one.id: states.BATCH_CANCELLED}
+    await batches.let_go(one.id)
+    await batches.unstop(one.id)
+    assert await batches.active() == await batches.stopped() == {}
+
+
+async def test_of_many_that_change_a_record_none_is_lost(batches: Batches) -> None:
+    one = record(1)
+    await batches.create(one)
+
+    def add(kept: batch_pb2.StoredBatch) -> bool:
+        kept.progress.completed += 1
+        return True
+
+    await asyncio.gather(*(batches.change("acme", one.id, add) for _ in range(8)))
+    kept = await batches.get("acme", one.id)
+    assert kept is not None
+    assert kept.progress.completed == 8
+    assert await batches.change("other", one.id, add) is None
+
+
+async def test_a_watcher_sees_what_becomes_of_a_batch_to_the_end(batches: Batches) -> None:
+    one = record(1)
+    await batches.create(one)
+    seen: list[int] = []
+
+    async def watch() -> None:
+        async with contextlib.aclosing(batches.watch("acme", one.id)) as changes:
+            async for kept in changes:
+                seen.append(kept.status)
+                if kept.status == states.VALIDATING:
+                    await batches.change("acme", one.id, lambda r: states.begin(r, 5))
+                if kept.status == states.IN_PROGRESS:
+                    await batches.change("acme", one.id, lambda r: states.finalize(r, 6))
+                if kept.status == states.FINALIZING:
+                    await batches.change("acme", one.id, lambda r: states.finish(r, "a", "", 7))
+
+    await asyncio.wait_for(watch(), 10)
+    assert seen == [states.VALIDATING, states.IN_PROGRESS, states.FINALIZING, states.COMPLETED]
