@@ -7,10 +7,8 @@ response's log.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Protocol
+from collections.abc import Awaitable, Callable
 
 from broker import dispatch, durable, subjects
 from broker.bus import Bus, BusError
@@ -22,8 +20,10 @@ from broker.bus.responses import ConflictError, Kept, Responses
 from broker.durable import Verdict
 from broker.settings import ProviderSettings
 from broker.v1 import job_pb2, stored_pb2
-from workers.claimed import AWAY_S, ClaimedAttempt, Tools
+from workers.claimed import AWAY_S, ClaimedAttempt
 from workers.ending import Ending
+from workers.slots import Slots
+from workers.tools import Tools
 
 _log = logging.getLogger(__name__)
 
@@ -35,43 +35,13 @@ _ROOM_S = 0.25
 _Response = Kept[stored_pb2.StoredResponse]
 
 
-class Host(Protocol):
-    """What the lane shares with the interactive one."""
-
-    @property
-    def slots(self) -> int: ...
-
-    @property
-    def busy(self) -> int:
-        """Slots in use, of either lane."""
-
-    @property
-    def draining(self) -> bool: ...
-
-    def occupy(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
-        """Run `work` in a slot."""
-
-    def alone(self) -> contextlib.AbstractAsyncContextManager[None]:
-        """From inside a slot: wait until nothing else runs, and keep it so (R6)."""
-
-    @property
-    def reserved(self) -> bool:
-        """Whether somebody runs alone."""
-
-    def hold(self, reply: str) -> None:
-        """Keep the lease of a delivery until it is answered."""
-
-    def answer(self, reply: str, answer: bytes) -> None:
-        """Settle a delivery."""
-
-
 class Background:
     """See the module."""
 
-    def __init__(self, bus: Bus, settings: ProviderSettings, host: Host, tools: Tools) -> None:
+    def __init__(self, bus: Bus, settings: ProviderSettings, slots: Slots, tools: Tools) -> None:
         self._bus = bus
         self._settings = settings
-        self._host = host
+        self._slots = slots
         self._tools = tools
         self._stored = Responses(bus)
         self._ending = Ending(
@@ -106,11 +76,11 @@ class Background:
 
     def wanted(self) -> int:
         """Jobs to ask for: none while the pull that stands has plenty of credit left."""
-        if self._host.draining or self._host.reserved:
+        if self._slots.draining or self._slots.reserved:
             return 0
         standing = self._puller.credits
         free = self._room() - standing
-        return free if free > 0 and (free * 4 >= self._host.slots or standing < free) else 0
+        return free if free > 0 and (free * 4 >= self._slots.count or standing < free) else 0
 
     def pull(self) -> None:
         """Ask for as many jobs as may run here now."""
@@ -118,16 +88,16 @@ class Background:
             self._puller.pull(wanted)
 
     def _room(self) -> int:
-        return self._host.slots - self._host.slots // _RESERVE - self._host.busy
+        return self._slots.count - self._slots.count // _RESERVE - self._slots.busy
 
     def _delivered(self, delivery: Delivery) -> None:
-        self._host.hold(delivery.reply)
-        if self._host.draining or self._host.reserved or self._room() <= 0:
-            self._host.answer(delivery.reply, nak(0.0 if self._host.draining else _ROOM_S))
+        self._slots.hold(delivery.reply)
+        if self._slots.draining or self._slots.reserved or self._room() <= 0:
+            self._slots.answer(delivery.reply, nak(0.0 if self._slots.draining else _ROOM_S))
             return
         job = job_pb2.Job.FromString(delivery.data)
         work = self._run(job, delivery)
-        self._running[job.request_id] = self._host.occupy(work, f"background {job.request_id}")
+        self._running[job.request_id] = self._slots.occupy(work, f"background {job.request_id}")
 
     def _cancel(self, response_id: str) -> None:
         task = self._running.get(response_id)
@@ -146,7 +116,7 @@ class Background:
         except asyncio.CancelledError:
             if job.request_id in self._cancelled:
                 answer = ACK
-            elif self._host.draining:
+            elif self._slots.draining:
                 answer = nak(0.0)
             else:
                 raise
@@ -154,7 +124,7 @@ class Background:
             self._cancelled.discard(job.request_id)
             if self._running.get(job.request_id) is asyncio.current_task():
                 del self._running[job.request_id]
-            self._host.answer(delivery.reply, answer)
+            self._slots.answer(delivery.reply, answer)
 
     async def _serve(self, job: job_pb2.Job, *, again: bool) -> bytes:
         """Do what the job and its record ask for; returns the answer to the delivery."""
@@ -170,7 +140,7 @@ class Background:
             return await self._bury(job, kept)
         if verdict is Verdict.RUN:
             return await self._claimed(job, kept, alone=False)
-        async with self._host.alone():
+        async with self._slots.alone():
             return await self._claimed(job, kept, alone=True)
 
     async def _claimed(self, job: job_pb2.Job, kept: _Response, *, alone: bool) -> bytes:
@@ -187,7 +157,7 @@ class Background:
             self._tools,
             self._ending,
             cancelled=lambda: job.request_id in self._cancelled,
-            draining=lambda: self._host.draining,
+            draining=lambda: self._slots.draining,
         )
         try:
             return await attempt.run()

@@ -10,42 +10,23 @@ import contextlib
 import hashlib
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 from broker import dispatch, durable
 from broker.bus import BusError
 from broker.bus.background import publish
 from broker.bus.eventlog import FencedError
-from broker.bus.queue import ACK, Publisher, nak
-from broker.bus.recorder import Recorder
+from broker.bus.queue import ACK, nak
 from broker.bus.responses import ConflictError, Kept
 from broker.errors import InferenceError
 from broker.v1 import delivery_service_pb2, event_pb2, generation_pb2, job_pb2, stored_pb2
 from workers.attempt import Attempt
 from workers.ending import PATIENCE_S, Ending, done, now
-from workers.fetch import Fetcher
-from workers.keys import Keys
 from workers.logsession import CREDIT, LogSession
-from workers.provider import Provider
-from workers.upstream import Upstream
+from workers.tools import Tools
 
 # A job that could not be run because NATS was away comes again after this long.
 AWAY_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What attempts are made with, and who makes them."""
-
-    worker: str
-    provider: Provider
-    upstream: Upstream
-    keys: Keys
-    fetcher: Fetcher
-    publisher: Publisher
-    recorder: Recorder
-    limits: delivery_service_pb2.TimeLimits
 
 
 class ClaimedAttempt:
@@ -112,7 +93,9 @@ class ClaimedAttempt:
         if task is None:
             raise RuntimeError("a job runs in its own task")
         grant = delivery_service_pb2.Grant(
-            remaining_ms=self._job.remaining_ms, credit_bytes=CREDIT, limits=self._tools.limits
+            remaining_ms=self._job.remaining_ms,
+            credit_bytes=CREDIT,
+            limits=self._tools.time_limits(),
         )
         session = self.session
         session.when_over(task.cancel)

@@ -92,7 +92,7 @@ async def start(bus: Bus, sim: Sim) -> AsyncIterator[Start]:
 
     yield start
     for runner in started:
-        if not runner._draining:  # the test's own matter then
+        if not runner._slots.draining:  # the test's own matter then
             await leave(runner, 0)
 
 
@@ -245,9 +245,9 @@ async def test_no_slot_stays_free_while_jobs_wait_though_none_ends(
     runner = await start(slots=16)
     await publish(bus, *[job(edge, n) for n in range(3)])
     await publish(bus, *[job(edge, n, slow) for n in range(3, 13)])
-    await until(lambda: len(claims(edge)) == 13 and runner.busy == 10, "three have ended")
+    await until(lambda: len(claims(edge)) == 13 and runner._slots.busy == 10, "three have ended")
     await publish(bus, *[job(edge, n, slow) for n in range(13, 19)])
-    await until(lambda: runner.busy == 16, "every slot is used", 3)
+    await until(lambda: runner._slots.busy == 16, "every slot is used", 3)
 
 
 # R7, R10.
@@ -304,7 +304,7 @@ async def test_a_suspect_runs_when_nothing_else_does_and_says_so(
     await publish(bus, job(edge, 1, slow))
     await until(lambda: sim.stats()["calls"] == 1, "the first runs")
     await publish(bus, job(edge, 2, slow, losses=2))
-    await until(runner._alone.locked, "the suspect waits")
+    await until(lambda: runner._slots.reserved, "the suspect waits")
     await publish(bus, job(edge, 3, slow))
     await until(lambda: len(claims(edge)) == 3, "all have run")
     await settled(bus)
@@ -314,6 +314,17 @@ async def test_a_suspect_runs_when_nothing_else_does_and_says_so(
         "req_2": True,
         "req_3": False,
     }
+    await all_quiet(runner)
+
+
+async def test_suspects_that_come_together_run_one_after_the_other(
+    bus: Bus, edge: EdgeStandIn, start: Start, sim: Sim
+) -> None:
+    await publish(bus, *[job(edge, n, losses=2) for n in range(4)])
+    runner = await start()
+    await until(lambda: len(claims(edge)) == 4, "all have run")
+    await settled(bus)
+    assert sim.stats()["most_open"] == 1
     await all_quiet(runner)
 
 

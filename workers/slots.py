@@ -1,0 +1,124 @@
+"""The slots of a worker: what runs in them, who has them alone, and deliveries not settled yet.
+
+A job is acked after its attempt record is stored; until then its lease is extended (R16).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine
+
+from broker.bus import Bus
+from broker.bus.jobs import settle
+from broker.bus.queue import IN_PROGRESS
+
+_log = logging.getLogger(__name__)
+
+
+class Slots:
+    """`count` calls at a time, whichever lane they are of.
+
+    `on_change` is called when what lanes may ask for may have changed.
+    """
+
+    def __init__(self, bus: Bus, count: int, on_change: Callable[[], None]) -> None:
+        self.count = count
+        self.busy = 0
+        # Whether this worker is leaving.
+        self.draining = False
+        # What runs in them.
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._bus = bus
+        self._on_change = on_change
+        # Deliveries not yet settled, by where their ack goes.
+        self._held: set[str] = set()
+        self._answers: list[tuple[str, bytes]] = []
+        self._answers_ready = asyncio.Event()
+        self._alone = asyncio.Lock()
+        # Those in slots that wait for their turn alone: they run nothing.
+        self._aside = 0
+        self._idle = asyncio.Event()
+
+    @property
+    def held(self) -> int:
+        """Deliveries that are not settled."""
+        return len(self._held)
+
+    @property
+    def reserved(self) -> bool:
+        """Whether somebody runs alone, or waits for it."""
+        return self._alone.locked()
+
+    @property
+    def open(self) -> bool:
+        """Whether anything may be begun."""
+        return not (self.draining or self.reserved) and self.busy < self.count
+
+    def occupy(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        """Run `work` in a slot."""
+        self.busy += 1
+        task = asyncio.create_task(work, name=name)
+        self.tasks.add(task)
+        task.add_done_callback(self._ended)
+        self._on_change()  # what free slots count on may be used up, and no slot become free soon
+        return task
+
+    @contextlib.asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """From inside a slot: nothing else may die with what runs in here (R6)."""
+        self._aside += 1
+        self._idle.set()
+        try:
+            await self._alone.acquire()
+        finally:
+            self._aside -= 1
+        try:
+            while self.busy - self._aside > 1:
+                self._idle.clear()
+                await self._idle.wait()
+            yield
+        finally:
+            self._alone.release()
+            self._on_change()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        self.busy -= 1
+        self._idle.set()
+        self._on_change()
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            _log.error("job failed", exc_info=exc)
+
+    # Deliveries.
+
+    def hold(self, reply: str) -> None:
+        """Extend the lease of a delivery until it is answered."""
+        self._held.add(reply)
+
+    def answer(self, reply: str, answer: bytes) -> None:
+        """Settle a delivery; one that is not held is settled already, or there is none."""
+        if reply not in self._held:
+            return
+        self._held.discard(reply)
+        self._answers.append((reply, answer))
+        self._answers_ready.set()
+
+    async def settle(self) -> None:
+        """Send answers to deliveries, as many at a time as there are; runs until cancelled."""
+        while True:
+            await self._answers_ready.wait()
+            self._answers_ready.clear()
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Send the answers that are ready."""
+        answers, self._answers = self._answers, []
+        for reply, answer in answers:
+            await settle(self._bus, reply, answer)
+
+    async def extend(self) -> None:
+        """Extend the leases of what is held."""
+        for reply in list(self._held):
+            await settle(self._bus, reply, IN_PROGRESS)
