@@ -118,6 +118,8 @@ TABLE: dict[str, Row] = {
     "upstream_unreachable": Row(502, "UNAVAILABLE", _SERVER, "upstream_error", _P, Retry.SAME),
     "worker_lost": Row(502, "ABORTED", _SERVER, "worker_lost", _U, Retry.SAME),
     "poison": Row(502, "ABORTED", _SERVER, "worker_lost", _U, Retry.NEVER),
+    # The edge that ran what was read along here; its own caller sees a connection that breaks.
+    "edge_lost": Row(502, "ABORTED", _SERVER, "edge_lost", _U, Retry.NEVER),
     "no_worker": Row(503, "UNAVAILABLE", _SERVER, "no_worker", _U, Retry.NEXT),
     "draining": Row(503, "UNAVAILABLE", _SERVER, "draining", _U, Retry.NEVER),
     "broker_unavailable": Row(503, "UNAVAILABLE", _SERVER, "broker_unavailable", _U, Retry.NEVER),

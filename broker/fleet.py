@@ -52,6 +52,14 @@ class FleetView:
             await self._leases.refresh()
         return key in self._leases.entries
 
+    def edge_address(self, name: str) -> str | None:
+        """Where an edge is reached by workers and other edges."""
+        value = self._leases.entries.get(subjects.edge_key(name))
+        try:
+            return presence.decode_edge(value).address if value else None
+        except msgspec.DecodeError:
+            return None
+
     def pace(self, provider: str, model: str) -> Pace:
         """How fast a model answers: the worst that a worker has seen."""
         if not self._paces:

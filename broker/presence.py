@@ -41,7 +41,7 @@ class WorkerLease(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class EdgeLease(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One edge process, and where workers reach it."""
+    """One edge process, and where workers and other edges reach it."""
 
     edge: str
     address: str
@@ -57,4 +57,5 @@ class PoolRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
 encode = msgspec.json.encode
 decode_worker = msgspec.json.Decoder(WorkerLease).decode
+decode_edge = msgspec.json.Decoder(EdgeLease).decode
 decode_pool = msgspec.json.Decoder(PoolRecord).decode

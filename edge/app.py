@@ -17,7 +17,6 @@ from broker.config import Settings
 from broker.telemetry import Metrics, Telemetry
 from broker.translate.forms import ROUTES
 from edge.auth import Authenticator
-from edge.claims import Claims
 from edge.http.call import Reporter
 from edge.http.framed import Framed
 from edge.http.framework import framework
@@ -26,6 +25,7 @@ from edge.http.protocol import protocol
 from edge.http.responses import CountInput, CreateResponse, ReadResponse
 from edge.http.slots import OpenStreams
 from edge.http.stored import conversation_routes, response_routes
+from edge.once import Once
 from edge.responses.service import ResponseService
 from edge.seams import EngineLike
 
@@ -44,13 +44,13 @@ def create_app(
     telemetry: Telemetry | None = None,
     responses: ResponseService | None = None,
     *,
-    claims: Claims | None = None,
+    once: Once | None = None,
 ) -> ASGIApp:
     """The ASGI application; it has to be served as `serve` says."""
     telemetry = telemetry or Telemetry.silent("edge")
     streams = OpenStreams(settings.limits.streams_per_key)
     _register_gauges(telemetry.metrics, engine, streams)
-    ingress = Ingress(engine, auth, settings.limits, streams, Reporter(telemetry), claims)
+    ingress = Ingress(engine, auth, settings.limits, streams, Reporter(telemetry), once)
     hot: dict[tuple[str, str], ASGIApp] = {
         ("POST", path): InferenceRoute(form, ingress) for path, form in ROUTES.items()
     }

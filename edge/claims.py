@@ -1,6 +1,6 @@
-"""Claims on the names that callers give requests: one edge runs a request, others wait for it.
+"""Claims on the names that callers give requests: one edge runs a request, others read along.
 
-A name is claimed before its request is accepted. The same request with the same name waits while
+A name is claimed before its request is accepted. The same request with the same name joins it while
 it runs, on whichever edge, and is given its answer afterwards; one that failed may be tried again,
 and that of a dead edge is taken over.
 """
@@ -12,11 +12,16 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
+from typing import TypeVar
 
 from broker.bus import Bus, BusError
 from broker.bus.once import KEPT_S, Found, OnceStore
 from broker.errors import InferenceError
 from broker.v1 import event_pb2, generation_pb2, stored_pb2
+from edge.tasks import Tasks
+
+_T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +44,17 @@ class Named:
     request_id: str
     digest: bytes
     timeout_s: float
+    # Where the name stands in the request.
+    param: str = "Idempotency-Key"
+
+
+class Standing(Enum):
+    """Of a request that cannot be joined at an edge."""
+
+    # It runs there, or is about to.
+    CLAIMED = "claimed"
+    # The edge has nothing to do with it.
+    UNKNOWN = "unknown"
 
 
 def digest(request: generation_pb2.Request, attachments: Sequence[bytes | memoryview]) -> bytes:
@@ -61,6 +77,11 @@ class Claim:
         self._revision = revision
         self._over = False
 
+    @property
+    def request_hash(self) -> bytes:
+        """Of the request that is run."""
+        return self._named.digest
+
     async def answered(
         self, answer_id: str, created: int, events: Sequence[event_pb2.Event]
     ) -> None:
@@ -71,9 +92,11 @@ class Claim:
         named = self._named
         try:
             await self._claims.store.put(named.owner, named.name, record, self._revision, KEPT_S)
-            self._over = True
         except BusError as exc:
             _log.warning("the answer of %s is not kept: %s", record.request_id, exc)
+        else:
+            self._over = True
+            self._claims.held.discard(record.request_id)
 
     def release(self) -> None:
         """Let others run it, unless it was answered."""
@@ -87,61 +110,92 @@ class Claims:
 
     def __init__(self, bus: Bus, edge: str, alive: Callable[[str], Awaitable[bool]]) -> None:
         self.store = OnceStore(bus)
-        self._edge = edge
+        self.edge = edge
+        # What this edge runs, or is about to, by the request's id: until others can read in the
+        # store what became of it.
+        self.held: set[str] = set()
         self._alive = alive
-        self._releasing: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
 
     async def close(self) -> None:
-        """Give up what is still claimed, as far as that goes quickly."""
-        if self._releasing:
-            await asyncio.wait(self._releasing, timeout=1)
-        for task in self._releasing:
-            task.cancel()
+        """Stop giving up what is still claimed."""
+        await self._tasks.close(wait_s=1)
 
-    async def take(self, named: Named) -> Claim | stored_pb2.Once:
-        """The claim, or the record of the answer that there is.
+    async def take(
+        self, named: Named, join: Callable[[stored_pb2.Once], Awaitable[_T | Standing]]
+    ) -> Claim | stored_pb2.Once | _T:
+        """The claim, or the record of the answer that there is, or what joining it gives.
 
-        Raises `InferenceError`: idempotency_conflict when the name is another request's, deadline
-        when that is not answered in time, broker_unavailable.
+        Raises `InferenceError`: idempotency_conflict when the name is another request's,
+        broker_unavailable.
         """
         try:
-            async with asyncio.timeout(named.timeout_s):
-                return await self._take(named)
-        except TimeoutError:
-            message = "the request that runs with this idempotency key was not answered in time"
-            raise InferenceError("deadline", message) from None
+            return await self._take(named, join)
         except BusError as exc:
             raise InferenceError("broker_unavailable", str(exc), retry_after=1) from exc
 
-    async def _take(self, named: Named) -> Claim | stored_pb2.Once:
-        record = stored_pb2.Once(
-            request_hash=named.digest, request_id=named.request_id, edge=self._edge
-        )
-        ttl_s = named.timeout_s + _SPARE_S
+    async def _take(
+        self, named: Named, join: Callable[[stored_pb2.Once], Awaitable[_T | Standing]]
+    ) -> Claim | stored_pb2.Once | _T:
         found = Found(None, 0)
+        abandoned = False
         pause_s = _LOOK_S
         while True:
             there = found.record
             if there is not None and (answer := _answer(there, named)):
                 return answer
-            if there is None or not await self._alive(there.edge):
-                revision = await self.store.put(
-                    named.owner, named.name, record, found.revision, ttl_s
-                )
-                if revision:
-                    return Claim(self, named, record, revision)
+            if there is None or abandoned or not await self._alive(there.edge):
+                if claim := await self._claim(named, found.revision):
+                    return claim
+                standing: _T | Standing = Standing.CLAIMED
             else:
+                standing = await join(there)
+                if not isinstance(standing, Standing):
+                    return standing
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, _MOST_LOOK_S)
-            found = await self.store.get(named.owner, named.name)
+            before, found = found, await self.store.get(named.owner, named.name)
+            # Its edge has nothing to do with it, and has not said what became of it either.
+            abandoned = standing is Standing.UNKNOWN and found.revision == before.revision
+
+    async def _claim(self, named: Named, revision: int) -> Claim | None:
+        """Write the claim over what was read; None when that was changed since."""
+        record = stored_pb2.Once(
+            request_hash=named.digest, request_id=named.request_id, edge=self.edge
+        )
+        ttl_s = named.timeout_s + _SPARE_S
+        self.held.add(named.request_id)
+        writing = asyncio.ensure_future(
+            self.store.put(named.owner, named.name, record, revision, ttl_s)
+        )
+        written = 0
+        try:
+            written = await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            self._tasks.spawn(self._undo(named, writing), "undo a claim")
+            raise
+        finally:
+            if not written and writing.done():
+                self.held.discard(named.request_id)
+        return Claim(self, named, record, written) if written else None
+
+    async def _undo(self, named: Named, writing: asyncio.Future[int]) -> None:
+        """Whoever claimed it left before that was written."""
+        try:
+            if written := await writing:
+                await self._release(named, written)
+        except BusError as exc:
+            _log.warning("%s", exc)
+        finally:
+            self.held.discard(named.request_id)
 
     def release(self, named: Named, revision: int) -> None:
         """Give a claim up in the background."""
-        task = asyncio.create_task(self._release(named, revision), name="release a claim")
-        self._releasing.add(task)
-        task.add_done_callback(self._releasing.discard)
+        self._tasks.spawn(self._release(named, revision), "release a claim")
 
     async def _release(self, named: Named, revision: int) -> None:
+        # From here on whoever asks this edge may take it over.
+        self.held.discard(named.request_id)
         for _ in range(_TRIES):
             try:
                 await self.store.forget(named.owner, named.name, revision)
@@ -158,13 +212,13 @@ def _answer(there: stored_pb2.Once, named: Named) -> stored_pb2.Once | None:
         raise InferenceError(
             "idempotency_conflict",
             "this idempotency key was used for another request; choose a new one for each request",
-            param="Idempotency-Key",
+            param=named.param,
         )
     if there.done and not there.events:
         raise InferenceError(
             "idempotency_conflict",
             "the request with this idempotency key was answered, and the answer was too large to "
             "be kept",
-            param="Idempotency-Key",
+            param=named.param,
         )
     return there if there.done else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol
 
 import grpc
@@ -179,14 +179,21 @@ class DeliveryServer(pb_grpc.DeliveryServiceServicer):
 
     def __init__(self, desk: Desk, fleet_token: str) -> None:
         self._desk = desk
-        self._token = f"Bearer {fleet_token}"
+        self._token = fleet_token
+        self._beside: list[Callable[[grpc.aio.Server], object]] = []
         self._server: grpc.aio.Server | None = None
         self.links: set[Link] = set()
+
+    def serve_beside(self, add: Callable[[grpc.aio.Server], object]) -> None:
+        """Have `add` put another service on this port, before it is listened on."""
+        self._beside.append(add)
 
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port. Raises `OSError` when it is taken."""
         self._server = grpc.aio.server(options=OPTIONS)
         pb_grpc.add_DeliveryServiceServicer_to_server(self, self._server)
+        for add in self._beside:
+            add(self._server)
         try:
             bound = self._server.add_insecure_port(f"{host}:{port}")
         except RuntimeError as exc:
@@ -215,7 +222,7 @@ class DeliveryServer(pb_grpc.DeliveryServiceServicer):
         context: _Context,
     ) -> None:
         """One worker, for as long as it lives."""
-        await self._authenticate(context)
+        await authenticate(context, self._token)
         # A worker waits for this: had it written to a call that is refused, it would not learn why.
         await context.write(pb.DeliverResponse())
         first = await context.read()
@@ -245,7 +252,7 @@ class DeliveryServer(pb_grpc.DeliveryServiceServicer):
         context: _Context,
     ) -> AsyncIterator[pb.FetchBodyResponse]:
         """The body of a large job, or a file that came with it, in pieces (R10)."""
-        await self._authenticate(context)
+        await authenticate(context, self._token)
         exchange = self._desk.exchanges.get(request.request_id)
         attempt = exchange.current(request.attempt) if exchange is not None else None
         if (
@@ -265,8 +272,10 @@ class DeliveryServer(pb_grpc.DeliveryServiceServicer):
                 await context.abort(grpc.StatusCode.NOT_FOUND, "the attempt is over")
             yield pb.FetchBodyResponse(data=bytes(raw[start : start + _PIECE]))
 
-    async def _authenticate(self, context: _Context) -> None:
-        metadata = dict(context.invocation_metadata() or ())
-        shown = str(metadata.get("authorization", ""))
-        if not hmac.compare_digest(shown.encode(), self._token.encode()):
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "wrong fleet token")
+
+async def authenticate(context: grpc.aio.ServicerContext[Any, Any], fleet_token: str) -> None:
+    """End the call of a peer that does not know the fleet token (R20)."""
+    metadata = dict(context.invocation_metadata() or ())
+    shown = str(metadata.get("authorization", ""))
+    if not hmac.compare_digest(shown.encode(), f"Bearer {fleet_token}".encode()):
+        await context.abort(grpc.StatusCode.UNAUTHENTICATED, "wrong fleet token")

@@ -83,8 +83,10 @@ class Engine:
         self._bill = Bill(catalogue)
         self._health = Health(bus, self._fleet, self.name, self._own)
         self.edge_lives = self._fleet.edge_lives
+        self.edge_address = self._fleet.edge_address
         self.router = Router(self._fleet, self._fresh, catalogue, settings.routing, self._health)
         self._delivery = DeliveryServer(self, fleet_token)
+        self.serve_beside = self._delivery.serve_beside
         self._queues: dict[tuple[str, str], PoolQueue] = defaultdict(PoolQueue)
         self._aliases: dict[tuple[str, str], str] = {}
         self._hedges = Budget()

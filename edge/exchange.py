@@ -114,7 +114,8 @@ class Exchange:
     def cancel(self) -> None:
         """Cancelled from another connection: whoever reads is told."""
         if not self.done:
-            self._end(InferenceError("client_gone", "the request was cancelled"), "cancelled")
+            error = InferenceError("client_gone", "the request was cancelled", code="cancelled")
+            self._end(error, "cancelled")
 
     # The engine's side.
 

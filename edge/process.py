@@ -16,10 +16,12 @@ from broker.bus.keyring import Keyring
 from broker.config import Settings
 from broker.telemetry import Telemetry
 from edge.app import create_app, serve
+from edge.attach import AttachService, OtherEdges
 from edge.auth import Authenticator
 from edge.claims import Claims
 from edge.engine import Engine
 from edge.hosted import HostedTools
+from edge.once import Once
 from edge.responses.service import ResponseService
 from edge.rpc.server import RpcServer
 
@@ -53,7 +55,12 @@ class _Server(uvicorn.Server):
 
 
 async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asyncio.Event) -> None:
-    engine = Engine(bus, settings, await fleet_token(bus, settings))
+    token = await fleet_token(bus, settings)
+    engine = Engine(bus, settings, token)
+    claims = Claims(bus, engine.name, engine.edge_lives)
+    others = OtherEdges(token, engine)
+    once = Once(claims, others)
+    engine.serve_beside(AttachService(token, once.standing).add)
     keyring = Keyring(bus)
     auth = Authenticator(keyring)
     tools = HostedTools(engine, settings)
@@ -66,8 +73,7 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
     version = metadata.version("millrace")
     rpc = RpcServer(engine, auth, settings, version, telemetry, responses=responses)
     await rpc.start()
-    claims = Claims(bus, engine.name, engine.edge_lives)
-    app = create_app(settings, engine, auth, telemetry, responses, claims=claims)
+    app = create_app(settings, engine, auth, telemetry, responses, once=once)
     server = _Server(serve(app, settings))
     serving = asyncio.create_task(server.serve(), name="http")
     stopping = asyncio.create_task(stop.wait(), name="stop")
@@ -87,8 +93,9 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
         follow.cancel()
         await rpc.close()
         await responses.close()
-        await claims.close()
         await engine.close()
+        await others.close()
+        await claims.close()
 
 
 def main() -> int:

@@ -22,9 +22,11 @@ class Tasks:
         self._running.add(task)
         task.add_done_callback(self._finished)
 
-    async def close(self) -> None:
-        """Cancel what runs, and wait for its end."""
+    async def close(self, wait_s: float = 0.0) -> None:
+        """Cancel what runs, and wait for its end; `wait_s` is what it has to come to it itself."""
         running = list(self._running)
+        if running and wait_s:
+            await asyncio.wait(running, timeout=wait_s)
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)

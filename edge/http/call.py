@@ -40,6 +40,7 @@ class Call:
         "headers",
         "key",
         "model",
+        "named",
         "provider",
         "reason",
         "replayed",
@@ -67,6 +68,8 @@ class Call:
         self.reason = ""
         self.started = False  # whether the status line has been sent
         self.gone = False
+        # Whether it has an idempotency key: then it runs apart from its caller.
+        self.named = False
         # Whether it is the answer of an earlier request with the same idempotency key.
         self.replayed = False
         # What the answer costs, in billionths of a dollar; None = nobody knows.

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.types import Receive, Scope, Send
 
@@ -17,14 +18,14 @@ from broker.translate.form import Answer, Form, MakeStream, Stream
 from broker.translate.multipart import boundary_of
 from broker.v1 import event_pb2, generation_pb2
 from edge.auth import Authenticator, authorization
-from edge.claims import Claim, Claims, Named, digest
+from edge.claims import Named, digest
 from edge.http.body import ClientGoneError, read_json_body
 from edge.http.call import Call, Reporter
 from edge.http.form_body import read_form
-from edge.http.once import Recorded, Replayed
 from edge.http.reply import error_reply
 from edge.http.slots import OpenStreams
 from edge.http.stream import EventStream
+from edge.once import Once
 from edge.seams import EngineLike, ExchangeLike, Submits
 
 _log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class Ingress:
     streams: OpenStreams
     reporter: Reporter
     # None: idempotency keys are not looked at.
-    claims: Claims | None = None
+    once: Once | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class InferenceRoute:
         self._limits = ingress.limits
         self._streams = ingress.streams
         self._reporter = ingress.reporter
-        self._claims = ingress.claims
+        self._once = ingress.once
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = Call(scope, self._form.request_id)
@@ -159,7 +160,9 @@ class InferenceRoute:
         """The end of a streamed answer that is complete."""
         return events.finish()
 
-    async def _broken(self, _asked: Asked, events: Stream, error: InferenceError) -> bytes | None:
+    async def _broken(
+        self, _call: Call, _asked: Asked, events: Stream, error: InferenceError
+    ) -> bytes | None:
         """The end of a streamed answer that failed; None where no bytes can tell that."""
         return events.error(error)
 
@@ -174,7 +177,7 @@ class InferenceRoute:
                 raise
             error = as_error(exc, call)
             call.reason = error.reason
-            last = await self._broken(asked, events, error)
+            last = await self._broken(call, asked, events, error)
             if last is None:
                 raise error from exc
             await out.write(last, last=True)
@@ -213,30 +216,28 @@ class InferenceRoute:
     async def _submit(self, call: Call, asked: Asked) -> ExchangeLike:
         """The exchange of a request, or the answer of the one that has its name."""
         name = call.idempotency_key()
-        if name is None or self._claims is None:
-            return await self._run(call, asked)
+        if name is None or self._once is None:
+            return await self._run(call, asked, asked.timeout_s)
+        call.named = True
         told = digest(asked.request, asked.attachments)
-        taken = await self._claims.take(
-            Named(asked.key.owner, name, call.request_id, told, asked.timeout_s)
-        )
-        if not isinstance(taken, Claim):
-            call.replayed = True
-            return Replayed(taken)
-        try:
-            return Recorded(await self._run(call, asked), taken)
-        except BaseException:
-            taken.release()
-            raise
+        named = Named(asked.key.owner, name, call.request_id, told, asked.timeout_s)
+        joined = await self._once.submit(named, partial(self._run_named, call, asked))
+        call.replayed = joined.replayed
+        return joined
 
-    async def _run(self, call: Call, asked: Asked) -> ExchangeLike:
+    async def _run(self, call: Call, asked: Asked, timeout_s: float) -> ExchangeLike:
         return await self._engine.submit(
             asked.request,
             asked.key,
             request_id=call.request_id,
-            timeout_s=asked.timeout_s,
+            timeout_s=timeout_s,
             provider_key=call.provider_key(),
             attachments=asked.attachments,
         )
+
+    async def _run_named(self, call: Call, asked: Asked, timeout_s: float) -> ExchangeLike:
+        """Run it for all who send it, some of whom may be there when its caller is not."""
+        return await self._run(call, asked, timeout_s)
 
     async def _refuse(self, call: Call, error: InferenceError, send: Send) -> None:
         """Tell the caller, where that is still possible."""

@@ -25,6 +25,7 @@ from edge.http.call import Call
 from edge.http.follow import follow
 from edge.http.inference import Asked, InferenceRoute, Ingress, as_error
 from edge.http.reply import JSON_TYPE
+from edge.responses.keeping import Keeping
 from edge.responses.service import ResponseService, now
 from edge.responses.turn import Turn
 from edge.seams import ExchangeLike
@@ -58,15 +59,20 @@ class CreateResponse(InferenceRoute):
         except InferenceError as exc:
             raise as_responses(exc) from exc
 
-    async def _run(self, call: Call, asked: Asked) -> ExchangeLike:
+    async def _run(self, call: Call, asked: Asked, timeout_s: float) -> ExchangeLike:
         assert isinstance(asked, _Asked)  # noqa: S101  # `_answer` made it
         whole = Asked(asked.turn.whole, asked.key, asked.timeout_s)
-        return await super()._run(call, whole)
+        return await super()._run(call, whole, timeout_s)
+
+    async def _run_named(self, call: Call, asked: Asked, timeout_s: float) -> ExchangeLike:
+        assert isinstance(asked, _Asked)  # noqa: S101  # `_answer` made it
+        inner = await self._run(call, asked, timeout_s)
+        return Keeping(inner, self._service, asked.turn)
 
     async def _body(self, call: Call, asked: Asked, answer: Answer) -> bytes:
         assert isinstance(asked, _Asked)  # noqa: S101  # `_answer` made it
         assert isinstance(answer, ResponsesAnswer)  # noqa: S101  # the form's
-        if not call.replayed:  # else it was stored, and may have been deleted since
+        if not call.named:  # else its exchange has stored it, and it may be deleted by now
             await self._service.finish(asked.turn, answer.stored(completed_at=now()))
         return answer.render()
 
@@ -74,7 +80,7 @@ class CreateResponse(InferenceRoute):
         assert isinstance(asked, _Asked)  # noqa: S101  # `_answer` made it
         assert isinstance(events, ResponsesStream)  # noqa: S101  # the form's
         try:
-            if not call.replayed:
+            if not call.named:
                 await self._service.finish(asked.turn, events.stored(completed_at=now()))
         except InferenceError as exc:
             # Behind the events that are ready to be sent.
@@ -82,10 +88,12 @@ class CreateResponse(InferenceRoute):
             return events.error(exc)
         return events.finish()
 
-    async def _broken(self, asked: Asked, events: Stream, error: InferenceError) -> bytes | None:
+    async def _broken(
+        self, call: Call, asked: Asked, events: Stream, error: InferenceError
+    ) -> bytes | None:
         assert isinstance(asked, _Asked)  # noqa: S101  # `_answer` made it
         assert isinstance(events, ResponsesStream)  # noqa: S101  # the form's
-        if events.begun:
+        if events.begun and not call.named:
             record = events.stored(completed_at=now(), error=error)
             await self._service.finish_failed(asked.turn, record)
         return events.error(error)

@@ -14,12 +14,12 @@ from tests.system.stack import Stack
 
 @contextlib.asynccontextmanager
 async def shared_stack(
-    folders: pytest.TempPathFactory, workers: int = 1, **options: Any
+    folders: pytest.TempPathFactory, workers: int = 1, edges: int = 1, **options: Any
 ) -> AsyncIterator[Stack]:
     """A running stack, for the fixture of a module."""
     stack = Stack(folders.mktemp("stack"), **options)
     try:
-        await stack.start(workers)
+        await stack.start(workers, edges)
         yield stack
     finally:
         await stack.stop()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
@@ -12,6 +15,7 @@ import pytest
 from broker.bus.keyring import Keyring
 from broker.bus.once import OnceStore
 from broker.v1 import stored_pb2
+from tests.system.shared import shared_stack
 from tests.system.stack import MakeStack, Stack, until
 
 
@@ -27,19 +31,34 @@ async def post(client: httpx.AsyncClient, name: str, asked: dict[str, Any]) -> h
     return await client.post("/v1/chat/completions", json=asked, headers=named(name))
 
 
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def pair(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    async with shared_stack(tmp_path_factory, edges=2) as stack:
+        yield stack
+
+
 @pytest.fixture
-async def two(make_stack: MakeStack) -> Stack:
-    stack = await make_stack(workers=1, edges=2)
-    await stack.reset_sim()
-    return stack
+async def two(pair: Stack) -> Stack:
+    """Two edges, for tests that kill none; each test has names of its own."""
+    await pair.quiet()
+    await pair.reset_sim()
+    return pair
 
 
-async def calls(stack: Stack) -> int:
-    return int((await stack.sim_stats())["calls"])
+async def calls(stack: Stack, least: int = 0) -> int:
+    """Upstream calls so far; 0 below `least`."""
+    found = int((await stack.sim_stats())["calls"])
+    return found if found >= least else 0
 
 
 async def test_the_same_request_on_two_edges_runs_once_and_is_answered_alike(two: Stack) -> None:
     asked = body("tokens=5,ttft_ms=500,vary")
+    before = (await two.ledger()).total().charges
     async with two.client() as one, two.client("edge1") as other:
         answers = await asyncio.gather(
             *(post(client, "k1", asked) for client in (one, other) for _ in range(5))
@@ -70,7 +89,7 @@ async def test_the_same_request_on_two_edges_runs_once_and_is_answered_alike(two
     await two.quiet()
 
     async def charged() -> bool:
-        return (await two.ledger()).total().charges == 2
+        return (await two.ledger()).total().charges == before + 2
 
     await until(charged, "each answer is charged once")
 
@@ -78,41 +97,122 @@ async def test_the_same_request_on_two_edges_runs_once_and_is_answered_alike(two
 async def test_what_failed_may_be_tried_again(two: Stack) -> None:
     async with two.client() as client:
         asked = body("status=400,first_n=1,key=once")
-        assert (await post(client, "k", asked)).status_code == 400
+        assert (await post(client, "failed", asked)).status_code == 400
 
         async def again() -> bool:
-            return (await post(client, "k", asked)).status_code == 200
+            return (await post(client, "failed", asked)).status_code == 200
 
         await until(again, "it runs again")
         assert await calls(two) == 2
 
 
-async def test_whose_caller_left_is_run_for_who_waits(two: Stack) -> None:
+def said(line: str) -> str:
+    """The text of one line of a stream."""
+    if not line.startswith("data: {"):
+        return ""
+    return "".join(c["delta"].get("content") or "" for c in json.loads(line[6:])["choices"])
+
+
+async def words(lines: AsyncIterator[str]) -> str:
+    """The next text of a stream, which goes on."""
+    async for line in lines:
+        if text := said(line):
+            return text
+    raise AssertionError("it ended without another word")
+
+
+async def test_a_stream_is_read_along_at_another_edge_and_outlives_its_first_caller(
+    two: Stack,
+) -> None:
+    asked = body("tokens=60,delay_ms=50,vary") | {"stream": True}
+    path = "/v1/chat/completions"
+    async with two.client() as one, two.client("edge1") as other:
+        async with one.stream("POST", path, json=asked, headers=named("along")) as first:
+            before = first.aiter_lines()
+            begun = await words(before)
+            async with other.stream("POST", path, json=asked, headers=named("along")) as second:
+                assert second.headers["idempotent-replayed"] == "true"
+                lines = second.aiter_lines()
+                text = await words(lines)
+                # It is there while the first one still runs, and from its beginning.
+                assert (await two.sim_stats())["open"] == 1
+                assert text.startswith(begun)
+                await first.aclose()
+                rest = [line async for line in lines]
+        assert rest[-2:] == ["data: [DONE]", ""]
+        text += "".join(map(said, rest))
+        again = await post(other, "along", asked)
+        assert text == "".join(map(said, again.text.splitlines()))
+    assert await calls(two) == 1
+    await two.quiet()
+
+
+async def test_the_call_upstream_ends_with_the_last_who_reads(two: Stack) -> None:
+    asked = body("tokens=9000,delay_ms=20") | {"stream": True}
+    path = "/v1/chat/completions"
+    async with two.client() as one, two.client("edge1") as other:
+        async with one.stream("POST", path, json=asked, headers=named("left")) as first:
+            lines = first.aiter_lines()
+            await words(lines)
+            async with other.stream("POST", path, json=asked, headers=named("left")) as second:
+                along = second.aiter_lines()
+                await words(along)
+        await two.quiet()
+        # It was not answered: whoever sends it again has it run again.
+        async with other.stream("POST", path, json=asked, headers=named("left")) as third:
+            assert "idempotent-replayed" not in third.headers
+    assert await calls(two) == 2
+    await two.quiet("edge1")
+
+
+async def test_a_whole_answer_outlives_its_first_caller(two: Stack) -> None:
     asked = body("tokens=3,ttft_ms=1500")
     async with two.client() as one, two.client("edge1") as other:
-        leaving = asyncio.create_task(post(one, "k", asked))
+        leaving = asyncio.create_task(post(one, "whole", asked))
         await until(lambda: calls(two), "the first runs")
-        waiting = asyncio.create_task(post(other, "k", asked))
-        await asyncio.sleep(0.2)
+        waiting = asyncio.create_task(post(other, "whole", asked))
+        await asyncio.sleep(0.5)  # a time in which it is joined, and no more than that
         leaving.cancel()
         answer = await waiting
     assert answer.status_code == 200
-    assert "idempotent-replayed" not in answer.headers
-    assert await calls(two) == 2
+    assert await calls(two) == (1 if "idempotent-replayed" in answer.headers else 2)
 
 
-async def test_the_key_of_a_dead_edge_is_taken_over(two: Stack) -> None:
-    asked = body("tokens=3,ttft_ms=2000")
-    async with two.client("edge1") as one, two.client() as other:
-        lost = asyncio.create_task(post(one, "k", asked))
-        await until(lambda: calls(two), "the first runs")
-        two.processes["edge1"].kill(signal.SIGKILL)
-        answer = await post(other, "k", asked)
+async def test_who_reads_along_is_told_of_the_failure_and_may_try_again(two: Stack) -> None:
+    asked = body("status=400,first_n=1,ttft_ms=1000,key=along")
+    async with two.client() as one, two.client("edge1") as other:
+        both = await asyncio.gather(post(one, "failing", asked), post(other, "failing", asked))
+        assert {answer.status_code for answer in both} <= {200, 400}
+        assert (await post(other, "failing", asked)).status_code == 200
+
+
+async def test_the_key_of_a_dead_edge_is_taken_over(make_stack: MakeStack) -> None:
+    stack = await make_stack(workers=1, edges=2)
+    await stack.reset_sim()
+    asked = body("tokens=3,ttft_ms=3000")
+    streamed = body("tokens=900,delay_ms=20") | {"stream": True}
+    path = "/v1/chat/completions"
+    async with stack.client("edge1") as one, stack.client() as other, AsyncExitStack() as open_:
+        lost = [asyncio.create_task(post(one, "k", asked))]
+        await until(lambda: calls(stack), "the first runs")
+        lost.append(asyncio.create_task(post(one, "s", streamed)))
+        await until(lambda: calls(stack, 2), "the stream runs")
+        along = await open_.enter_async_context(
+            other.stream("POST", path, json=streamed, headers=named("s"))
+        )
+        waiting = asyncio.create_task(post(other, "k", asked))
+        stack.processes["edge1"].kill(signal.SIGKILL)
+        # Who was told nothing yet is answered by a run of its own, who was, is told the truth.
+        answer = await waiting
         assert answer.status_code == 200
-        with pytest.raises(httpx.TransportError):
-            await lost
+        assert "idempotent-replayed" not in answer.headers
+        told = [line async for line in along.aiter_lines() if line.startswith("data: ")][-1]
+        assert json.loads(told[6:])["error"]["code"] == "edge_lost"
+        for task in lost:
+            with pytest.raises(httpx.TransportError):
+                await task
         assert (await post(other, "k", asked)).headers["idempotent-replayed"] == "true"
-    await two.quiet()
+    await stack.quiet()
 
 
 async def test_a_key_is_its_owners_own(two: Stack) -> None:
