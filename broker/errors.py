@@ -92,6 +92,9 @@ TABLE: dict[str, Row] = {
     "unsupported_media_type": Row(
         415, "INVALID_ARGUMENT", _INVALID, "unsupported_media_type", _C, Retry.NEVER
     ),
+    "range_not_satisfiable": Row(
+        416, "OUT_OF_RANGE", _INVALID, "range_not_satisfiable", _C, Retry.NEVER
+    ),
     "unprocessable": Row(422, "INVALID_ARGUMENT", _INVALID, None, _C, Retry.NEXT),
     "insufficient_quota": Row(
         429, "RESOURCE_EXHAUSTED", "insufficient_quota", "insufficient_quota", _C, Retry.NEVER

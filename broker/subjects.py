@@ -22,9 +22,13 @@ CAPACITY = "capacity"
 BATCHES = "batches"
 RESPONSES = "responses"
 IDEMPOTENCY = "idempotency"
+# A bucket and a store of objects.
+FILES = "files"
 # Stores of objects.
+BATCH_IN = "batch_in"
+BATCH_OUT = "batch_out"
 BLOBS = "blobs"
-OBJECT_STORES = ("batch_in", "batch_out", BLOBS)
+OBJECT_STORES = (BATCH_IN, BATCH_OUT, FILES, BLOBS)
 
 _NOT_TOKEN = re.compile(r"[^A-Za-z0-9_-]")
 
@@ -72,6 +76,21 @@ def events(response_id: str) -> str:
 def stored_key(owner: str, name: str) -> str:
     """Key of an owner's response or conversation in `responses`."""
     return f"{token(owner)}.{token(name)}"
+
+
+def file_key(owner: str, name: str) -> str:
+    """Key of an owner's file in `files`; `*` as the name is all of them."""
+    return f"f.{token(owner)}.{name}"
+
+
+def upload_key(owner: str, name: str) -> str:
+    """Key of an owner's upload."""
+    return f"u.{token(owner)}.{name}"
+
+
+def part_key(owner: str, upload: str, name: str) -> str:
+    """Key of a part of an upload."""
+    return f"p.{token(owner)}.{upload}.{name}"
 
 
 def direct(provider: str, pool: str) -> str:

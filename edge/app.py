@@ -17,7 +17,9 @@ from broker.config import Settings
 from broker.telemetry import Metrics, Telemetry
 from broker.translate.forms import ROUTES
 from edge.auth import Authenticator
+from edge.files import FileService
 from edge.http.call import Reporter
+from edge.http.files import file_routes
 from edge.http.framed import Framed
 from edge.http.framework import framework
 from edge.http.inference import InferenceRoute, Ingress
@@ -44,6 +46,7 @@ def create_app(
     telemetry: Telemetry | None = None,
     responses: ResponseService | None = None,
     *,
+    files: FileService | None = None,
     once: Once | None = None,
 ) -> ASGIApp:
     """The ASGI application; it has to be served as `serve` says."""
@@ -64,6 +67,8 @@ def create_app(
         rest.router.routes.append(
             Route(path, ReadResponse(ingress, responses), methods=["GET"], include_in_schema=False)
         )
+    if files is not None:
+        rest.include_router(file_routes(files, auth, settings.limits))
     for (method, path), handler in hot.items():
         # So that other methods get 405 and not 404.
         rest.router.routes.append(Route(path, handler, methods=[method], include_in_schema=False))

@@ -20,6 +20,7 @@ from edge.attach import AttachService, OtherEdges
 from edge.auth import Authenticator
 from edge.claims import Claims
 from edge.engine import Engine
+from edge.files import FileService
 from edge.hosted import HostedTools
 from edge.once import Once
 from edge.responses.service import ResponseService
@@ -73,7 +74,8 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
     version = metadata.version("millrace")
     rpc = RpcServer(engine, auth, settings, version, telemetry, responses=responses)
     await rpc.start()
-    app = create_app(settings, engine, auth, telemetry, responses, once=once)
+    files = FileService(bus, engine)
+    app = create_app(settings, engine, auth, telemetry, responses, files=files, once=once)
     server = _Server(serve(app, settings))
     serving = asyncio.create_task(server.serve(), name="http")
     stopping = asyncio.create_task(stop.wait(), name="stop")

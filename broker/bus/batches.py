@@ -18,7 +18,8 @@ from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from broker import subjects
 from broker.batch.states import FINAL
 from broker.bus.connection import Bus, BusError
-from broker.bus.responses import ConflictError, mapped
+from broker.bus.responses import ConflictError
+from broker.bus.steady import mapped
 from broker.v1 import batch_pb2
 
 # Tries of `change` against others that change the same record.

@@ -30,6 +30,7 @@ from nats.js.errors import APIError, KeyWrongLastSequenceError, NotFoundError
 
 from broker import presence, subjects
 from broker.bus.connection import Bus, BusError
+from broker.files import LONGEST_S
 
 _MB, _GB, _DAY = 1 << 20, 1 << 30, 86_400
 # Room for headers under the server's max_payload of 1 MiB.
@@ -166,10 +167,11 @@ def _buckets(replicas: int, retention_s: float = RETENTION_S) -> list[KeyValueCo
     plain = {subjects.CFG: 16, subjects.KEYS: 4, subjects.BATCHES: 1}
     # A lease's shortest TTL is the marker's, and history above 1 would lengthen it.
     leases = (subjects.WORKERS, subjects.BREAKER, subjects.CAPACITY, subjects.IDEMPOTENCY)
+    expiring = (*leases, subjects.FILES)
     common: dict[str, Any] = {"storage": StorageType.FILE, "replicas": replicas, "direct": True}
     return [
         *(KeyValueConfig(bucket=name, history=n, **common) for name, n in plain.items()),
-        *(KeyValueConfig(bucket=b, history=1, limit_marker_ttl=1, **common) for b in leases),
+        *(KeyValueConfig(bucket=b, history=1, limit_marker_ttl=1, **common) for b in expiring),
         KeyValueConfig(bucket=subjects.RESPONSES, history=1, ttl=retention_s, **common),
     ]
 
@@ -190,9 +192,10 @@ async def ensure_layout(bus: Bus, replicas: int, retention_s: float = RETENTION_
     for bucket in _buckets(replicas, retention_s):
         with _naming(f"bucket {bucket.bucket}"):
             await _ensure_bucket(bus, bucket)
+    # Nothing of a response goes before the response does, nor of a file; some files never go.
+    kept = {subjects.BLOBS: retention_s + _SPARE_S, subjects.FILES: 0.0}
     for store in subjects.OBJECT_STORES:
-        # Nothing of a response goes before the response does.
-        ttl = retention_s + _SPARE_S if store == subjects.BLOBS else 30 * _DAY
+        ttl = kept.get(store, LONGEST_S + _SPARE_S)
         with _naming(f"object store {store}"):
             try:
                 info = await bus.js.stream_info(f"OBJ_{store}")

@@ -11,18 +11,17 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from nats.errors import Error as NatsError
-from nats.js.errors import Error as JetStreamError
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError, ObjectNotFoundError
 from nats.js.object_store import ObjectStore
 
 from broker import subjects
 from broker.bus.connection import Bus, BusError
 from broker.bus.layout import MAX_INLINE_BODY
+from broker.bus.steady import mapped
 from broker.v1 import stored_pb2
 
 _log = logging.getLogger(__name__)
@@ -227,12 +226,3 @@ class Responses:
         self.blobs = Blobs(bus)
         self.responses = Store(bus, stored_pb2.StoredResponse, self.blobs)
         self.conversations = Store(bus, stored_pb2.StoredConversation, self.blobs)
-
-
-@contextlib.contextmanager
-def mapped(what: str) -> Iterator[None]:
-    """NATS errors as `BusError`, saying what was being done."""
-    try:
-        yield
-    except (NatsError, JetStreamError, TimeoutError, OSError) as exc:
-        raise BusError(f"cannot {what}: {exc or type(exc).__name__}") from exc

@@ -155,7 +155,7 @@ def boundary_of(content_type: bytes) -> bytes | None:
     if kind != b"multipart/form-data":
         return None
     if not (boundary := parameters.get(b"boundary")):
-        raise _broken("the Content-Type names no boundary")
+        raise broken("the Content-Type names no boundary")
     return boundary
 
 
@@ -191,7 +191,7 @@ class FormReader:
                 },
             )
         except FormParserError as exc:
-            raise _broken(str(exc)) from exc
+            raise broken(str(exc)) from exc
 
     def feed(self, data: bytes) -> None:
         """More of the body. Raises `InferenceError` invalid_request."""
@@ -200,7 +200,7 @@ class FormReader:
         try:
             self._parser.write(data)
         except FormParserError as exc:
-            raise _broken(str(exc)) from exc
+            raise broken(str(exc)) from exc
 
     def let_go(self) -> None:
         """Nothing more comes; call it in any case, or the bytes stay until a garbage collection."""
@@ -210,7 +210,7 @@ class FormReader:
     def close(self) -> Fields:
         """The form, when the body has ended."""
         if not self._ended:
-            raise _broken("it ends before its last boundary")
+            raise broken("it ends before its last boundary")
         return self._fields
 
     # What the parser calls.
@@ -218,7 +218,7 @@ class FormReader:
     def _begin(self) -> None:
         self._count += 1
         if self._count > _MOST_FIELDS:
-            raise _broken(f"it has more than {_MOST_FIELDS} fields")
+            raise broken(f"it has more than {_MOST_FIELDS} fields")
         self._headers = {}
         self._content = bytearray()
         self._start = self._filled
@@ -235,7 +235,7 @@ class FormReader:
         given = self._headers.get(b"content-disposition", b"")
         kind, parameters = parse_options_header(given.decode("latin-1"))
         if kind != b"form-data" or b"name" not in parameters:
-            raise _broken("a part does not say which field it is")
+            raise broken("a part does not say which field it is")
         return parameters
 
     def _filename(self) -> bytes | None:
@@ -245,13 +245,21 @@ class FormReader:
             return name
         return _ESCAPED.sub(lambda found: bytes([int(found[1], 16)]), extended[1])
 
+    def _named(self) -> tuple[str, str]:
+        """The field that a part is, and the name of its file."""
+        try:
+            name = _without_brackets(self._disposition()[b"name"].decode())
+            return name, (self._filename() or b"").decode()
+        except UnicodeDecodeError as exc:
+            raise broken("a name is not valid UTF-8") from exc
+
     def _data(self, data: bytes, start: int, end: int) -> None:
         if not self._text:
             self._keep(memoryview(data)[start:end])
             return
         self._content += data[start:end]
         if len(self._content) > _MOST_TEXT:
-            raise _broken(f"a text is larger than {_MOST_TEXT >> 20} MiB")
+            raise broken(f"a text is larger than {_MOST_TEXT >> 20} MiB")
 
     def _keep(self, data: memoryview) -> None:
         if self._room is None:
@@ -259,20 +267,19 @@ class FormReader:
             self._room = mmap.mmap(-1, max(self._most, 1), flags=private)
         end = self._filled + len(data)
         if end > self._most:
-            raise _broken(f"it is larger than {self._most} bytes")
+            raise broken(f"it is larger than {self._most} bytes")
         self._room[self._filled : end] = data
         self._filled = end
 
     def _end(self) -> None:
-        parameters = self._disposition()
-        try:
-            name = _without_brackets(parameters[b"name"].decode())
-            filename = (self._filename() or b"").decode()
-            if self._text:
-                self._fields.texts.setdefault(name, []).append(self._content.decode())
-                return
-        except UnicodeDecodeError as exc:
-            raise _broken("a name or a text is not valid UTF-8") from exc
+        name, filename = self._named()
+        if self._text:
+            try:
+                text = self._content.decode()
+            except UnicodeDecodeError as exc:
+                raise broken("a text is not valid UTF-8") from exc
+            self._fields.texts.setdefault(name, []).append(text)
+            return
         kind, _ = parse_options_header(self._headers.get(b"content-type", b"").decode("latin-1"))
         data: Content = b""
         if self._room is not None:
@@ -290,6 +297,7 @@ def _without_brackets(name: str) -> str:
     return _BRACKETS.sub("", name)
 
 
-def _broken(why: str) -> InferenceError:
+def broken(why: str) -> InferenceError:
+    """The 400 for a form that cannot be read."""
     message = f"We could not parse the multipart form of your request: {why}."
     return invalid(None, message, None)

@@ -46,6 +46,16 @@ class Response:
         cycle = self._cycle
         return not (cycle.flow.write_paused or cycle.disconnected)
 
+    @property
+    def gone(self) -> bool:
+        """Whether nobody is there to read."""
+        return self._cycle.disconnected
+
+    @property
+    def bodiless(self) -> bool:
+        """Whether the client wants the head alone, whatever the application is told."""
+        return bool(self._cycle.scope["method"] == "HEAD")
+
     def put(self, data: bytes) -> None:
         """Write a piece of a chunked body that has begun, without a task and without waiting."""
         self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))

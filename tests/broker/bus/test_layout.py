@@ -63,7 +63,13 @@ STREAMS_MUST: dict[str, dict[str, Any]] = {
     "DLQ": {"subjects": ["dlq.*.*.*"]},
 }
 LEASES = {subjects.WORKERS, subjects.BREAKER, subjects.CAPACITY, subjects.IDEMPOTENCY}
-BUCKETS = LEASES | {subjects.CFG, subjects.KEYS, subjects.BATCHES, subjects.RESPONSES}
+BUCKETS = LEASES | {
+    subjects.CFG,
+    subjects.KEYS,
+    subjects.BATCHES,
+    subjects.RESPONSES,
+    subjects.FILES,
+}
 
 
 async def names(bus: Bus) -> list[str]:
@@ -102,7 +108,7 @@ async def test_what_is_stored_outlives_what_it_belongs_to(bus: Bus) -> None:
 @pytest.mark.parametrize("bucket", sorted(BUCKETS))
 async def test_a_lease_that_expires_leaves_a_marker_and_no_history(bus: Bus, bucket: str) -> None:
     found = await config(bus, f"KV_{bucket}")
-    assert bool(found.subject_delete_marker_ttl) == (bucket in LEASES)
+    assert bool(found.subject_delete_marker_ttl) == (bucket in LEASES | {subjects.FILES})
     if bucket in LEASES:
         assert found.max_msgs_per_subject == 1
 
@@ -122,7 +128,9 @@ async def test_two_broker_processes_may_do_it_at_once(nats: NatsServer) -> None:
     try:
         await asyncio.gather(*(ensure_layout(bus, 1) for bus in buses))
         await asyncio.gather(*(ensure_pool(bus, "sim", "main", 4) for bus in buses))
-        assert len(await names(buses[0])) == len(STREAMS) + len(BUCKETS) + 3
+        assert len(await names(buses[0])) == len(STREAMS) + len(BUCKETS) + len(
+            subjects.OBJECT_STORES
+        )
     finally:
         for bus in buses:
             await bus.close()

@@ -1,0 +1,88 @@
+"""Calls to NATS that sit out the change of a leader, and say in one way what failed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from typing import TypeVar
+
+from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
+from nats.errors import TimeoutError as NatsTimeoutError
+from nats.js.api import RawStreamMsg
+from nats.js.errors import Error as JetStreamError
+from nats.js.errors import NoStreamResponseError, NotFoundError, ServiceUnavailableError
+
+from broker.bus.connection import Bus, BusError
+
+T = TypeVar("T")
+
+# Longer than it takes to elect a leader.
+PATIENCE_S = 12.0
+_RETRY_S = 0.25
+_ASK_S = 5.0
+_PASSING = (
+    NoRespondersError,
+    NoStreamResponseError,
+    ServiceUnavailableError,
+    NatsTimeoutError,
+    TimeoutError,
+    ConnectionError,
+)
+# What says that there is no room: waiting changes nothing.
+_FULL = frozenset({10023, 10028, 10047, 10077})
+
+
+@contextlib.contextmanager
+def mapped(what: str) -> Iterator[None]:
+    """NATS errors as `BusError`, saying what was being done."""
+    try:
+        yield
+    except (NatsError, JetStreamError, TimeoutError, OSError) as exc:
+        raise BusError(f"cannot {what}: {exc or type(exc).__name__}") from exc
+
+
+async def patiently(bus: Bus, call: Callable[[], Awaitable[T]]) -> T:
+    """What `call` returns; it is made again while NATS is away, so it has to be idempotent."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + PATIENCE_S
+    while True:
+        try:
+            if not bus.connected:
+                # The client would send it whenever it is connected again.
+                raise ConnectionError("NATS cannot be reached")
+            return await call()
+        except _PASSING as exc:
+            if getattr(exc, "err_code", None) in _FULL or loop.time() > deadline:
+                raise
+        await asyncio.sleep(_RETRY_S)
+
+
+async def last_message(bus: Bus, stream: str, subject: str) -> RawStreamMsg | None:
+    """The last message of a subject; None when its leader has none.
+
+    Any replica is asked first, and it may not have what was written a moment ago.
+    """
+    for direct in (True, False):
+        ask = partial(bus.js.get_msg, stream, subject=subject, direct=direct)
+        with contextlib.suppress(NotFoundError):
+            return await patiently(bus, ask)
+    return None
+
+
+async def subjects_of(bus: Bus, stream: str, filter_subject: str) -> list[str]:
+    """The subjects of a stream that hold something, sorted. The server tells 100,000 at a time."""
+    found: list[str] = []
+    while True:
+        asked = json.dumps({"subjects_filter": filter_subject, "offset": len(found)}).encode()
+        ask = partial(bus.nc.request, f"$JS.API.STREAM.INFO.{stream}", asked, timeout=_ASK_S)
+        told = json.loads((await patiently(bus, ask)).data)
+        if "error" in told:
+            raise BusError(f"{stream}: {told['error'].get('description')}")
+        some = told["state"].get("subjects") or {}
+        found += some
+        if not some or len(found) >= told.get("total", 0):
+            return sorted(found)
