@@ -53,6 +53,8 @@ def create_app(
     telemetry = telemetry or Telemetry.silent("edge")
     streams = OpenStreams(settings.limits.streams_per_key)
     _register_gauges(telemetry.metrics, engine, streams)
+    if once is not None:
+        _register_once(telemetry.metrics, once)
     ingress = Ingress(engine, auth, settings.limits, streams, Reporter(telemetry), once)
     hot: dict[tuple[str, str], ASGIApp] = {
         ("POST", path): InferenceRoute(form, ingress) for path, form in ROUTES.items()
@@ -122,6 +124,17 @@ class _Dispatcher:
         if scope["method"] == "HEAD":  # the server leaves the body out
             scope = {**scope, "method": "GET"}
         await (handler or self._rest)(scope, receive, send)
+
+
+def _register_once(metrics: Metrics, once: Once) -> None:
+    metrics.gauge(
+        "named_requests", "Requests with an idempotency key that run here.", lambda: once.running
+    )
+    metrics.gauge(
+        "attached_requests",
+        "Requests that are given an answer as it comes to another edge.",
+        lambda: once.attached,
+    )
 
 
 # What workers say of themselves in their heartbeats to this edge.

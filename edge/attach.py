@@ -90,6 +90,8 @@ class OtherEdges:
     def __init__(self, fleet_token: str, host: Host) -> None:
         self._metadata = (("authorization", f"Bearer {fleet_token}"),)
         self._host = host
+        # How many answers are read now.
+        self.attached = 0
         self._tasks = Tasks()
 
     async def join(self, record: stored_pb2.Once) -> AttachedReader | Standing:
@@ -115,8 +117,10 @@ class OtherEdges:
             self._hang_up(channel)
             return Standing.CLAIMED
         self._host.hold(call)
+        self.attached += 1
 
         def leave() -> None:
+            self.attached -= 1
             self._host.let_go(call)
             self._hang_up(channel)
 

@@ -40,6 +40,10 @@ class Attached(Joined, Protocol):
 class Elsewhere(Protocol):
     """The other edges."""
 
+    @property
+    def attached(self) -> int:
+        """How many answers are read there now."""
+
     async def join(self, record: stored_pb2.Once) -> Attached | Standing:
         """The answer of a request that another edge runs."""
 
@@ -100,6 +104,16 @@ class Once:
         first = started.join(replayed=False)
         assert first is not None  # noqa: S101  # nothing was read of it yet
         return first
+
+    @property
+    def running(self) -> int:
+        """Requests with a name that run here."""
+        return len(self._runs)
+
+    @property
+    def attached(self) -> int:
+        """Requests that read along at other edges."""
+        return self._elsewhere.attached
 
     def standing(self, request_id: str) -> Run | Standing:
         """What this edge knows of a request."""

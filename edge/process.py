@@ -72,7 +72,7 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
         await keyring.add(settings.api_key, "MILLRACE_API_KEY")
     follow = asyncio.create_task(auth.follow(), name="keys")
     version = metadata.version("millrace")
-    rpc = RpcServer(engine, auth, settings, version, telemetry, responses=responses)
+    rpc = RpcServer(engine, auth, settings, version, telemetry, once=once, responses=responses)
     await rpc.start()
     files = FileService(bus, engine)
     app = create_app(settings, engine, auth, telemetry, responses, files=files, once=once)

@@ -677,10 +677,13 @@ class Completed(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     SERVICE_TIER_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
+    STORED_AT_FIELD_NUMBER: _builtins.int
     EXTRA_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """What answered, where the provider says it only at the end; it replaces what `started` says."""
     service_tier: _builtins.str
+    stored_at: _builtins.int
+    """Unix seconds, of a response that was stored before its end was told; 0 otherwise."""
     @_builtins.property
     def usage(self) -> Global___Usage: ...
     @_builtins.property
@@ -698,11 +701,12 @@ class Completed(_message.Message):
         model: _builtins.str = ...,
         service_tier: _builtins.str = ...,
         cost: Global___Cost | None = ...,
+        stored_at: _builtins.int = ...,
         extra: _abc.Mapping[_builtins.str, _builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "extra", b"extra", "model", b"model", "service_tier", b"service_tier", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "extra", b"extra", "model", b"model", "service_tier", b"service_tier", "stored_at", b"stored_at", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

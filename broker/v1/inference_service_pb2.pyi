@@ -26,12 +26,18 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class InferRequest(_message.Message):
+    """A request id that the caller chooses makes a request run once: the same request with the same id
+    reads along while it runs, at whatever edge, and gets its answer for 24 hours, told by the trailer
+    `idempotent-replayed: true`. Another request with the id, streamed instead of whole too, is
+    ALREADY_EXISTS. One that failed may be sent again. Ids are one namespace with `Idempotency-Key`.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Chosen by the caller to cancel by; given by the server when empty."""
+    """Chosen by the caller, also to cancel by; given by the server when empty."""
     @_builtins.property
     def request(self) -> _generation_pb2.Request: ...
     def __init__(
@@ -255,8 +261,11 @@ class InferManyRequest(_message.Message):
 
     CUSTOM_ID_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     custom_id: _builtins.str
     """Unique in this call; comes back on the result."""
+    request_id: _builtins.str
+    """As in InferRequest."""
     @_builtins.property
     def request(self) -> _generation_pb2.Request: ...
     def __init__(
@@ -264,10 +273,11 @@ class InferManyRequest(_message.Message):
         *,
         custom_id: _builtins.str = ...,
         request: _generation_pb2.Request | None = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["custom_id", b"custom_id", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["custom_id", b"custom_id", "request", b"request", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -280,7 +290,10 @@ class InferManyResponse(_message.Message):
     CUSTOM_ID_FIELD_NUMBER: _builtins.int
     ANSWER_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
     custom_id: _builtins.str
+    replayed: _builtins.bool
+    """The answer is that of an earlier request with the item's request id."""
     @_builtins.property
     def answer(self) -> Global___Answer: ...
     @_builtins.property
@@ -291,10 +304,11 @@ class InferManyResponse(_message.Message):
         custom_id: _builtins.str = ...,
         answer: Global___Answer | None = ...,
         error: _status_pb2.Status | None = ...,
+        replayed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "error", b"error", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "custom_id", b"custom_id", "error", b"error", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "custom_id", b"custom_id", "error", b"error", "replayed", b"replayed", "result", b"result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["answer", "error"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015

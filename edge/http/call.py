@@ -47,6 +47,7 @@ class Call:
         "request_id",
         "started",
         "status",
+        "stored_at",
         "streamed",
         "usage",
     )
@@ -72,6 +73,8 @@ class Call:
         self.named = False
         # Whether it is the answer of an earlier request with the same idempotency key.
         self.replayed = False
+        # When the response was stored, in Unix seconds; 0 = it was not yet.
+        self.stored_at = 0
         # What the answer costs, in billionths of a dollar; None = nobody knows.
         self.cost_nano: int | None = None
         self._task: asyncio.Task[None] | None = None
@@ -139,6 +142,7 @@ class Call:
         if events[-1].HasField("completed"):
             completed = events[-1].completed
             self.usage = completed.usage
+            self.stored_at = completed.stored_at
             if completed.HasField("cost"):
                 self.cost_nano = completed.cost.nano_usd
         if self.provider or not events[0].HasField("started"):

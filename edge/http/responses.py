@@ -72,16 +72,18 @@ class CreateResponse(InferenceRoute):
     async def _body(self, call: Call, asked: Asked, answer: Answer) -> bytes:
         assert isinstance(asked, _Asked)  # noqa: S101  # `_answer` made it
         assert isinstance(answer, ResponsesAnswer)  # noqa: S101  # the form's
-        if not call.named:  # else its exchange has stored it, and it may be deleted by now
-            await self._service.finish(asked.turn, answer.stored(completed_at=now()))
+        record = answer.stored(completed_at=call.stored_at or now())
+        if not call.stored_at:  # else it may be deleted by now
+            await self._service.finish(asked.turn, record)
         return answer.render()
 
     async def _last(self, call: Call, asked: Asked, events: Stream) -> bytes:
         assert isinstance(asked, _Asked)  # noqa: S101  # `_answer` made it
         assert isinstance(events, ResponsesStream)  # noqa: S101  # the form's
         try:
-            if not call.named:
-                await self._service.finish(asked.turn, events.stored(completed_at=now()))
+            record = events.stored(completed_at=call.stored_at or now())
+            if not call.stored_at:
+                await self._service.finish(asked.turn, record)
         except InferenceError as exc:
             # Behind the events that are ready to be sent.
             call.reason = exc.reason

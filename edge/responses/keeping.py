@@ -46,7 +46,7 @@ class Keeping:
         self._fold.feed(batch)
         if batch and batch[-1].HasField("completed"):
             record = self._record()
-            record.completed_at = now()
+            record.completed_at = batch[-1].completed.stored_at = now()
             await self._responses.finish(self._turn, record)
         return batch
 

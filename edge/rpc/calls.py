@@ -23,6 +23,7 @@ Finish = Callable[[], Awaitable[None]]
 
 _DETAILS = "grpc-status-details-bin"
 _REQUEST_ID = "x-request-id"
+_REPLAYED = ("idempotent-replayed", "true")
 # Before the caller's deadline by this much, at most a quarter of what is left, so that our status
 # with its reason arrives before the caller's own library gives up without one.
 _HEADROOM_S = 0.1
@@ -69,6 +70,10 @@ class Call:
         if left is None:
             return limit
         return min(left - min(left / 4, _HEADROOM_S), limit)
+
+    def replayed(self) -> None:
+        """Tell that the answer is that of an earlier request."""
+        self._context.set_trailing_metadata(((_REQUEST_ID, self.request_id), _REPLAYED))
 
     async def abort(self, error: InferenceError) -> NoReturn:
         """End the call with the status of an error."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -12,7 +11,7 @@ from broker.answer import Fold
 from broker.config import Limits
 from broker.errors import InferenceError
 from broker.translate.check import check
-from broker.translate.refusals import invalid, missing
+from broker.translate.refusals import missing
 from broker.translate.vectors import read_vectors
 from broker.v1 import generation_pb2
 from broker.v1 import inference_service_pb2 as pb
@@ -23,11 +22,8 @@ from edge.http.slots import OpenStreams
 from edge.rpc.asking import Asking, Question
 from edge.rpc.bulk import Bulk
 from edge.rpc.calls import Call, Calls, Context, status_of, unexpected
-from edge.rpc.report import Asked, Reporter
+from edge.rpc.report import Asked
 from edge.seams import ExchangeLike
-
-# A name of the caller's own for a request.
-_ALIAS = re.compile(r"[!-~]{0,128}")
 
 
 class InferenceService(pb_grpc.InferenceServiceServicer):
@@ -36,13 +32,13 @@ class InferenceService(pb_grpc.InferenceServiceServicer):
     def __init__(
         self,
         engine: Engine,
+        asking: Asking,
         calls: Calls,
         limits: Limits,
         streams: OpenStreams,
-        reporter: Reporter,
     ) -> None:
         self._engine = engine
-        self._asking = Asking(engine, limits, reporter)
+        self._asking = asking
         self._calls = calls
         self._limits = limits
         self._streams = streams
@@ -101,11 +97,7 @@ class InferenceService(pb_grpc.InferenceServiceServicer):
     def _question(
         self, call: Call, method: str, request: pb.InferRequest | pb.InferStreamRequest
     ) -> Question:
-        if not _ALIAS.fullmatch(request.request_id):
-            message = "a request id is at most 128 visible ASCII characters"
-            raise invalid("request_id", message)
-        question = Question.of(call, method, request.request, self._limits)
-        return replace(question, alias=request.request_id)
+        return Question.of(call, method, request.request, self._limits, request.request_id)
 
     async def _stream(self, question: Question, shown_id: str, context: Context) -> None:
         sequence = 0
@@ -126,13 +118,18 @@ class InferenceService(pb_grpc.InferenceServiceServicer):
     async def _item(self, item: pb.InferManyRequest, call: Call) -> pb.InferManyResponse:
         """The result of one item of a bulk call; its error is in-band, so that the call lives."""
         request_id = new_request_id()
+        result = pb.InferManyResponse(custom_id=item.custom_id)
+
+        def replayed() -> None:
+            result.replayed = True
+
         try:
             await call.authenticate()
-            question = Question.of(call, "InferMany", item.request, self._limits)
-            question = replace(question, request_id=request_id)
+            question = Question.of(call, "InferMany", item.request, self._limits, item.request_id)
+            question = replace(question, request_id=request_id, replayed=replayed)
             _require_custom_id(item)
-            answer = await self._answer(question)
-            return pb.InferManyResponse(custom_id=item.custom_id, answer=answer)
+            result.answer.CopyFrom(await self._answer(question))
+            return result
         except InferenceError as exc:
             error = exc
         except Exception as exc:  # noqa: BLE001  a bug fails its item, not the call

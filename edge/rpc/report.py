@@ -23,6 +23,7 @@ class Asked:
         "model",
         "provider",
         "request_id",
+        "stored_at",
         "usage",
     )
 
@@ -35,6 +36,8 @@ class Asked:
         self.model = ""
         self.first_s = 0.0  # seconds to the first events of an answer
         self.usage: event_pb2.Usage | None = None
+        # When the response was stored, in Unix seconds; 0 = it was not yet.
+        self.stored_at = 0
 
     def note(self, events: Sequence[event_pb2.Event]) -> None:
         """Remember what the report needs of a batch of events."""
@@ -44,6 +47,7 @@ class Asked:
             self.model = events[0].started.model
         if events[-1].HasField("completed"):
             self.usage = events[-1].completed.usage
+            self.stored_at = events[-1].completed.stored_at
 
 
 class Reporter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator
+from functools import partial
 
 from broker import durable, operations
 from broker.answer import Fold
@@ -14,13 +15,15 @@ from broker.translate.refusals import invalid
 from broker.translate.responses_object import finished
 from broker.translate.rpc_responses import Steps, response
 from broker.v1 import generation_pb2, stored_pb2
+from broker.v1 import inference_service_pb2 as pb_inference
 from broker.v1 import responses_service_pb2 as pb
 from broker.v1 import responses_service_pb2_grpc as pb_grpc
 from edge.http.slots import OpenStreams
+from edge.responses.keeping import Keeping
 from edge.responses.service import ResponseService, now
 from edge.responses.turn import Turn
-from edge.rpc.asking import Asking, Question
-from edge.rpc.calls import Calls, Context
+from edge.rpc.asking import Asking, Question, Wrap
+from edge.rpc.calls import Call, Calls, Context
 from edge.rpc.report import Asked
 
 
@@ -46,7 +49,7 @@ class ResponsesService(pb_grpc.ResponsesServiceServicer):
     ) -> pb.CreateResponseResponse:
         """One response, whole or queued."""
         async with self._calls.call(context, request) as call:
-            question = Question.of(call, "CreateResponse", request.request, self._limits)
+            question = self._question(call, "CreateResponse", request)
             async with self._asking.reported(question) as asked:
                 turn = await self._turn(question, streamed=False)
                 if turn.background:
@@ -60,7 +63,7 @@ class ResponsesService(pb_grpc.ResponsesServiceServicer):
     ) -> None:
         """One response as it comes."""
         async with self._calls.call(context, request) as call:
-            question = Question.of(call, "StreamResponse", request.request, self._limits)
+            question = self._question(call, "StreamResponse", request)
             async with self._asking.reported(question) as asked:
                 with self._streams.one(call.key.id):
                     turn = await self._turn(question, streamed=True)
@@ -120,6 +123,14 @@ class ResponsesService(pb_grpc.ResponsesServiceServicer):
             record = await self._responses.get(call.key.owner, request.response_id)
             return pb.ListInputItemsResponse(messages=record.request.generate.messages)
 
+    def _question(
+        self,
+        call: Call,
+        method: str,
+        request: pb.CreateResponseRequest | pb.StreamResponseRequest,
+    ) -> Question:
+        return Question.of(call, method, request.request, self._limits, request.request_id)
+
     async def _turn(self, question: Question, *, streamed: bool) -> Turn:
         request = question.request
         check_response(request, streamed=streamed)
@@ -141,13 +152,23 @@ class ResponsesService(pb_grpc.ResponsesServiceServicer):
         self, question: Question, turn: Turn, asked: Asked
     ) -> stored_pb2.StoredResponse:
         fold = Fold()
-        async with self._asking.exchange(question, turn.whole) as exchange:
+        async with self._asking.exchange(question, turn.whole, self._keeping(turn)) as exchange:
             while batch := await exchange.next():
                 asked.note(batch)
                 fold.feed(batch)
-        record = finished(turn.own, fold.answer(exchange.answer_id, exchange.created))
-        record.completed_at = now()
-        await self._responses.finish(turn, record)
+        return await self._finished(asked, turn, fold.answer(exchange.answer_id, exchange.created))
+
+    def _keeping(self, turn: Turn) -> Wrap:
+        return partial(Keeping, responses=self._responses, turn=turn)
+
+    async def _finished(
+        self, asked: Asked, turn: Turn, answer: pb_inference.Answer
+    ) -> stored_pb2.StoredResponse:
+        """The record of a response that is complete, stored by now."""
+        record = finished(turn.own, answer)
+        record.completed_at = asked.stored_at or now()
+        if not asked.stored_at:  # else it may be deleted by now
+            await self._responses.finish(turn, record)
         return record
 
     async def _live(
@@ -155,7 +176,7 @@ class ResponsesService(pb_grpc.ResponsesServiceServicer):
     ) -> AsyncGenerator[pb.ResponseStep, None]:
         """The steps of a response that ends with its call; one that fails is kept as that."""
         fold, steps = Fold(), Steps()
-        async with self._asking.exchange(question, turn.whole) as exchange:
+        async with self._asking.exchange(question, turn.whole, self._keeping(turn)) as exchange:
             record = stored_pb2.StoredResponse(
                 id=exchange.answer_id,
                 created_at=exchange.created,
@@ -174,11 +195,10 @@ class ResponsesService(pb_grpc.ResponsesServiceServicer):
                         if not event.HasField("completed"):
                             for step in steps.event(event):
                                 yield step
-                record = finished(turn.own, fold.answer(exchange.answer_id, exchange.created))
-                record.completed_at = now()
-                await self._responses.finish(turn, record)
+                answer = fold.answer(exchange.answer_id, exchange.created)
+                record = await self._finished(asked, turn, answer)
             except InferenceError as exc:
-                if begun:
+                if begun and not question.name:
                     record = finished(turn.own, fold.answer(exchange.answer_id, exchange.created))
                     durable.fail(record, exc, now())
                     await self._responses.finish_failed(turn, record)

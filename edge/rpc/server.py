@@ -24,6 +24,7 @@ from broker.v1 import (
 from edge.auth import Authenticator
 from edge.engine import Engine
 from edge.http.slots import OpenStreams
+from edge.once import Once
 from edge.responses.conversations import Conversations
 from edge.responses.service import ResponseService
 from edge.rpc.asking import Asking
@@ -61,6 +62,7 @@ class RpcServer:
         version: str,
         telemetry: Telemetry | None = None,
         *,
+        once: Once,
         responses: ResponseService | None = None,
     ) -> None:
         limits = settings.limits
@@ -86,7 +88,10 @@ class RpcServer:
         reporter = Reporter(telemetry or Telemetry.silent("edge"))
         tolerant: Any = _Tolerant(server)
         inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(
-            InferenceService(engine, self._calls, limits, streams, reporter), tolerant
+            InferenceService(
+                engine, Asking(engine, once, limits, reporter), self._calls, limits, streams
+            ),
+            tolerant,
         )
         control_service_pb2_grpc.add_ControlServiceServicer_to_server(
             ControlService(engine, self._calls, limits, version), tolerant
@@ -95,7 +100,7 @@ class RpcServer:
             responses_service_pb2_grpc.add_ResponsesServiceServicer_to_server(
                 ResponsesService(
                     responses,
-                    Asking(responses.tools, limits, reporter),
+                    Asking(responses.tools, once, limits, reporter),
                     self._calls,
                     limits,
                     streams,

@@ -90,8 +90,9 @@ async def test_every_answer_has_a_request_id_and_the_callers_own_comes_back(
         trailer = dict(await call.trailing_metadata())
         assert trailer["x-request-id"].startswith("req_")
         assert answer.request_id == (name or trailer["x-request-id"])
-        responses = [r async for r in client.stream(ask("sim/sim-tokens=1"), name)]
-        assert {r.request_id == name for r in responses} == {bool(name)}
+        other = name and f"{name}-stream"
+        responses = [r async for r in client.stream(ask("sim/sim-tokens=1"), other)]
+        assert {r.request_id == other for r in responses} == {bool(other)}
         assert len({r.request_id for r in responses}) == 1
 
 
@@ -403,18 +404,18 @@ async def test_a_request_is_cancelled_by_its_id_from_another_connection(
     await stack.quiet()
 
 
-async def test_a_name_can_be_used_again_by_others_and_later_but_not_twice_at_a_time(
-    stack: Stack, client: Client
-) -> None:
-    running = asyncio.ensure_future(client.infer(ask("sim/sim-tokens=2,ttft_ms=1000"), "twice"))
+async def test_a_name_is_one_request_of_its_owner(stack: Stack, client: Client) -> None:
+    asked = ask("sim/sim-tokens=2,ttft_ms=500")
+    running = asyncio.ensure_future(client.infer(asked, "one"))
     await until(lambda: open_calls(stack, 1), "it runs")
-    found = await failure(client.infer(ask("sim/echo"), "twice"))
-    assert (found.code, found.reason) == ("ALREADY_EXISTS", "idempotency_conflict")
-    assert found.fields == ["request_id"]
+    for _ in ("while it runs", "afterwards"):
+        found = await failure(client.infer(ask("sim/echo"), "one"))
+        assert (found.code, found.reason) == ("ALREADY_EXISTS", "idempotency_conflict")
+        assert found.fields == ["request_id"]
+        await running
+    assert (await client.infer(asked, "one")).answer == (await running).answer
     async with connected(stack, key=OTHER_KEY) as stranger:
-        assert await stranger.infer(ask("sim/echo"), "twice")
-    assert await running
-    assert await client.infer(ask("sim/echo"), "twice")
+        assert await stranger.infer(ask("sim/echo"), "one")
 
 
 # --- what operators see ---
