@@ -1,7 +1,7 @@
 """What happens after an attempt failed: again, elsewhere, resume or give up; pure.
 
-Driven by the edge for interactive requests, later by the broker process for durable ones. One
-attempt is one upstream call; whoever waits between attempts holds no slot (R5).
+Driven by the edge for interactive requests, by workers for durable ones. One attempt is one
+upstream call; whoever waits between attempts holds no slot (R5).
 """
 
 from __future__ import annotations
@@ -12,12 +12,17 @@ from dataclasses import dataclass, field
 from broker.errors import InferenceError, Retry
 from broker.routing import Target
 
-# Tries on one target, the first included.
+# Of somebody who waits: tries on one target, the first included.
 MAX_TRIES = 3
 # A Retry-After beyond this is not worth waiting for.
 PATIENCE_S = 10.0
 BACKOFF_S = 0.5
 BACKOFF_CAP_S = 8.0
+# Of a line of a batch, which has time: the first wait, how the next ones grow, and the longest. It
+# is no longer, whatever a provider asks for, so that a batch that is cancelled is soon over.
+LINE_BACKOFF_S = 1.0
+LINE_BACKOFF_GROWTH = 3.0
+LINE_BACKOFF_CAP_S = 60.0
 # Reasons after which an answer that was shown in part may be run again and compared (R4).
 RESUMABLE = frozenset(
     {"worker_lost", "upstream_incomplete", "upstream_error", "upstream_unreachable", "stalled"}
@@ -46,6 +51,8 @@ class Plan:
     # Fingerprints of the present provider's keys: refused ones, and those over their limits.
     dead_keys: list[str] = field(default_factory=list)
     tired_keys: list[str] = field(default_factory=list)
+    # How often a line waited for a limit of the provider.
+    limited: int = 0
 
     @property
     def target(self) -> Target:
@@ -69,6 +76,7 @@ class Plan:
         self.index = place or self.index + 1
         self.tries = 1
         self.resumes = 0
+        self.limited = 0
         self.dead_keys.clear()
         self.tired_keys.clear()
 
@@ -98,22 +106,57 @@ def after_failure(
     plan.errors.append(error)
     if shown:
         return _resume(plan, error, resumable=resumable)
-    if error.key and error.reason in NEXT_KEY:
-        (plan.dead_keys if NEXT_KEY[error.reason] else plan.tired_keys).append(error.key)
-        if error.other_keys and len(plan.dead_keys) + len(plan.tired_keys) < MAX_KEYS:
-            return Again()
-        if plan.tired_keys:
-            # Not all are refused: the request may wait for those that are over their limits.
-            error = next(e for e in reversed(plan.errors) if e.key == plan.tired_keys[-1])
-    retry = error.row.retry
-    if retry is Retry.SAME and plan.tries < MAX_TRIES and not error.exhausted:
-        wait = delay(plan.tries, error.retry_after, jitter)
+    judged = _over_keys(plan, error)
+    if judged is None:
+        return Again()
+    if judged.row.retry is Retry.SAME and plan.tries < MAX_TRIES and not judged.exhausted:
+        wait = delay(plan.tries, judged.retry_after, jitter)
         if wait is not None and wait < left_s:
             plan.tries += 1
             # Broken off before anybody read it, it was called and paid for all the same.
-            plan.resumes += error.phase == "content"
+            plan.resumes += judged.phase == "content"
             plan.tired_keys.clear()
             return Again(wait)
+    return _elsewhere(plan, judged)
+
+
+def after_line_failure(plan: Plan, error: InferenceError, *, tries: int, jitter: float) -> Step:
+    """The step after a line of a batch failed: `tries` at a target, and limits use up none of them.
+
+    Only where another candidate is left a limit is no better than another failure. `jitter` 0..1.
+    """
+    plan.errors.append(error)
+    judged = _over_keys(plan, error)
+    if judged is None:
+        return Again()
+    if judged.row.retry is Retry.SAME and not judged.exhausted:
+        limit = judged.reason == "upstream_rate_limit" and not plan.has_next
+        if limit or plan.tries < tries:
+            plan.limited += limit
+            plan.tries += not limit
+            plan.tired_keys.clear()
+            waits = plan.limited if limit else plan.tries - 1
+            return Again(_line_delay(waits, judged.retry_after or 0.0, jitter))
+    return _elsewhere(plan, judged)
+
+
+def _over_keys(plan: Plan, error: InferenceError) -> InferenceError | None:
+    """The failure that counts once the keys are looked at; None: another key is tried at once."""
+    if not (error.key and error.reason in NEXT_KEY):
+        return error
+    (plan.dead_keys if NEXT_KEY[error.reason] else plan.tired_keys).append(error.key)
+    if error.other_keys and len(plan.dead_keys) + len(plan.tired_keys) < MAX_KEYS:
+        return None
+    if plan.tired_keys:
+        # Not all are refused: the request may wait for those that are over their limits.
+        tired = (e for e in reversed(plan.errors) if e.key == plan.tired_keys[-1])
+        return next(tired, error)
+    return error
+
+
+def _elsewhere(plan: Plan, error: InferenceError) -> Step:
+    """The next candidate, where another one may do better."""
+    retry = error.row.retry
     if retry in {Retry.SAME, Retry.NEXT} and plan.has_next:
         plan.go_on()
         return Again()
@@ -152,3 +195,9 @@ def delay(tries: int, retry_after: float | None, jitter: float) -> float | None:
     if retry_after is not None:
         return retry_after if retry_after <= PATIENCE_S else None
     return min(BACKOFF_S * 2.0 ** (tries - 1), BACKOFF_CAP_S) * (0.8 + 0.4 * jitter)
+
+
+def _line_delay(waits: int, retry_after: float, jitter: float) -> float:
+    """Seconds until a line is tried again; spread, or all that were refused would come at once."""
+    grown = LINE_BACKOFF_S * LINE_BACKOFF_GROWTH ** min(waits - 1, 10)
+    return min(max(grown, retry_after), LINE_BACKOFF_CAP_S) * (1 + 0.4 * jitter)

@@ -174,6 +174,7 @@ def plan_of(job: job_pb2.Job) -> Plan:
         losses=job.losses,
         dead_keys=list(plan.dead_keys),
         tired_keys=list(plan.tired_keys),
+        limited=plan.limited,
     )
 
 
@@ -197,6 +198,7 @@ def put_plan(job: job_pb2.Job, plan: Plan) -> None:
             resumes=plan.resumes,
             dead_keys=plan.dead_keys,
             tired_keys=plan.tired_keys,
+            limited=plan.limited,
         )
     )
 

@@ -108,6 +108,8 @@ class Limits:
     reasoning_stall_timeout_s: _Seconds = 60.0
     # One run of a background response.
     background_timeout_s: _Seconds = 3600.0
+    # Of a line of a batch at one provider; waiting for a provider's limits uses up none of them.
+    batch_tries: _Count = 5
     # How long responses and conversations are kept.
     response_retention_s: _Seconds = 30 * 86_400.0
 

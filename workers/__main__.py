@@ -9,6 +9,8 @@ from functools import partial
 from broker import process
 from broker.bus import Bus, BusError
 from broker.bus.fleet import fleet_token
+from broker.catalog import catalog
+from broker.catalog.bill import Bill
 from broker.config import Settings
 from broker.telemetry import Telemetry
 from workers.fetch import Fetcher
@@ -31,6 +33,7 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
     runners = []
     token = await fleet_token(bus, settings)
     fetcher = Fetcher(settings.fetch)
+    bill = Bill(catalog.load(settings.offers))
     for name in sys.argv[1:]:
         chosen = settings.providers.get(name)
         if chosen is None:
@@ -41,7 +44,7 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
         except ProviderError as exc:
             raise BusError(str(exc)) from exc
         runners.append(
-            Runner(bus, provider, chosen, token, fetcher=fetcher, limits=settings.limits)
+            Runner(bus, provider, chosen, token, fetcher=fetcher, limits=settings.limits, bill=bill)
         )
     for runner in runners:
         await runner.start()

@@ -27,8 +27,6 @@ from workers.tools import Tools
 
 _log = logging.getLogger(__name__)
 
-# Of the slots, this share is left to interactive work whatever waits here.
-_RESERVE = 8
 # A job that found no room comes again after this long, to any worker.
 _ROOM_S = 0.25
 
@@ -79,7 +77,7 @@ class Background:
         if self._slots.draining or self._slots.reserved:
             return 0
         standing = self._puller.credits
-        free = self._room() - standing
+        free = self._slots.left_by_interactive() - standing
         return free if free > 0 and (free * 4 >= self._slots.count or standing < free) else 0
 
     def pull(self) -> None:
@@ -87,12 +85,9 @@ class Background:
         if wanted := self.wanted():
             self._puller.pull(wanted)
 
-    def _room(self) -> int:
-        return self._slots.count - self._slots.count // _RESERVE - self._slots.busy
-
     def _delivered(self, delivery: Delivery) -> None:
         self._slots.hold(delivery.reply)
-        if self._slots.draining or self._slots.reserved or self._room() <= 0:
+        if self._slots.draining or self._slots.reserved or self._slots.left_by_interactive() <= 0:
             self._slots.answer(delivery.reply, nak(0.0 if self._slots.draining else _ROOM_S))
             return
         job = job_pb2.Job.FromString(delivery.data)

@@ -20,12 +20,15 @@ from broker.bus.layout import ACK_WAIT_S
 from broker.bus.lease import Lease
 from broker.bus.queue import ACK, Delivery, Publisher, Puller, nak
 from broker.bus.recorder import Recorder
+from broker.catalog import catalog
+from broker.catalog.bill import Bill
 from broker.config import Limits, ProviderSettings
 from broker.dispatch import LOSSES_BEFORE_ALONE
 from broker.v1 import delivery_service_pb2, job_pb2
 from workers import credentials
 from workers.attempt import Attempt
 from workers.background import Background
+from workers.batch import Batch
 from workers.calls import CALLS_AT_ONCE
 from workers.delivery import EdgeLink, EdgeLost, Killed, Session
 from workers.fetch import Fetcher
@@ -58,6 +61,7 @@ class Runner:
         *,
         fetcher: Fetcher,
         limits: Limits | None = None,
+        bill: Bill | None = None,
     ) -> None:
         self.name = f"{settings.name}-{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         self._bus = bus
@@ -92,21 +96,19 @@ class Runner:
             self._delivered,
             self._pull_soon,
         )
-        self._lane = Background(
-            bus,
-            settings,
-            self._slots,
-            Tools(
-                self.name,
-                provider,
-                self._upstream,
-                self._keys,
-                fetcher,
-                self._publisher,
-                self._recorder,
-                limits or Limits(),
-            ),
+        tools = Tools(
+            self.name,
+            provider,
+            self._upstream,
+            self._keys,
+            fetcher,
+            self._publisher,
+            self._recorder,
+            limits or Limits(),
+            bill or Bill(catalog.load()),
         )
+        self._lane = Background(bus, settings, self._slots, tools)
+        self._batch = Batch(bus, settings, self._slots, tools)
         key = subjects.worker_key(settings.name, self.name)
         self._lease = Lease(bus, subjects.WORKERS, key, self._presence)
 
@@ -117,6 +119,7 @@ class Runner:
         await self._publisher.start()
         await self._puller.start()
         await self._lane.start()
+        await self._batch.start()
         self._stop_direct = await serve_direct(
             self._bus, self._settings.name, self._settings.pool, self._offered
         )
@@ -133,6 +136,7 @@ class Runner:
         # With its pulls gone nothing more is sent here; what was on its way is handed back.
         await self._puller.close()
         await self._lane.close()
+        await self._batch.close()
         await self._lease.release()
         if self._stop_direct is not None:
             await self._stop_direct()
@@ -150,6 +154,7 @@ class Runner:
     async def close(self) -> None:
         """Leave; call `drain` before."""
         await self._puller.close()
+        await self._batch.finish()
         await self._recorder.close()
         for link in list(self._links.values()):
             await link.close()
@@ -187,7 +192,7 @@ class Runner:
     def _pull_soon(self) -> None:
         if self._pull_timer is not None or self._slots.draining:
             return
-        if self._wanted() or self._lane.wanted():
+        if self._wanted() or self._lane.wanted() or self._batch.wanted():
             loop = asyncio.get_running_loop()
             self._pull_timer = loop.call_later(_PULL_DELAY_S, self._start_pull)
 
@@ -202,6 +207,7 @@ class Runner:
         if self._slots.open and (wanted := self._wanted()) > 0:
             self._puller.pull(wanted)
         self._lane.pull()
+        self._batch.pull()
 
     def _delivered(self, delivery: Delivery) -> None:
         self._slots.hold(delivery.reply)
@@ -313,6 +319,7 @@ class Runner:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
             beats += 1
+            self._batch.tick()
             gauges = self.gauges()
             for address, link in list(self._links.items()):
                 if link.alive:

@@ -16,6 +16,9 @@ from broker.bus.queue import IN_PROGRESS
 
 _log = logging.getLogger(__name__)
 
+# This share of the slots is left to interactive work, whatever waits.
+_RESERVE = 0.05
+
 
 class Slots:
     """`count` calls at a time, whichever lane they are of.
@@ -55,6 +58,22 @@ class Slots:
     def open(self) -> bool:
         """Whether anything may be begun."""
         return not (self.draining or self.reserved) and self.busy < self.count
+
+    @property
+    def reserve(self) -> int:
+        """Slots that are left to interactive work: a twentieth, but never none, nor all."""
+        return min(max(1, int(self.count * _RESERVE)), self.count - 1)
+
+    def left_by_interactive(self) -> int:
+        """Slots that work in the background may take now."""
+        return self.count - self.reserve - self.busy
+
+    def left_by_others(self) -> int:
+        """Slots that lines of batches may take now.
+
+        Where there are many, one less than the background: what becomes free is its first.
+        """
+        return self.left_by_interactive() - (self.reserve > 1)
 
     def occupy(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
         """Run `work` in a slot."""
@@ -96,6 +115,11 @@ class Slots:
     def hold(self, reply: str) -> None:
         """Extend the lease of a delivery until it is answered."""
         self._held.add(reply)
+
+    def swap(self, reply: str, newer: str) -> None:
+        """A delivery that is held came again: only the newer one can be settled."""
+        self._held.discard(reply)
+        self._held.add(newer)
 
     def answer(self, reply: str, answer: bytes) -> None:
         """Settle a delivery; one that is not held is settled already, or there is none."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from broker.bus.queue import Publisher
 from broker.bus.recorder import Recorder
-from broker.config import Limits
+from broker.catalog.bill import Bill
+from broker.settings import Limits
 from broker.v1 import delivery_service_pb2
 from workers.fetch import Fetcher
 from workers.keys import Keys
@@ -26,6 +27,7 @@ class Tools:
     publisher: Publisher
     recorder: Recorder
     limits: Limits
+    bill: Bill
 
     def time_limits(self) -> delivery_service_pb2.TimeLimits:
         """The limits of a call that nobody watches: no other provider could be asked sooner."""

@@ -1,4 +1,4 @@
-"""The queue of background responses: jobs now, jobs later, and news of cancelled ones."""
+"""The queues of durable work: jobs now, jobs later, and news of cancelled ones."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ async def publish(
     job: job_pb2.Job,
     target: Target,
     *,
+    lane: str = subjects.BACKGROUND,
     delay_s: float = 0.0,
     patience_s: float = 5.0,
 ) -> None:
-    """Put a job into the lane, at once or in `delay_s`. Raises `BusError`.
+    """Put a job into its lane, at once or in `delay_s`. Raises `BusError`.
 
     Sent again until a stream has it, for `patience_s`; its id makes that the same job.
     """
-    lane, model = subjects.BACKGROUND, durable.model_token(target)
+    model = durable.model_token(target)
     headers = {"Nats_Msg_Id": subjects.message_id(job.request_id, job.attempt)}
     subject = subjects.job(lane, target.provider, target.pool, model)
     if delay_s:
@@ -49,7 +50,7 @@ async def publish(
             return
         why = ack.error.description if ack.error is not None else "no stream answers"
         if loop.time() > deadline or ack.error is not None:
-            raise BusError(f"the queue did not take the response: {why}")
+            raise BusError(f"the queue did not take the job: {why}")
         await asyncio.sleep(_RETRY_S)
 
 

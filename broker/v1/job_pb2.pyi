@@ -46,7 +46,9 @@ class Job(_message.Message):
     """How many workers were lost with this job (poison detection)."""
     tenant: _builtins.str
     remaining_ms: _builtins.int
-    """Time left to the caller's deadline when the job was published, in milliseconds."""
+    """Time left to the caller's deadline when the job was published, in milliseconds. Of a batch line,
+    which has no caller who waits: how long a call may take; 0 = as long as a background response.
+    """
     delivery_address: _builtins.str
     """host:port of the delivery service of the edge that asked."""
     claim_secret: _builtins.bytes
@@ -109,9 +111,12 @@ class Plan(_message.Message):
     RESUMES_FIELD_NUMBER: _builtins.int
     DEAD_KEYS_FIELD_NUMBER: _builtins.int
     TIRED_KEYS_FIELD_NUMBER: _builtins.int
+    LIMITED_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     tries: _builtins.int
     resumes: _builtins.int
+    limited: _builtins.int
+    """How often it had to wait for a limit of the provider, which uses up no try of a batch line."""
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]: ...
     @_builtins.property
@@ -127,10 +132,11 @@ class Plan(_message.Message):
         resumes: _builtins.int = ...,
         dead_keys: _abc.Iterable[_builtins.str] | None = ...,
         tired_keys: _abc.Iterable[_builtins.str] | None = ...,
+        limited: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "dead_keys", b"dead_keys", "index", b"index", "resumes", b"resumes", "tired_keys", b"tired_keys", "tries", b"tries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "dead_keys", b"dead_keys", "index", b"index", "limited", b"limited", "resumes", b"resumes", "tired_keys", b"tired_keys", "tries", b"tries"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,298 @@
+"""The batch lane of a worker: takes lines in the slots that nobody else wants.
+
+The lease of a delivery is a line's claim, and that a result is written once makes a second one
+impossible (R17). What does not run here is published as its next attempt, never handed back: so a
+line that was delivered before was with a worker that is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from functools import partial
+
+from broker import durable, subjects
+from broker.batch.states import STOPPED
+from broker.bus import Bus, BusError
+from broker.bus.background import publish
+from broker.bus.jobs import Jobs
+from broker.bus.mirror import Mirror
+from broker.bus.outcome import Outcomes
+from broker.bus.queue import ACK, Delivery, Puller
+from broker.bus.responses import Blobs
+from broker.dispatch import LOSSES_BEFORE_ALONE, Again
+from broker.errors import InferenceError
+from broker.settings import ProviderSettings
+from broker.translate import lines
+from broker.v1 import batch_pb2, job_pb2
+from workers.lineattempt import LineAttempt
+from workers.slots import Slots
+from workers.tools import Tools
+
+_log = logging.getLogger(__name__)
+
+# Workers that are lost with a line before it is put aside: the last two of them ran it alone (R6).
+LOSSES_BEFORE_POISON = LOSSES_BEFORE_ALONE + 2
+# A line that found no room here for so long is any worker's again.
+_ROOM_S = 5.0
+# Between two tries of what needs NATS while it is away.
+_PAUSE_S = 0.5
+# A next attempt is offered this long before somebody is told that it is not taken.
+_PATIENCE_S = 5.0
+# How long a worker that leaves waits for what it began to be stored.
+_FINISH_S = 3.0
+
+
+@dataclass(slots=True, eq=False)
+class _Line:
+    """A line that is here: `losses` counts the workers that were lost with it."""
+
+    job: job_pb2.Job
+    reply: str
+    losses: int
+    # Whether it may have been run before.
+    again: bool
+    since: float
+
+
+class Batch:
+    """See the module."""
+
+    def __init__(self, bus: Bus, settings: ProviderSettings, slots: Slots, tools: Tools) -> None:
+        self._slots = slots
+        self._tools = tools
+        self._jobs = Jobs(bus)
+        self._outcomes = Outcomes(bus, tools.publisher, Blobs(bus))
+        self._stops = Mirror(bus, subjects.BATCHES, keys="stop.*")
+        # By attempt, until they are settled; those that wait for room in the order they came.
+        self._lines: dict[str, _Line] = {}
+        self._waiting: deque[_Line] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._now = asyncio.get_running_loop().time
+        lane = subjects.BATCH
+        self._puller = Puller(
+            bus,
+            subjects.LANES[lane],
+            subjects.consumer(lane, settings.name, settings.pool),
+            self._delivered,
+            self.pull,
+        )
+
+    async def start(self) -> None:
+        """Learn which batches are stopped; `pull` asks for lines."""
+        await self._stops.start()
+        await self._puller.start()
+
+    async def close(self) -> None:
+        """Take no more, and pass on what waits."""
+        await self._puller.close()
+        while self._waiting:
+            self._spawn(self._pass_on(self._waiting.popleft()))
+
+    async def finish(self) -> None:
+        """Have stored what came of lines, after all slots are free."""
+        deadline = self._now() + _FINISH_S
+        while self._lines and self._now() < deadline:  # noqa: ASYNC110  # once in a process's life
+            await asyncio.sleep(0.02)
+        await self._outcomes.close()
+        for task in self._tasks:
+            task.cancel()
+        await self._stops.close()
+
+    def wanted(self) -> int:
+        """Lines to ask for: none while the pull that stands has plenty of credit left."""
+        room = self._room()
+        if self._waiting:
+            return int(room > 0)
+        standing = self._puller.credits
+        free = room - standing
+        return free if free > 0 and (free * 4 >= self._slots.count or standing < free) else 0
+
+    def pull(self) -> None:
+        """Begin what waits, and ask for as many lines as may run here now."""
+        self._begin()
+        if not self._waiting and (wanted := self.wanted()):
+            self._puller.pull(wanted)
+
+    def tick(self) -> None:
+        """Pass on what waits for too long; called every few seconds."""
+        while self._waiting and self._now() - self._waiting[0].since > _ROOM_S:
+            self._spawn(self._pass_on(self._waiting.popleft()))
+
+    def _room(self) -> int:
+        slots = self._slots
+        if slots.draining or slots.reserved:
+            return 0
+        # While results cannot be stored, no more is begun.
+        unsettled = 2 * slots.count - len(self._lines) + len(self._waiting)
+        return min(slots.left_by_others(), unsettled)
+
+    def _delivered(self, delivery: Delivery) -> None:
+        job = job_pb2.Job.FromString(delivery.data)
+        name = subjects.message_id(job.request_id, job.attempt)
+        known = self._lines.get(name)
+        if known is not None:  # its lease ran out, though it is here
+            self._slots.swap(known.reply, delivery.reply)
+            known.reply = delivery.reply
+            return
+        self._slots.hold(delivery.reply)
+        before = delivery.deliveries - 1
+        again = before > 0 or job.attempt > 1
+        line = _Line(job, delivery.reply, job.losses + before, again, self._now())
+        self._lines[name] = line
+        if self._slots.draining:
+            self._spawn(self._pass_on(line))
+        else:
+            self._waiting.append(line)
+            self._begin()
+
+    def _begin(self) -> None:
+        while self._waiting and self._room() > 0:
+            line = self._waiting.popleft()
+            self._slots.occupy(self._run(line), line.job.request_id)
+
+    # One line.
+
+    async def _run(self, line: _Line) -> None:
+        try:
+            while True:
+                try:
+                    await self._serve(line)
+                except BusError as exc:
+                    _log.warning("line %s: %s; trying again", line.job.request_id, exc)
+                    await asyncio.sleep(_PAUSE_S)
+                else:
+                    return
+        except asyncio.CancelledError:
+            if not self._slots.draining:
+                raise
+            await self._pass_on(line)
+
+    async def _serve(self, line: _Line) -> None:
+        """Do what the line asks for. Raises `BusError` where nothing was done."""
+        job = line.job
+        batch, number = job.line.batch_id, job.line.number
+        if line.again and await self._outcomes.exists(batch, number):
+            self._settle(line)
+            return
+        job.losses = line.losses
+        attempt = LineAttempt(job, self._tools, self._read_range)
+        code = self._stops.entries.get(subjects.stop_key(batch))
+        if code is not None:
+            word = code.decode()
+            result = attempt.stopped(word, STOPPED.get(word, "The batch was stopped."))
+            await self._outcomes.write(batch, result, partial(self._settle, line))
+        elif line.losses >= LOSSES_BEFORE_POISON:
+            await self._bury(line, attempt)
+        elif line.losses >= LOSSES_BEFORE_ALONE:
+            async with self._slots.alone():
+                await self._attempt(line, attempt)
+        else:
+            await self._attempt(line, attempt)
+
+    async def _attempt(self, line: _Line, attempt: LineAttempt) -> None:
+        job = line.job
+        try:
+            outcome = await attempt.run()
+        except (BusError, asyncio.CancelledError):
+            attempt.record(_nothing)
+            raise
+        except Exception:  # noqa: BLE001
+            # A bug in a translation fails its one line.
+            _log.exception("line %s", job.request_id)
+            message = "the worker failed; the error is logged there"
+            outcome = attempt.failed(InferenceError("internal", message))
+        done = _Both(partial(self._settle, line))
+        attempt.record(done)
+        if isinstance(outcome, batch_pb2.LineResult):
+            await self._outcomes.write(job.line.batch_id, outcome, done)
+        else:
+            await self._insist(job, outcome)
+            done()
+
+    async def _insist(self, job: job_pb2.Job, step: Again) -> None:
+        """Publish the next attempt, however long that takes."""
+        while True:
+            try:
+                return await self._publish_next(job, step, _PATIENCE_S)
+            except BusError as exc:
+                _log.warning("line %s: %s; trying again", job.request_id, exc)
+                await asyncio.sleep(_PAUSE_S)
+
+    async def _publish_next(self, job: job_pb2.Job, step: Again, patience_s: float) -> None:
+        following = job_pb2.Job()
+        following.CopyFrom(job)
+        following.attempt += 1
+        await publish(
+            self._tools.publisher,
+            following,
+            durable.plan_of(following).target,
+            lane=subjects.BATCH,
+            delay_s=step.delay_s,
+            patience_s=patience_s,
+        )
+
+    async def _pass_on(self, line: _Line) -> None:
+        """Make the line any worker's, as its next attempt; otherwise its lease runs out."""
+        line.job.losses = line.losses
+        try:
+            await self._publish_next(line.job, Again(), 1.0)
+        except BusError as exc:
+            _log.warning("line %s: %s", line.job.request_id, exc)
+            return
+        self._settle(line)
+
+    async def _bury(self, line: _Line, attempt: LineAttempt) -> None:
+        """A line that was lost alone is put aside, its author told first (R6)."""
+        job, route = line.job, line.job.route
+        why = f"{line.losses} workers were lost while they ran this line"
+        error = InferenceError("poison", f"{why}; it was put aside as a dead letter")
+        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def stored() -> None:
+            if not told.done():
+                told.set_result(None)
+
+        await self._outcomes.write(job.line.batch_id, attempt.failed(error), stored)
+        await told
+        if not lines.loggable(job.line.json):
+            job.line.ClearField("body")
+        await self._jobs.bury(
+            subjects.BATCH, route.provider, route.pool, job.SerializeToString(), why
+        )
+        self._settle(line)
+
+    def _settle(self, line: _Line) -> None:
+        job = line.job
+        self._lines.pop(subjects.message_id(job.request_id, job.attempt), None)
+        self._slots.answer(line.reply, ACK)
+
+    async def _read_range(self, _range: job_pb2.FileRange) -> bytes:
+        raise InferenceError("internal", "lines in files cannot be read yet")
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work, name="line")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class _Both:
+    """Calls `then` when it was called twice: the result is stored, and the record."""
+
+    __slots__ = ("_left", "_then")
+
+    def __init__(self, then: partial[None]) -> None:
+        self._left = 2
+        self._then = then
+
+    def __call__(self) -> None:
+        self._left -= 1
+        if not self._left:
+            self._then()
+
+
+def _nothing() -> None:
+    """The line goes on elsewhere."""

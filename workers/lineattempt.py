@@ -1,0 +1,162 @@
+"""One attempt at a line of a batch: its body in, one call, what became of it out.
+
+Nobody reads along and nothing is shown before the end, so that any attempt may be thrown away.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+
+from broker import dispatch, durable
+from broker.errors import InferenceError
+from broker.translate import lines
+from broker.translate.form import Answer
+from broker.v1 import batch_pb2, delivery_service_pb2, event_pb2, generation_pb2, job_pb2
+from workers.attempt import Attempt
+from workers.ending import now
+from workers.tools import Tools
+
+# A line's answer is read as fast as it comes: it has to be in memory whole.
+CREDIT = 1 << 40
+
+ReadRange = Callable[[job_pb2.FileRange], Awaitable[bytes]]
+
+
+class LineSession:
+    """The session of an attempt at a line: collects what it says."""
+
+    credit = CREDIT
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+        self.completed: event_pb2.Completed | None = None
+        self.failure: InferenceError | None = None
+
+    def send(self, events: list[event_pb2.Event], *, last: bool = False) -> None:
+        """Take events of the attempt."""
+        final = events[-1]
+        if final.HasField("failed"):
+            self.failure = InferenceError.from_failure(final.failed)
+            return
+        self.answer.feed(events)
+        if last:
+            self.completed = final.completed
+
+    async def wait_credit(self) -> None:
+        """There is always enough."""
+
+
+class LineAttempt:
+    """See the module. `recorded` is called once the attempt's record is stored, if it left one."""
+
+    def __init__(self, job: job_pb2.Job, tools: Tools, read_range: ReadRange) -> None:
+        self._job = job
+        self._tools = tools
+        self._read_range = read_range
+        self._attempt: Attempt | None = None
+
+    async def run(self) -> batch_pb2.LineResult | dispatch.Again:
+        """Make the attempt: the line's result, or when its next attempt is due.
+
+        That is in the job's plan then. Raises `BusError` while the line cannot be read.
+        """
+        line = self._job.line
+        try:
+            request = lines.read(line.endpoint, await self._body())
+        except InferenceError as exc:
+            return self.failed(exc)
+        answer = lines.answer(line.endpoint, self._job.request_id, now(), request)
+        session = LineSession(answer)
+        await self._call(request, session)
+        if session.failure is not None:
+            return self._after_failure(request, session.failure)
+        if session.completed is None:
+            raise RuntimeError("an attempt ended without a last word")
+        return self._answered(request, session.answer, session.completed)
+
+    def record(self, stored: Callable[[], None]) -> None:
+        """Leave the attempt's record; `stored` is called once it is there, or if there is none."""
+        attempt = self._attempt
+        if attempt is not None and attempt.called:
+            self._tools.recorder.attempt(attempt.record, stored)
+        else:
+            stored()
+
+    def failed(self, error: InferenceError) -> batch_pb2.LineResult:
+        """The result of a line that failed for good."""
+        result = self.result()
+        lines.fail(result, self._job.line.endpoint, error)
+        return result
+
+    def stopped(self, code: str, message: str) -> batch_pb2.LineResult:
+        """The result of a line whose batch ended before it ran."""
+        result = self.result()
+        result.error.CopyFrom(batch_pb2.BatchError(code=code, message=message))
+        return result
+
+    def result(self) -> batch_pb2.LineResult:
+        """A result without what became of the line."""
+        job = self._job
+        result = batch_pb2.LineResult(
+            number=job.line.number,
+            custom_id=job.line.custom_id,
+            request_id=job.request_id.removeprefix("batch_"),
+            route=job.route,
+            attempt=job.attempt,
+        )
+        if self._attempt is not None:
+            record = self._attempt.record
+            result.answered_model = record.answered_model
+            if record.HasField("usage"):
+                result.usage.CopyFrom(record.usage)
+        return result
+
+    async def _body(self) -> bytes:
+        line = self._job.line
+        if line.HasField("range"):
+            return lines.body_of(await self._read_range(line.range))
+        return line.json
+
+    async def _call(self, request: generation_pb2.Request, session: LineSession) -> None:
+        tools, job = self._tools, self._job
+        grant = delivery_service_pb2.Grant(
+            remaining_ms=job.remaining_ms or int(tools.limits.background_timeout_s * 1000),
+            credit_bytes=CREDIT,
+            limits=tools.time_limits(),
+        )
+        attempt = self._attempt = Attempt(job, session, tools.provider, tools.worker)
+        await attempt.run(request, grant, tools.upstream, tools.keys, tools.fetcher)
+
+    def _answered(
+        self, request: generation_pb2.Request, answer: Answer, completed: event_pb2.Completed
+    ) -> batch_pb2.LineResult:
+        result, route = self.result(), self._job.route
+        result.status = 200
+        result.json = lines.rendered(answer)
+        cost = self._tools.bill.cost(route.provider, route.model, completed)
+        if cost is not None:
+            result.cost.CopyFrom(cost)
+        self._label(result, request)
+        return result
+
+    def _after_failure(
+        self, request: generation_pb2.Request, error: InferenceError
+    ) -> batch_pb2.LineResult | dispatch.Again:
+        """The policy's next step (R5)."""
+        plan = durable.plan_of(self._job)
+        step = dispatch.after_line_failure(
+            plan, error, tries=self._tools.limits.batch_tries, jitter=random.random()
+        )
+        if isinstance(step, dispatch.Again):
+            durable.put_plan(self._job, plan)
+            return step
+        result = self.failed(step.error)
+        self._label(result, request)
+        return result
+
+    @staticmethod
+    def _label(result: batch_pb2.LineResult, request: generation_pb2.Request) -> None:
+        platform = request.platform
+        result.tags.extend(platform.tags)
+        result.signature = platform.signature
