@@ -24,6 +24,7 @@ from workers.emulation import AnyPlan, Plan, Prompts, Split, Stepped, plan_of, t
 from workers.estimate import counted
 from workers.failures import Limits
 from workers.fetch import Fetcher
+from workers.idle import Idle
 from workers.keys import Keys, Turn
 from workers.provider import Call, Decoder, Detached, Dialect, Provider, Unreadable
 from workers.state import own_state
@@ -52,6 +53,8 @@ class _Line:
     limits: Limits
     fetcher: Fetcher
     attachments: Attachments
+    # An answer has a last word, without which it is not whole. Sound and pictures have none.
+    named_end: bool
 
 
 class Session(Protocol):
@@ -145,6 +148,7 @@ class Attempt:
             _limits(grant, request),
             fetcher,
             attachments,
+            request.HasField("generate") or request.HasField("complete"),
         )
         if plan is None:
             await self._call(line, request, self._send)
@@ -226,26 +230,32 @@ class Attempt:
                 raise line.dialect.error(reply.status, reply.headers, body)
             decoder = line.dialect.decoder(request, reply.headers)
             if decoders is None:
-                await self._stream(reply, decoder, send)
+                await self._stream(line, reply, decoder, send)
                 await _read_tail(reply)
                 return
             stepped = Stepped(decoder, steps)
             decoders.append(stepped)
-            await self._stream(reply, stepped, send)
+            await self._stream(line, reply, stepped, send)
             if stepped.usage is not None:
                 # Otherwise it was cut short, and the provider would go on.
                 await _read_tail(reply)
         finally:
             await reply.aclose()
 
-    async def _stream(self, reply: Reply, decoder: Decoder, send: Send) -> None:
+    async def _stream(self, line: _Line, reply: Reply, decoder: Decoder, send: Send) -> None:
         """Pass events on as they come; the terminal one ends it."""
         session = self._session
+        idle = Idle(line.limits, self._provider.name)
         done = False
 
         def take(chunk: bytes) -> bool:
             nonlocal done
-            done = _pass_on(decoder.feed(chunk), send)
+            passed = _pass_on(decoder.feed(chunk), send)
+            if passed is None:
+                idle.heard(len(chunk), time.monotonic(), content=self._content)
+                return session.credit > 0
+            idle.since = None
+            done = passed
             return not done and session.credit > 0
 
         try:
@@ -254,8 +264,9 @@ class Attempt:
                     return
                 await session.wait_credit()
         except InferenceError as exc:
-            # A provider that said why it finished and then fell silent has finished.
-            if exc.reason != "stalled" or not _close(decoder, send):
+            # A provider that said why it finished, and then fell silent or broke off, has finished.
+            ended = exc.reason in {"stalled", "upstream_incomplete"} and line.named_end
+            if not (ended and _close(decoder, send)):
                 raise
             return
         if not _pass_on(decoder.close(), send):
@@ -313,18 +324,18 @@ class Attempt:
 
 def _close(decoder: Decoder, send: Send) -> bool:
     try:
-        return _pass_on(decoder.close(), send)
+        return bool(_pass_on(decoder.close(), send))
     except InferenceError:
         return False
 
 
-def _pass_on(decoded: Iterable[event_pb2.Event], send: Send) -> bool:
-    """Send events; True when the last of them completes the answer.
+def _pass_on(decoded: Iterable[event_pb2.Event], send: Send) -> bool | None:
+    """Send events; True when the last of them completes the answer, None when there are none.
 
     What was decoded before an error is sent before it is raised.
     """
     if type(decoded) is list:
-        return bool(decoded) and send(decoded)
+        return send(decoded) if decoded else None
     events: list[event_pb2.Event] = []
     try:
         events.extend(decoded)
@@ -332,7 +343,7 @@ def _pass_on(decoded: Iterable[event_pb2.Event], send: Send) -> bool:
         if events:
             send(events)
         raise
-    return bool(events) and send(events)
+    return send(events) if events else None
 
 
 async def _read_tail(reply: Reply) -> None:

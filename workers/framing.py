@@ -53,7 +53,7 @@ class SseFramer:
         if data.startswith(b"data: ") and data.endswith(b"\n\n") and len(data) <= self._limit:
             # Nearly always: whole events of one line each, told by the number of line ends.
             payloads = data[6:-2].split(b"\n\ndata: ")
-            if data.count(b"\n") == 2 * len(payloads):
+            if data.count(b"\n") == 2 * len(payloads) and b"" not in payloads:
                 return [(b"", payload) for payload in payloads]
         blocks = data.split(b"\n\n")
         rest = blocks.pop()
@@ -83,7 +83,7 @@ class SseFramer:
         for block in blocks:
             if len(block) > self._limit:
                 self._check(len(block))
-            if block.startswith(b"data: ") and b"\n" not in block:
+            if block.startswith(b"data: ") and b"\n" not in block and len(block) > 6:
                 events.append((b"", block[6:]))
             elif block:
                 event = _parse(block)
@@ -100,7 +100,7 @@ class SseFramer:
 
 
 def _parse(block: bytes) -> SseEvent | None:
-    """One event from its lines; None when it has no data (a comment, a stray blank line)."""
+    """One event from its lines; None when it has no data (a comment, an empty `data:`)."""
     name = b""
     data: list[bytes] = []
     for line in block.removeprefix(_BOM).split(b"\n"):
@@ -109,4 +109,5 @@ def _parse(block: bytes) -> SseEvent | None:
             data.append(value.removeprefix(b" "))
         elif field == b"event":
             name = value.removeprefix(b" ")
-    return (name, b"\n".join(data)) if data else None
+    joined = b"\n".join(data)
+    return (name, joined) if joined else None

@@ -14,6 +14,7 @@ import re
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Mapping
+from email.utils import formatdate
 from functools import partial
 from importlib.metadata import version
 from typing import Self
@@ -63,6 +64,9 @@ class Reply:
         for name, value in response.headers.raw:
             lower, text = name.decode("latin-1").lower(), value.decode("latin-1")
             headers[lower] = f"{headers[lower]}, {text}" if lower in headers else text
+        if not headers.get("retry-after", "0").isdigit():
+            # A date, which counts from the answer's own.
+            headers.setdefault("date", formatdate(usegmt=True))
         self.headers: Mapping[str, str] = headers
         stream = response.stream
         assert isinstance(stream, httpx.AsyncByteStream)  # noqa: S101  # the transport is async

@@ -153,7 +153,10 @@ class StreamDecoder(_Decoder):
         self._answer.message_delta(event["delta"])
         if (managed := event.get("context_management")) is not None:
             self._answer.message_delta({"context_management": managed})
-        return ()
+        if not (self._answer.has_reason and event.get("usage")):
+            return ()
+        # All is said: not every server sends message_stop, or closes the connection.
+        return self._message_stop(event)
 
     def _message_stop(self, event: dict[str, Any]) -> Iterable[Event]:
         self._check_started()

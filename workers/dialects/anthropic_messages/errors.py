@@ -18,7 +18,7 @@ _TYPES: dict[str, tuple[str, int]] = {
     "authentication_error": ("upstream_credentials", 401),
     "billing_error": ("upstream_credentials", 402),
     "permission_error": ("upstream_credentials", 403),
-    "not_found_error": ("not_found", 404),
+    "not_found_error": ("model_not_found", 404),
     "conflict_error": ("upstream_error", 409),
     "request_too_large": ("request_too_large", 413),
     "rate_limit_error": ("upstream_rate_limit", 429),
@@ -26,6 +26,8 @@ _TYPES: dict[str, tuple[str, int]] = {
     "timeout_error": ("upstream_error", 504),
     "overloaded_error": ("upstream_overloaded", 529),
 }
+# Types that say no more than "it failed" leave the word to the status.
+_VAGUE = frozenset({"invalid_request_error", "conflict_error", "api_error", "timeout_error"})
 _NO_MONEY = ("upstream_credentials", "insufficient_quota")
 # What a type alone does not tell: (type, words of the message, (reason, code)).
 _MESSAGES: tuple[tuple[str, re.Pattern[str], tuple[str, str | None]], ...] = (
@@ -43,7 +45,7 @@ _MESSAGES: tuple[tuple[str, re.Pattern[str], tuple[str, str | None]], ...] = (
         re.compile("content filtering policy", re.IGNORECASE),
         ("content_policy_violation", None),
     ),
-    ("not_found_error", re.compile("^model:", re.IGNORECASE), ("model_not_found", None)),
+    ("not_found_error", re.compile(r"\bfile", re.IGNORECASE), ("not_found", None)),
 )
 # details.error_code of a 429 that waiting does not help.
 _SPENT = frozenset(
@@ -87,8 +89,7 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes) -> InferenceE
     message = str(error.get("message") or kind or f"HTTP status {status}")
     reason, type_status = _TYPES.get(kind, (reason_for_status(status or 500), 500))
     status = status or type_status
-    if reason == "upstream_error":
-        # A type that says no more than "it failed" leaves the word to the status.
+    if kind in _VAGUE:
         reason = reason_for_status(status)
     code = None
     for wanted, words, meaning in _MESSAGES:

@@ -1,0 +1,189 @@
+"""The whole catalogue against `millrace up`, as a user starts it: with two providers.
+
+The fake provider is both of them; each is the other's fallback. Time limits are the defaults.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import httpx
+import pytest
+
+from broker.bus import connect
+from broker.bus.usage import usage_groups
+from broker.config import NatsSettings
+from broker.ledger import Ledger, Line
+from broker.rundir import RunFolder
+from tests.faults.catalogue import Case, End, cases
+from tests.faults.clients import ASK, Heard
+from tests.faults.formats import TEXT
+from tests.faults.stage import Stage, staged
+from tests.system.stack import until
+
+AT_ONCE = 64
+# Providers that nobody reaches: nobody listens, no such host, and no TLS there.
+NOWHERE = {
+    "refused": "http://127.0.0.1:9/v1",
+    "nameless": "http://no-such-host.invalid/v1",
+    "plain": "https://127.0.0.1:{port}/v1",
+}
+SHORT, LARGER = "context.0.short", "fine.0.larger"
+BACKUP = {"openai": "anthropic/fine.0.backup", "anthropic": "openai/fine.0.backup"}
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    offers = [
+        {"provider": "openai", "model": model, "max_input": size}
+        for model, size in ((SHORT, 100), (LARGER, 1000))
+    ]
+    settings = {"routing": {"offers": offers}}
+    with staged(tmp_path_factory.mktemp("stage"), settings, NOWHERE) as stage:
+        yield stage
+
+
+@dataclass
+class Play:
+    """Plays cases, some at a time, and collects what went wrong."""
+
+    stage: Stage
+    http: httpx.AsyncClient
+    wrong: dict[str, str] = field(default_factory=dict)
+    _places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+
+    async def one(self, case: Case, front: str) -> None:
+        name = f"{case.model}.{front}"
+        async with self._places:
+            begun = time.monotonic()
+            heard = await ASK[front](
+                self.http,
+                f"{case.format}/{name}",
+                stream=case.stream,
+                models=[BACKUP[case.format]],
+            )
+            took = time.monotonic() - begun
+        stats = await self.stage.stats(self.http)
+        calls = stats["calls"].get(name, 0)
+        wrong = [*judged(case, heard, calls, took)]
+        if stats["prefills"].get(name):
+            wrong.append("a prefill was sent that nobody asked for")
+        if wrong:
+            self.wrong[f"{case} by {front}"] = "; ".join(wrong) + f" [{took:.1f} s] {heard}"
+
+
+def judged(case: Case, heard: Heard, calls: int, took: float) -> Iterator[str]:
+    """What is not as required."""
+    required = case.required
+    yield from heard.strange()
+    end = End.ERROR if heard.error else End.ITSELF if heard.by == case.format else End.BACKUP
+    if end not in required.ends:
+        yield f"ended as {end}"
+    if not heard.error and heard.text != TEXT:
+        yield "a success that is not the whole answer"
+    if heard.error and not TEXT.startswith(heard.text):
+        yield "what was shown is not how the answer begins"
+    if heard.error and required.code not in {"", heard.error.get("code", required.code)}:
+        yield f"code {heard.error['code']}"
+    if not required.calls[0] <= calls <= required.calls[1]:
+        yield f"{calls} calls, not {required.calls}"
+    if not required.seconds[0] <= took <= required.seconds[1]:
+        yield f"took {took:.1f} s, not {required.seconds}"
+    if not heard.error and not heard.usage.get("total"):
+        yield "no usage"
+
+
+@pytest.mark.timeout(280)
+async def test_every_fault_of_the_catalogue_ends_as_it_has_to(stage: Stage) -> None:
+    """Asked in chat's format, and of Anthropic in its own too."""
+    asked = [(case, "chat") for case in cases()]
+    asked += [(case, "messages") for case in cases() if case.format == "anthropic"]
+    asked.sort(key=lambda row: row[0].required.seconds[0], reverse=True)
+    async with stage.client() as http:
+        play = Play(stage, http)
+        await asyncio.gather(*(play.one(case, front) for case, front in asked))
+    told = "\n".join(f"{name}: {what}" for name, what in sorted(play.wrong.items()))
+    assert not play.wrong, f"{len(play.wrong)} of {len(asked)}:\n{told}"
+
+
+async def test_a_provider_that_cannot_be_reached_is_the_next_ones_turn(stage: Stage) -> None:
+    async def tried(http: httpx.AsyncClient, name: str, *, stream: bool) -> None:
+        model = f"{name}/m-{stream}"
+        begun = time.monotonic()
+        heard = await ASK["chat"](http, model, stream=stream, models=[BACKUP["openai"]])
+        assert (heard.by, heard.text) == ("anthropic", TEXT), name
+        assert time.monotonic() - begun < 20
+        alone = await ASK["chat"](http, model, stream=stream, models=[])
+        code = (alone.error or {}).get("code")
+        assert (alone.status, code) in {(502, "upstream_error"), (504, "connect_timeout")}, name
+
+    async with stage.client() as http:
+        await asyncio.gather(
+            *(tried(http, name, stream=stream) for name in NOWHERE for stream in (True, False))
+        )
+
+
+async def test_s12_what_is_too_long_goes_to_a_model_that_is_known_to_be_larger(
+    stage: Stage,
+) -> None:
+    async with stage.client() as http:
+        for stream in (True, False):
+            heard = await ASK["chat"](
+                http,
+                f"openai/{SHORT}",
+                stream=stream,
+                models=[BACKUP["openai"], f"openai/{LARGER}"],
+            )
+            assert (heard.by, heard.text) == ("openai", TEXT)
+        calls = (await stage.stats(http))["calls"]
+    assert (calls[SHORT], calls[LARGER]) == (2, 2)
+
+
+async def test_s15_who_is_down_is_asked_now_and_then_and_taken_back_in_30_s(stage: Stage) -> None:
+    model = "status-503.0.s15"
+    async with stage.client() as http:
+
+        async def by() -> str:
+            heard = await ASK["chat"](
+                http, f"openai/{model}", stream=True, models=[BACKUP["openai"]]
+            )
+            assert heard.text == TEXT
+            return heard.by
+
+        for _ in range(20):
+            assert await by() == "anthropic"
+            await asyncio.sleep(0.5)
+        # Without memory it were three calls for each request.
+        assert (await stage.stats(http))["calls"][model] <= 15
+        await http.get(f"{stage.provider}/mend?{model}")
+        deadline = time.monotonic() + 30
+        while await by() != "openai":
+            assert time.monotonic() < deadline, "the provider that recovered was not taken back"
+            await asyncio.sleep(0.5)
+
+
+async def test_s16_what_failed_is_on_record_and_only_answers_are_charged(stage: Stage) -> None:
+    async def total() -> Line:
+        ledger = Ledger()
+        async for group in usage_groups(bus):
+            ledger.apply(group)
+        return ledger.total()
+
+    bus = await connect(NatsSettings(url=RunFolder(stage.data).nats_url()), name="test")
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(bus.close)
+        http = await stack.enter_async_context(stage.client())
+        before = await total()
+        heard = await ASK["chat"](http, "openai/status-500.2.s16", stream=True, models=[])
+        assert heard.text == TEXT
+
+        async def charged() -> bool:
+            return (await total()).charges == before.charges + 1
+
+        await until(charged, "the answer is charged")
+        after = await total()
+    assert after.failed == before.failed + 2
