@@ -33,7 +33,9 @@ class Tongue:
         """The first half of the recorded stream, in which there is content."""
         recording = load(FOLDER / f"{self.stream}.json")
         ends = recording.ends
-        return Said(200, recording.answer[: ends[len(ends) * 2 // 3 - 1]], recording.headers, cut=True)
+        return Said(
+            200, recording.answer[: ends[len(ends) * 2 // 3 - 1]], recording.headers, cut=True
+        )
 
 
 def said(status: int, body: Mapping[str, Any], **headers: str) -> Said:
