@@ -11,6 +11,10 @@ from edge import ids
 class Session(Protocol):
     """The running attempt's way back to its worker."""
 
+    @property
+    def worker(self) -> str:
+        """Where it runs."""
+
     def kill(self, reason: str) -> None:
         """Abort the upstream call; nothing more is taken from this session."""
 

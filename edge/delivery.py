@@ -69,6 +69,10 @@ class _Session:
         self.exchange = exchange
         self.attempt = attempt
 
+    @property
+    def worker(self) -> str:
+        return self.link.worker
+
     def kill(self, reason: str) -> None:
         self.link.sessions.pop(self.number, None)
         self.link.send(pb.Control(session=self.number, kill=pb.Kill(reason=reason)))

@@ -118,11 +118,15 @@ class HedgedExchange(Exchange):
 
     def lost(self, attempt: Attempt) -> None:
         """As the plain exchange's."""
-        if attempt is self._rival:
-            self.plan.losses += 1
-            self._give_back(attempt)
-        else:
-            super().lost(attempt)
+        first, rival = self.attempt, self._rival
+        if first is not None and rival is not None:
+            one, other = first.session, rival.session
+            together = one is not None and other is not None and one.worker == other.worker
+            if attempt is rival or (attempt is first and together):
+                # A worker that had both is one lost worker: the first attempt's.
+                self.plan.losses += not together
+                self._give_back(rival)
+        super().lost(attempt)
 
     def handed_back(self, attempt: Attempt) -> None:
         """As the plain exchange's."""

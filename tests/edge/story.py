@@ -23,7 +23,8 @@ A, B = (Target(name, "main", "m", listed=True) for name in "ab")
 
 
 class Session:
-    def __init__(self) -> None:
+    def __init__(self, worker: str = "") -> None:
+        self.worker = worker
         self.killed: list[str] = []
         self.credits: list[int] = []
 

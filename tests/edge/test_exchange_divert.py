@@ -23,6 +23,8 @@ def text(piece: str) -> event_pb2.Event:
 
 
 class Session:
+    worker = ""
+
     def __init__(self) -> None:
         self.killed = ""
         self.credited = 0

@@ -34,7 +34,7 @@ class Race(Story):
     async def start(self) -> Race:
         self.first_session = self.begin()
         self.first, self.second = await both(self)
-        self.second_session = Session()
+        self.second_session = Session("another")
         self.exchange.granted(self.second, self.second_session, alone=False)
         return self
 
@@ -111,6 +111,17 @@ async def test_one_that_ends_early_leaves_the_other_to_answer(which: str, happen
     assert [number for number, _ in race.host.charges] == [left.number]
     outcome = "failed" if which == "second" else "took over"
     assert race.exchange.route == f"hedge b/m {outcome}"
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+async def test_a_worker_that_is_lost_with_both_is_one_lost_worker(order: tuple[int, int]) -> None:
+    race = await Race().start()
+    race.second_session.worker = race.first_session.worker
+    attempts = race.exchange.attempts
+    for place in order:
+        race.exchange.lost(attempts[place])
+    assert (race.plan.losses, len(race.host.published)) == (1, 3)
+    assert race.exchange.attempts == (race.attempt,)
 
 
 async def test_when_both_fail_the_plan_goes_on_where_the_second_one_was() -> None:
