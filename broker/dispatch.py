@@ -183,6 +183,24 @@ def after_loss(plan: Plan, *, shown: bool, resumable: bool, alone: bool) -> Step
     return _resume(plan, error, resumable=resumable) if shown else Again()
 
 
+def after_hand_back(*, shown: bool, resumable: bool) -> Step:
+    """The step after a worker that drains gave the job up: nobody's failure."""
+    if shown and not resumable:
+        return GiveUp(InferenceError("worker_lost", "the worker was shut down", phase="content"))
+    return Again(resume=shown)
+
+
+def out_of_time(plan: Plan, *, running: bool, shown: bool) -> InferenceError:
+    """What the caller is told when the deadline passes."""
+    if not running:
+        message = "no worker was free before the deadline; retry later or allow more time"
+        return InferenceError("queue_timeout", message, phase="queued")
+    phase = "content" if shown else "before_content"
+    error = InferenceError("deadline", "the deadline passed", phase=phase)
+    error.provider, error.model = plan.target.provider, plan.target.model
+    return error
+
+
 def _resume(plan: Plan, error: InferenceError, *, resumable: bool) -> Step:
     if not resumable or error.reason not in RESUMABLE or plan.resumes >= MAX_RESUMES:
         return GiveUp(error)

@@ -5,6 +5,7 @@ A worker loads `workers.providers.<name>`; the environment prefix is the name in
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -19,7 +20,8 @@ class Entry:
     `ambient` set, it works without a key too: by the credentials of the machine it runs on.
     `keys` are further variables that may hold its key, `secrets` those that belong to the machine's
     credentials: other processes are not given them. `hosted` are hosted tools of the Responses API
-    that it runs itself.
+    that it runs itself. `continues` is an expression that is found in the names of models whose
+    format here can hand them an assistant's message to continue.
     """
 
     aliases: tuple[str, ...] = ()
@@ -30,6 +32,7 @@ class Entry:
     keys: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     hosted: frozenset[str] = frozenset()
+    continues: str = ""
 
 
 REGISTRY: dict[str, Entry] = {
@@ -40,13 +43,14 @@ REGISTRY: dict[str, Entry] = {
         options={"api_version": ("AZURE_OPENAI_API_VERSION", "OPENAI_API_VERSION")},
         hosted=frozenset({"image_generation"}),
     ),
-    "anthropic": Entry(),
+    "anthropic": Entry(continues="claude"),
     "xai": Entry(aliases=("x_ai",)),
     "cohere": Entry(),
     "vertex_ai": Entry(
         aliases=("vertexai", "vertex"),
         options={"project": ("VERTEXAI_PROJECT",), "location": ("VERTEXAI_LOCATION",)},
         ambient="project",
+        continues="claude",
     ),
     "gemini": Entry(aliases=("google", "google_ai")),
     "bedrock": Entry(
@@ -64,11 +68,12 @@ REGISTRY: dict[str, Entry] = {
         ambient="credentials",
         keys=("AWS_BEARER_TOKEN_BEDROCK",),
         secrets=("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+        continues="claude",
     ),
     "together_ai": Entry(aliases=("together", "togetherai")),
     "groq": Entry(),
-    "mistral": Entry(aliases=("mistralai", "mistral_ai")),
-    "deepseek": Entry(),
+    "mistral": Entry(aliases=("mistralai", "mistral_ai"), continues="."),
+    "deepseek": Entry(continues="."),
     "openrouter": Entry(aliases=("open_router",)),
     "fireworks": Entry(aliases=("fireworks_ai", "fireworksai")),
     "cerebras": Entry(),
@@ -86,3 +91,9 @@ _SPELLINGS = {alias: name for name, entry in REGISTRY.items() for alias in (name
 def canonical(name: str) -> str | None:
     """The registry's name for any accepted spelling, or None; case and - for _ do not matter."""
     return _SPELLINGS.get(name.lower().replace("-", "_"))
+
+
+def continues(provider: str, model: str) -> bool:
+    """Whether the format of a model there has a way to hand it a message to continue."""
+    entry = REGISTRY.get(provider)
+    return bool(entry and entry.continues and re.search(entry.continues, model))

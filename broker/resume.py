@@ -49,6 +49,11 @@ class Transcript:
         self._shown: dict[_Key, list[str]] = {("text", 0, 0): self._text}
         self._expected: dict[_Key, str] = {}
 
+    @property
+    def text_alone(self) -> str:
+        """The text of the first answer, if nothing but that was shown; else empty."""
+        return "".join(self._text) if len(self._shown) == 1 else ""
+
     def show(self, kind: str, event: event_pb2.Event) -> None:
         """Remember an event that the caller was shown."""
         if kind not in _COMPARABLE:
@@ -116,6 +121,9 @@ class Transcript:
         """The new run is complete: everything that was shown has to be in it."""
         if any(self._expected.values()):
             raise _mismatch()
+
+    def count(self, usage: event_pb2.Usage) -> None:
+        """The usage of the new run is that of the whole answer."""
 
 
 def _channel(kind: str, event: event_pb2.Event) -> tuple[_Key, str]:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from broker import dispatch, operations
+from broker.continuation import Continuation, prefilled
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
 from broker.resume import CONTENT, Transcript
@@ -74,11 +75,15 @@ class Exchange:
         # before content is still a real status.
         self._open = False
         self._taken = False
-        self._replaying = False
+        # The check of a run that follows shown content; what the first run was asked.
+        self._replay: Transcript | Continuation | None = None
+        self._asked = self.raw
+        self._prefills = request.platform.resume == generation_pb2.RESUME_PREFILL
         self._transcript = Transcript()
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._take: Callable[[Sequence[event_pb2.Event]], bool] = _refuse
+        # Until somebody diverts them, nobody takes batches but `next`.
+        self._take: Callable[[Sequence[event_pb2.Event]], bool] = lambda _: False
         self._timer = self._loop.call_at(self.deadline, self._out_of_time)
         self._retry_timer: asyncio.TimerHandle | None = None
 
@@ -170,7 +175,7 @@ class Exchange:
         self._intake.came(size)
         for event in events:
             kind = event.WhichOneof("kind") or ""
-            if kind == "text" and not self._replaying:
+            if kind == "text" and self._replay is None:
                 self._ready.append(event)
                 if self._streaming:
                     self._transcript.show_text(event.text)
@@ -226,11 +231,8 @@ class Exchange:
             return
         attempt.session = None
         self._host.withdraw(attempt)
-        if self._shown and not self._transcript.resumable:
-            error = InferenceError("worker_lost", "the worker was shut down", phase="content")
-            self._settle(dispatch.GiveUp(error))
-        else:
-            self._settle(dispatch.Again(resume=self._shown))
+        resumable = self._transcript.resumable
+        self._settle(dispatch.after_hand_back(shown=self._shown, resumable=resumable))
 
     def refused(self, attempt: Attempt, error: InferenceError) -> None:
         """The queue did not take the attempt: the next candidate's may."""
@@ -248,8 +250,8 @@ class Exchange:
         return self._streaming and self._taken
 
     def _content(self, kind: str, event: event_pb2.Event) -> None:
-        if self._replaying:
-            checked = self._transcript.check(kind, event)
+        if self._replay is not None:
+            checked = self._replay.check(kind, event)
             if checked is None:
                 return
             event = checked
@@ -272,12 +274,13 @@ class Exchange:
             self._wake()
 
     def _completed(self, attempt: Attempt, event: event_pb2.Event) -> None:
-        if self._replaying:
+        if self._replay is not None:
             try:
-                self._transcript.finish()
+                self._replay.finish()
             except InferenceError as exc:
                 self._settle(dispatch.GiveUp(exc))
                 return
+            self._replay.count(event.completed.usage)
         if event.completed.model and self.started is not None:
             self.started.model = event.completed.model
         self._ready.append(event)
@@ -299,7 +302,7 @@ class Exchange:
         return error
 
     def _after_failure(self, error: InferenceError) -> dispatch.Step:
-        return dispatch.after_failure(
+        step = dispatch.after_failure(
             self.plan,
             error,
             shown=self._shown,
@@ -307,14 +310,18 @@ class Exchange:
             left_s=self.deadline - self._loop.time(),
             jitter=self._host.jitter(),
         )
+        if isinstance(step, dispatch.GiveUp) and isinstance(self._replay, Continuation):
+            # Why a continuation failed is nobody's to see: what was asked may still be answered.
+            self._prefills = False
+            return dispatch.Again(resume=True)
+        return step
 
     def _settle(self, step: dispatch.Step) -> None:
         if isinstance(step, dispatch.GiveUp):
             self._end(step.error, "superseded")
             return
         if step.resume:
-            self._replaying = True
-            self._transcript.rewind()
+            self._replay = self._resumed()
         else:
             self._forget()
         self._intake.start_over()
@@ -328,6 +335,21 @@ class Exchange:
             self._retry_timer = self._loop.call_later(step.delay_s, self.launch)
         else:
             self.launch()
+
+    def _resumed(self) -> Transcript | Continuation:
+        """Let the next run go on from what was shown: by prefill, or compared with it (R4)."""
+        self.raw = self._asked
+        prefills = self._prefills and self.plan.target.prefill
+        if prefills and (begun := prefilled(self._asked, self._transcript)) is not None:
+            self._tell("continued by prefill")
+            self.raw, continuation = begun
+            return continuation
+        self._transcript.rewind()
+        return self._transcript
+
+    def _tell(self, what: str) -> None:
+        """Add to how the answer came about."""
+        self.route = f"{self.route}; {what}" if self.route else what
 
     def _forget(self) -> None:
         """The answer begins anew."""
@@ -346,16 +368,9 @@ class Exchange:
         self._settle(dispatch.Again())
 
     def _out_of_time(self) -> None:
-        if self.done:
-            return
-        attempt = self.attempt
-        if attempt is None or attempt.session is None:
-            message = "no worker was free before the deadline; retry later or allow more time"
-            self._end(InferenceError("queue_timeout", message, phase="queued"), "deadline")
-        else:
-            phase = "content" if self._shown else "before_content"
-            error = InferenceError("deadline", "the deadline passed", phase=phase)
-            error.provider, error.model = attempt.target.provider, attempt.target.model
+        if not self.done:
+            running = any(attempt.session is not None for attempt in self.attempts)
+            error = dispatch.out_of_time(self.plan, running=running, shown=self._shown)
             self._end(error, "deadline")
 
     def _end(self, error: Exception | None, kill_reason: str) -> None:
@@ -384,8 +399,3 @@ class Exchange:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-
-
-def _refuse(_batch: Sequence[event_pb2.Event]) -> bool:
-    """Nobody takes batches but `next`."""
-    return False

@@ -152,7 +152,7 @@ class HedgedExchange(Exchange):
     def _hedge(self) -> None:
         """Start the second attempt, if the first one is fresh and there is room for both."""
         plan = self.plan
-        if self.attempt is None or plan.losses or self._replaying or not self._silent:
+        if self.attempt is None or plan.losses or self._replay is not None or not self._silent:
             return
         self._place = plan.index + plan.has_next
         target = plan.targets[self._place]
@@ -199,7 +199,7 @@ class HedgedExchange(Exchange):
             self.plan.go_on(self._place)
         self._forget()
         self._intake.start_over()
-        self._tell(rival, outcome)
+        self._ended(rival, outcome)
         super().on_events(rival, self._held, self._held_size)
 
     def _drop(self, outcome: str, *, stop: str = "") -> None:
@@ -210,16 +210,15 @@ class HedgedExchange(Exchange):
         if stop:
             self._stop(rival, stop)
         self._host.vacate(rival.target)
-        self._tell(rival, outcome)
+        self._ended(rival, outcome)
 
     def _give_back(self, rival: Attempt) -> None:
         rival.session = None
         self._host.withdraw(rival)
         self._drop("failed")
 
-    def _tell(self, rival: Attempt, outcome: str) -> None:
-        said = f"hedge {rival.target.provider}/{rival.target.model} {outcome}"
-        self.route = f"{self.route}; {said}" if self.route else said
+    def _ended(self, rival: Attempt, outcome: str) -> None:
+        self._tell(f"hedge {rival.target.provider}/{rival.target.model} {outcome}")
 
     def _end(self, error: Exception | None, kill_reason: str) -> None:
         if self._patience is not None:

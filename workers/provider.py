@@ -67,6 +67,11 @@ class Unreadable(InferenceError):  # noqa: N818
         self.reads = reads
 
 
+def not_continued(who: str) -> InferenceError:
+    """For a request whose last message is to be continued, where that cannot be asked for."""
+    return InferenceError("unsupported_parameter", f"{who} does not continue a message")
+
+
 class Decoder(Protocol):
     """Turns the body of a 2xx answer into hub events, fed in pieces of any size.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from broker import providers
 from broker.catalog.offers import NANO, Offer
 from broker.errors import InferenceError
 from broker.routing import fleet as fleets
@@ -83,7 +84,8 @@ def _candidate(provider: str, model: str, wish: Wish, world: World) -> Candidate
     target = world.fleet.target(provider, model)
     if offer is not None:
         thinks = "reasoning" in offer.abilities
-        target = replace(target, window=offer.max_input, thinks=thinks)
+        prefill = "prefill" in offer.abilities and providers.continues(provider, model)
+        target = replace(target, window=offer.max_input, thinks=thinks, prefill=prefill)
     return Candidate(target, wish, offer)
 
 

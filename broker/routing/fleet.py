@@ -15,7 +15,8 @@ class Target:
     """Where an attempt can go.
 
     `listed`: the pool says it serves this model; `window`: tokens that it reads, 0 = not known;
-    `thinks`: it may reason for long before it says anything.
+    `thinks`: it may reason for long before it says anything; `prefill`: it can be handed the
+    beginning of its answer to continue.
     """
 
     provider: str
@@ -24,6 +25,7 @@ class Target:
     listed: bool
     window: int = 0
     thinks: bool = False
+    prefill: bool = False
 
     @property
     def subject(self) -> str:

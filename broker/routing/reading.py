@@ -8,8 +8,8 @@ from broker.routing.world import Ask
 from broker.v1 import generation_pb2
 
 _Format = generation_pb2.ResponseFormat
-# Characters of text that make about one token.
-_CHARACTERS = 4
+# Of text; good for English prose, and never off by more than a small factor.
+CHARACTERS_PER_TOKEN = 4
 # Kind of a content part -> the ability that it takes.
 _PARTS = {"image": "images", "audio": "audio_input", "file": "pdf"}
 
@@ -42,4 +42,4 @@ def _of_prompt(generate: generation_pb2.GenerateRequest) -> tuple[set[str], int]
         needs.add("tools")
     if generate.response_format.kind == _Format.KIND_JSON_SCHEMA:
         needs.add("json_schema")
-    return needs, characters // _CHARACTERS
+    return needs, characters // CHARACTERS_PER_TOKEN

@@ -19,6 +19,11 @@ _Platform = generation_pb2.Platform
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
+_RESUME = {
+    "verified": generation_pb2.RESUME_VERIFIED,
+    "prefill": generation_pb2.RESUME_PREFILL,
+}
+
 
 def _as_it_is(name: str) -> Callable[[_Platform, Any], None]:
     def read(platform: _Platform, value: Any) -> None:
@@ -34,6 +39,10 @@ def _tags(platform: _Platform, value: str | list[str]) -> None:
 
 def _provider(platform: _Platform, value: dict[str, Any]) -> None:
     platform.provider = json_text(value, "provider")
+
+
+def _resume(platform: _Platform, value: str) -> None:
+    platform.resume = _RESUME[value]
 
 
 def _models(platform: _Platform, value: list[str]) -> None:
@@ -59,6 +68,7 @@ PLATFORM: dict[str, Callable[[_Platform, Any], None]] = {
     "region": _as_it_is("region"),
     "use_custom_keys": _as_it_is("use_custom_keys"),
     "drop_params": _as_it_is("drop_params"),
+    "resume": _resume,
     "hedge_after_ms": _as_it_is("hedge_after_ms"),
     "provider": _provider,
     "models": _models,

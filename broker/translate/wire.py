@@ -200,6 +200,10 @@ class Platform(Struct, kw_only=True):
         Annotated[int, Meta(ge=0, le=3_600_000)] | None,
         Meta(description="A second attempt runs when no content came within this time; 0: never."),
     ] = None
+    resume: Annotated[
+        Literal["verified", "prefill"] | None,
+        Meta(description="How a cut answer goes on: run again and compared, or continued."),
+    ] = None
     provider: Annotated[Json | None, Meta(description="Routing preferences.")] = None
     models: Annotated[list[str] | None, Meta(description="Further models to try, in order.")] = None
     extra_headers: Annotated[

@@ -92,6 +92,7 @@ class Message(_message.Message):
     PARTS_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     ITEM_ID_FIELD_NUMBER: _builtins.int
+    CONTINUED_FIELD_NUMBER: _builtins.int
     EXTRA_FIELD_NUMBER: _builtins.int
     role: Global___Role.ValueType
     name: _builtins.str
@@ -99,6 +100,8 @@ class Message(_message.Message):
     """The item's id on APIs that give messages one (Responses `msg_...`); an assistant's parts have
     their own.
     """
+    continued: _builtins.bool
+    """Of the last message, an assistant's: the answer continues it."""
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Part]: ...
     @_builtins.property
@@ -112,11 +115,12 @@ class Message(_message.Message):
         parts: _abc.Iterable[Global___Part] | None = ...,
         name: _builtins.str | None = ...,
         item_id: _builtins.str = ...,
+        continued: _builtins.bool = ...,
         extra: _abc.Mapping[_builtins.str, _builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "name", b"name"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "extra", b"extra", "item_id", b"item_id", "name", b"name", "parts", b"parts", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "continued", b"continued", "extra", b"extra", "item_id", b"item_id", "name", b"name", "parts", b"parts", "role", b"role"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
     _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015

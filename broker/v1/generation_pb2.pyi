@@ -44,6 +44,29 @@ SURFACE_MESSAGES: Surface.ValueType  # 4
 SURFACE_GRPC: Surface.ValueType  # 5
 Global___Surface: _TypeAlias = Surface  # noqa: Y015
 
+class _Resume:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ResumeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Resume.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RESUME_UNSPECIFIED: _Resume.ValueType  # 0
+    """As verified."""
+    RESUME_VERIFIED: _Resume.ValueType  # 1
+    """It is run again, and goes on where the second run says the same."""
+    RESUME_PREFILL: _Resume.ValueType  # 2
+    """The model is given what was shown to continue, where its provider can do that; else as verified."""
+
+class Resume(_Resume, metaclass=_ResumeEnumTypeWrapper): ...
+
+RESUME_UNSPECIFIED: Resume.ValueType  # 0
+"""As verified."""
+RESUME_VERIFIED: Resume.ValueType  # 1
+"""It is run again, and goes on where the second run says the same."""
+RESUME_PREFILL: Resume.ValueType  # 2
+"""The model is given what was shown to continue, where its provider can do that; else as verified."""
+Global___Resume: _TypeAlias = Resume  # noqa: Y015
+
 @_typing.final
 class Request(_message.Message):
     """One request of any operation, and the platform's own arguments beside it."""
@@ -894,6 +917,7 @@ class Platform(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     EXTRA_HEADERS_FIELD_NUMBER: _builtins.int
     HEDGE_AFTER_MS_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
     signature: _builtins.str
     log_query_body: _builtins.bool
     """False keeps the body out of logs, usage records and dead letters. Unset = true."""
@@ -908,6 +932,8 @@ class Platform(_message.Message):
     """When no content came within this many milliseconds a second attempt runs beside the first; the
     first content wins. 0 = never; unset = as the settings say.
     """
+    resume: Global___Resume.ValueType
+    """How an answer goes on that broke off after some of it was shown."""
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -932,10 +958,11 @@ class Platform(_message.Message):
         models: _abc.Iterable[_builtins.str] | None = ...,
         extra_headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         hedge_after_ms: _builtins.int | None = ...,
+        resume: Global___Resume.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_drop_params", b"_drop_params", "_hedge_after_ms", b"_hedge_after_ms", "_log_query_body", b"_log_query_body", "_log_response_body", b"_log_response_body", "_region", b"_region", "_signature", b"_signature", "_use_custom_keys", b"_use_custom_keys", "drop_params", b"drop_params", "hedge_after_ms", b"hedge_after_ms", "log_query_body", b"log_query_body", "log_response_body", b"log_response_body", "region", b"region", "signature", b"signature", "use_custom_keys", b"use_custom_keys"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_drop_params", b"_drop_params", "_hedge_after_ms", b"_hedge_after_ms", "_log_query_body", b"_log_query_body", "_log_response_body", b"_log_response_body", "_region", b"_region", "_signature", b"_signature", "_use_custom_keys", b"_use_custom_keys", "drop_params", b"drop_params", "extra_headers", b"extra_headers", "hedge_after_ms", b"hedge_after_ms", "log_query_body", b"log_query_body", "log_response_body", b"log_response_body", "models", b"models", "provider", b"provider", "region", b"region", "signature", b"signature", "tags", b"tags", "use_custom_keys", b"use_custom_keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_drop_params", b"_drop_params", "_hedge_after_ms", b"_hedge_after_ms", "_log_query_body", b"_log_query_body", "_log_response_body", b"_log_response_body", "_region", b"_region", "_signature", b"_signature", "_use_custom_keys", b"_use_custom_keys", "drop_params", b"drop_params", "extra_headers", b"extra_headers", "hedge_after_ms", b"hedge_after_ms", "log_query_body", b"log_query_body", "log_response_body", b"log_response_body", "models", b"models", "provider", b"provider", "region", b"region", "resume", b"resume", "signature", b"signature", "tags", b"tags", "use_custom_keys", b"use_custom_keys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__drop_params: _TypeAlias = _typing.Literal["drop_params"]  # noqa: Y015
     _WhichOneofArgType__drop_params: _TypeAlias = _typing.Literal["_drop_params", b"_drop_params"]  # noqa: Y015

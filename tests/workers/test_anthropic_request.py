@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from broker.errors import InferenceError
 from broker.v1.content_pb2 import Part
 from tests.workers.anthropic_hub import (
     ADAPTIVE,
@@ -375,3 +376,12 @@ def test_a_large_image_reaches_the_body_whole() -> None:
     image = Part(image=C.Image(inline=C.InlineData(media_type="image/png", data=data)))
     sent = body(request(user(image)))
     assert len(sent["messages"][0]["content"][0]["source"]["data"]) == 4 * -(-len(data) // 3)
+
+
+def test_a_message_is_continued_by_models_that_do_and_else_refused() -> None:
+    said = assistant("Once upon")
+    said.continued = True
+    sent = body(request(user("q"), said), BUDGET)["messages"]
+    assert sent[-1] == {"role": "assistant", "content": [{"type": "text", "text": "Once upon"}]}
+    with pytest.raises(InferenceError, match="does not continue"):
+        body(request(user("q"), said), ADAPTIVE)

@@ -260,3 +260,24 @@ def test_several_answers_are_refused_where_one_call_gives_one() -> None:
         _body("groq", USER + "n: 2")
     assert (caught.value.reason, caught.value.param) == ("unsupported_parameter", "n")
     assert "n" not in _body("groq", USER + "n: 1")
+
+
+@pytest.mark.parametrize(
+    ("provider", "path"),
+    [("mistral", "/chat/completions"), ("deepseek", "/beta/chat/completions")],
+)
+def test_a_message_is_continued_where_that_can_be_asked_for(provider: str, path: str) -> None:
+    request = generation_pb2.Request()
+    said = USER + _says("ASSISTANT", "Once upon", "continued: true")
+    text_format.Parse(said, request.generate)
+    declared = registry.provider(provider)
+    call = declared.dialect.call(request, "m", declared)
+    assert call.path == path
+    last = json.loads(call.body)["messages"][-1]
+    assert last == {"role": "assistant", "content": "Once upon", "prefix": True}
+
+
+@pytest.mark.parametrize("provider", ["openai", "groq", "vllm"])
+def test_elsewhere_it_is_refused_and_not_answered_anew(provider: str) -> None:
+    with pytest.raises(InferenceError, match="does not continue"):
+        _body(provider, USER + _says("ASSISTANT", "Once upon", "continued: true"))

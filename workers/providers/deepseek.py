@@ -20,7 +20,11 @@ PROVIDER = Provider(
     dialect=DIALECT,
     base_url="https://api.deepseek.com",
     models=("deepseek-flash", "deepseek-v4-flash", "deepseek-v4-pro"),
-    quirks={"assistant_fields": "plain", "reasoning_field": "reasoning_content"},
+    quirks={
+        "assistant_fields": "plain",
+        "reasoning_field": "reasoning_content",
+        "prefix": "/beta/chat/completions",
+    },
     operations={
         COMPLETE: OpenAiCompletions(
             DIALECT.error, "/beta/completions", ONE_PROMPT | {"n", "seed", "logit_bias", "user"}

@@ -44,6 +44,7 @@ PROVIDER = Provider(
         "tool_type": "as given",
         "files": "document_url",
         "audio": "bare",
+        "prefix": "/chat/completions",
     },
     operations={
         TRANSCRIBE: OpenAiTranscriptions(

@@ -9,6 +9,7 @@ from broker.errors import InferenceError
 from broker.v1 import content_pb2, generation_pb2
 from workers.dialects.anthropic_messages.blocks import Block, Writer, is_own, text_blocks
 from workers.dialects.anthropic_messages.models import Family, Thinking
+from workers.provider import not_continued
 
 _ROLES = {
     content_pb2.ROLE_UNSPECIFIED: "user",
@@ -87,6 +88,8 @@ def conversation(
             _settle(result, waiting, family, last=False)
         _append(result.turns, role, blocks)
     _settle(result, waiting, family, last=True)
+    if request.messages and request.messages[-1].continued and not family.prefill:
+        raise not_continued("this Claude")
     _finish(result, family)
     return result
 

@@ -11,6 +11,7 @@ from broker.v1 import content_pb2, generation_pb2
 from workers.dialects.bedrock_converse.blocks import Writer, text_blocks
 from workers.dialects.bedrock_converse.families import Facts
 from workers.dialects.bedrock_converse.media import Block
+from workers.provider import not_continued
 
 _ROLES = {
     content_pb2.ROLE_UNSPECIFIED: "user",
@@ -89,6 +90,9 @@ def conversation(request: generation_pb2.GenerateRequest, facts: Facts) -> Conve
         result.system += waiting
         waiting.clear()
         _append(result.turns, role, blocks)
+    last = request.messages[-1] if request.messages else None
+    if last is not None and last.continued and not (facts.claude and facts.claude.prefill):
+        raise not_continued("this model")
     _finish(result, waiting, facts)
     return result
 

@@ -17,6 +17,7 @@ its own. Quirks are facts beside parameters that the dialect obeys (`Provider.qu
 | files | "document_url", "file_url": the type of part that a file is | "file" |
 | audio | "bare": the bytes alone | with their format |
 | turns | "alternate": neighbours of one speaker are joined | they stay apart |
+| prefix | what is called, in place of `path`, where the last message is to be continued | refused |
 """
 
 from __future__ import annotations

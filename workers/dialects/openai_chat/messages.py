@@ -88,6 +88,8 @@ class _Writer:
             written = {"role": role, "content": as_content(content)}
         if message.HasField("name") and not self._name_in_text:
             written["name"] = message.name
+        if message.continued:
+            written["prefix"] = True
         self.messages.append(merge(written, message.extra, where + "."))
 
     def flush(self) -> None:

@@ -20,7 +20,7 @@ from workers.foreign import in_openai_terms
 from workers.fragments import fragment, merge
 from workers.parameters import Action, Losses, Row, asked, base_name, settle
 from workers.paths import segment
-from workers.provider import Call, Provider
+from workers.provider import Call, Provider, not_continued
 from workers.standins import CALL_A_TOOL
 
 _Generate = generation_pb2.GenerateRequest
@@ -55,6 +55,10 @@ def call_of(request: generation_pb2.Request, model: str, provider: Provider) -> 
         body.setdefault(name, value)
     losses.refuse(request.platform, model)
     path = provider.quirks.get("path", "/chat/completions")
+    if generate.messages and generate.messages[-1].continued:
+        path = provider.quirks.get("prefix", "")
+        if not path:
+            raise not_continued(provider.name)
     if "{" in path:
         path = path.replace("{model}", segment(model))
     return Call(path, orjson.dumps(body), _HEADERS, dropped=losses.names)
