@@ -9,11 +9,10 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Raw
 
-from broker.answer import (
+from broker.answer import ChoiceFold, Fold
+from broker.parts import (
     AudioPart,
     CallPart,
-    ChoiceFold,
-    Fold,
     ImagePart,
     OpaquePart,
     ReasoningPart,

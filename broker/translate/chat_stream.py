@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
-from broker.answer import ReasoningPart
 from broker.errors import InferenceError
+from broker.parts import ReasoningPart
 from broker.translate import carry
 from broker.translate.errors import error_body
 from broker.translate.form import COMMENT, EVENT_STREAM

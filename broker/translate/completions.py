@@ -14,8 +14,9 @@ import msgspec
 import orjson
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from broker.answer import Fold, SaidPart, join_json_arrays
+from broker.answer import Fold
 from broker.errors import InferenceError
+from broker.parts import SaidPart, join_json_arrays
 from broker.translate import wire
 from broker.translate.body import as_it_is, read_body, refuse_known, shaped, write_rest
 from broker.translate.chat_stream import DONE, finish_word

@@ -14,15 +14,8 @@ import msgspec
 import orjson
 from msgspec import Raw
 
-from broker.answer import (
-    AudioPart,
-    CallPart,
-    Fold,
-    ImagePart,
-    OpaquePart,
-    ReasoningPart,
-    SaidPart,
-)
+from broker.answer import Fold
+from broker.parts import AudioPart, CallPart, ImagePart, OpaquePart, ReasoningPart, SaidPart
 from broker.translate import carry
 from broker.translate.form import JSON
 from broker.v1 import content_pb2, event_pb2, generation_pb2

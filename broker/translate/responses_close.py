@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from broker.answer import CallPart, ImagePart, OpaquePart, ReasoningPart, SaidPart, hub_part
 from broker.items import Group
+from broker.parts import CallPart, ImagePart, OpaquePart, ReasoningPart, SaidPart, hub_part
 from broker.translate.responses_items import COMPLETED, item
 from broker.v1 import content_pb2
 

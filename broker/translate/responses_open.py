@@ -15,8 +15,9 @@ import msgspec
 import orjson
 from msgspec import Raw
 
-from broker.answer import CallPart, Fold, ImagePart, ReasoningPart, SaidPart, hub_part
+from broker.answer import Fold
 from broker.items import RESPONSES, Group, item_id
+from broker.parts import CallPart, ImagePart, ReasoningPart, SaidPart, hub_part
 from broker.translate.responses_close import Open, Part, Writer, end_item, end_within
 from broker.translate.responses_items import (
     COMPLETED,

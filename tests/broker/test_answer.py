@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from google.protobuf import text_format
 
-from broker.answer import Fold, join_json_arrays
+from broker.answer import Fold
 from broker.errors import InferenceError
+from broker.parts import join_json_arrays
 from broker.v1 import event_pb2, inference_service_pb2
 
 
