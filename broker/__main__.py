@@ -7,6 +7,8 @@ import sys
 
 from broker import process
 from broker.bus import Bus
+from broker.bus.ending import end
+from broker.bus.leftovers import keep_swept
 from broker.config import Settings
 from broker.controller import Controller
 from broker.telemetry import Telemetry
@@ -15,9 +17,11 @@ from broker.telemetry import Telemetry
 async def _body(settings: Settings, bus: Bus, _telemetry: Telemetry, stop: asyncio.Event) -> None:
     controller = Controller(bus, settings)
     await controller.start()
+    sweeping = asyncio.create_task(keep_swept(bus), name="leftovers")
     try:
         await stop.wait()
     finally:
+        await end(sweeping)
         await controller.close()
 
 

@@ -12,9 +12,11 @@ import pytest
 
 from broker import subjects
 from broker.bus import Bus, BusError
-from broker.bus.files import ASC, Files
+from broker.bus.files import ASC, Files, create
+from broker.bus.leftovers import sweep
 from broker.bus.objects import CHUNK, GoneError
 from broker.bus.responses import ConflictError
+from broker.bus.steady import last_message
 from broker.v1 import file_pb2
 from tests.broker.bus.server import NatsServer, until
 
@@ -255,3 +257,34 @@ async def test_readers_leave_no_consumers(files: Files, bus: Bus) -> None:
     await anext(reader)
     await reader.aclose()
     assert (await bus.js.stream_info("OBJ_batch_in")).state.consumer_count == 0
+
+
+async def test_what_nothing_refers_to_is_swept_when_it_is_old(files: Files, bus: Bus) -> None:
+    kept = await put(files, BODY)
+    left = await files.objects.write(subjects.FILES, pieces(BODY))
+    part = await files.objects.write(subjects.BATCH_IN, pieces(BODY))
+    stored = file_pb2.StoredPart(id="part_1", upload_id="upload_1", owner=OWNER, piece=part)
+    key = subjects.part_key(OWNER, stored.upload_id, stored.id)
+    await create(bus, key, stored.SerializeToString(), 0)
+    expired = await put(files, created_at=1000, expires_at=1001)
+    assert await sweep(bus) == 0  # all of it is young
+    await until(lambda: gone(bus, expired), "the record that expired is gone")
+    assert await sweep(bus, older_than_s=0) == 2
+    names = {kept.pieces[0].name, part.name}
+    assert set(await objects(files)) == names
+    assert left.name not in names
+    assert await content(files, kept) == BODY
+    assert (await bus.js.stream_info(f"KV_{subjects.FILES}")).state.consumer_count == 0
+
+
+async def gone(bus: Bus, record: file_pb2.StoredFile) -> bool:
+    key = subjects.file_key(record.owner, record.id)
+    return await last_message(bus, f"KV_{subjects.FILES}", f"$KV.{subjects.FILES}.{key}") is None
+
+
+async def test_a_sweep_that_cannot_read_everything_deletes_nothing(files: Files, bus: Bus) -> None:
+    await files.objects.write(subjects.FILES, pieces(BODY))
+    await bus.js.delete_stream(f"KV_{subjects.FILES}")
+    with pytest.raises(BusError):
+        await sweep(bus, older_than_s=0)
+    assert len(await objects(files)) == 1
