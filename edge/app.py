@@ -27,9 +27,11 @@ from edge.http.protocol import protocol
 from edge.http.responses import CountInput, CreateResponse, ReadResponse
 from edge.http.slots import OpenStreams
 from edge.http.stored import conversation_routes, response_routes
+from edge.http.uploads import upload_routes
 from edge.once import Once
 from edge.responses.service import ResponseService
 from edge.seams import EngineLike
+from edge.uploads import UploadService
 
 # Longer than load balancers keep idle connections (60 s as a rule), so that they close first and
 # never send a request into a connection that is being closed.
@@ -47,6 +49,7 @@ def create_app(
     responses: ResponseService | None = None,
     *,
     files: FileService | None = None,
+    uploads: UploadService | None = None,
     once: Once | None = None,
 ) -> ASGIApp:
     """The ASGI application; it has to be served as `serve` says."""
@@ -71,6 +74,8 @@ def create_app(
         )
     if files is not None:
         rest.include_router(file_routes(files, auth, settings.limits))
+    if uploads is not None:
+        rest.include_router(upload_routes(uploads, auth, settings.limits))
     for (method, path), handler in hot.items():
         # So that other methods get 405 and not 404.
         rest.router.routes.append(Route(path, handler, methods=[method], include_in_schema=False))

@@ -25,6 +25,7 @@ from edge.hosted import HostedTools
 from edge.once import Once
 from edge.responses.service import ResponseService
 from edge.rpc.server import RpcServer
+from edge.uploads import UploadService
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +76,10 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
     rpc = RpcServer(engine, auth, settings, version, telemetry, once=once, responses=responses)
     await rpc.start()
     files = FileService(bus, engine)
-    app = create_app(settings, engine, auth, telemetry, responses, files=files, once=once)
+    uploads = UploadService(bus, files)
+    app = create_app(
+        settings, engine, auth, telemetry, responses, files=files, uploads=uploads, once=once
+    )
     server = _Server(serve(app, settings))
     serving = asyncio.create_task(server.serve(), name="http")
     stopping = asyncio.create_task(stop.wait(), name="stop")

@@ -106,18 +106,14 @@ class Files:
         order: str = DESC,
     ) -> Page:
         """Files by the time they were made, those behind `after` alone."""
-        with mapped("list files"):
-            prefix = f"$KV.{subjects.FILES}."
-            everything = prefix + subjects.file_key(owner, "*")
-            found = await subjects_of(self._bus, f"KV_{subjects.FILES}", everything)
-        names = [subject.rpartition(".")[2] for subject in found]
+        found = await names(self._bus, subjects.file_key(owner, "*"))
         if order == DESC:
-            names = [name for name in reversed(names) if not after or name < after]
+            found = [name for name in reversed(found) if not after or name < after]
         else:
-            names = [name for name in names if name > after]
+            found = [name for name in found if name > after]
         files: list[file_pb2.StoredFile] = []
-        for start in range(0, len(names), _AT_ONCE):
-            some = names[start : start + _AT_ONCE]
+        for start in range(0, len(found), _AT_ONCE):
+            some = found[start : start + _AT_ONCE]
             records = await asyncio.gather(*(self.get(owner, name) for name in some))
             files += [
                 record
@@ -184,6 +180,13 @@ async def read(bus: Bus, key: str) -> Found | None:
     return Found(found.data, found.seq or 0)
 
 
+async def names(bus: Bus, pattern: str) -> list[str]:
+    """The last tokens of the keys that fit a pattern, sorted."""
+    with mapped("list what is stored"):
+        found = await subjects_of(bus, f"KV_{subjects.FILES}", _subject(pattern))
+    return [subject.rpartition(".")[2] for subject in found]
+
+
 async def create(bus: Bus, key: str, value: bytes, expires_at: int) -> None:
     """Write what is not there yet; raises `ConflictError` when something else is."""
     try:
@@ -195,8 +198,8 @@ async def create(bus: Bus, key: str, value: bytes, expires_at: int) -> None:
             raise
 
 
-async def write(bus: Bus, key: str, value: bytes, expires_at: int, revision: int) -> None:
-    """Write behind `revision`; NATS forgets it at `expires_at`, unix seconds, 0 is never.
+async def write(bus: Bus, key: str, value: bytes, expires_at: int, revision: int) -> int:
+    """Write behind `revision`; returns the new one. NATS forgets it at `expires_at`, 0 is never.
 
     Raises `ConflictError` when it was changed since.
     """
@@ -206,11 +209,14 @@ async def write(bus: Bus, key: str, value: bytes, expires_at: int, revision: int
     with mapped("store it"):
         await bus.kv(subjects.FILES)  # waits for the broker process to make it
         try:
-            await patiently(bus, lambda: bus.js.publish(_subject(key), value, headers=headers))
+            ack = await patiently(
+                bus, lambda: bus.js.publish(_subject(key), value, headers=headers)
+            )
         except APIError as exc:
             if exc.err_code != _CHANGED:
                 raise
             raise ConflictError(key) from exc
+    return ack.seq
 
 
 async def forget(bus: Bus, key: str) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
 import orjson
 from fastapi import APIRouter, Request, Response
 
@@ -39,16 +43,11 @@ def file_routes(service: FileService, auth: Authenticator, limits: Limits) -> AP
     """Create, list, retrieve, delete, and the content."""
     router = APIRouter(prefix="/v1/files", tags=["Files"], dependencies=signed_in(auth))
 
-    @router.post("", summary="Upload a file", openapi_extra=_form("file"))
+    @router.post("", summary="Upload a file", openapi_extra=form_schema("file", "purpose"))
     async def create(request: Request) -> Response:
         """A form with `file`, `purpose` and, if it is not to be kept, `expires_after`."""
-        incoming = incoming_file(request, "file", MOST_BYTES, limits)
-        try:
+        async with incoming_file(request, "file", MOST_BYTES, limits) as incoming:
             return _json(file_shown(await _taken(service, request, incoming)))
-        except ClientGoneError as exc:
-            raise InferenceError("client_gone", "the client has left") from exc
-        finally:
-            incoming.close()
 
     @router.get("", summary="List files")
     async def list_files(request: Request) -> Response:
@@ -74,15 +73,24 @@ def file_routes(service: FileService, auth: Authenticator, limits: Limits) -> AP
     return router
 
 
-def incoming_file(request: Request, field: str, limit: int, limits: Limits) -> IncomingFile:
-    """The file in a field of the request's form."""
-    return IncomingFile(
+@contextlib.asynccontextmanager
+async def incoming_file(
+    request: Request, field: str, limit: int, limits: Limits
+) -> AsyncIterator[IncomingFile]:
+    """The file in a field of the request's form; `InferenceError` is all that leaves it."""
+    incoming = IncomingFile(
         dict(request.headers.raw),
         request.receive,
         field=field,
         limit=limit,
         patience_s=limits.slow_reader_s,
     )
+    try:
+        yield incoming
+    except ClientGoneError as exc:
+        raise InferenceError("client_gone", "the client has left") from exc
+    finally:
+        incoming.close()
 
 
 async def _taken(
@@ -102,8 +110,11 @@ async def _taken(
     return await service.take(key, incoming.chunks(), described, purpose=purpose)
 
 
-def _form(field: str) -> dict[str, object]:
+def form_schema(field: str, *texts: str) -> dict[str, Any]:
     """What /docs says of a form with a file."""
-    properties = {field: {"type": "string", "format": "binary"}, "purpose": {"type": "string"}}
-    schema = {"type": "object", "properties": properties, "required": [field]}
+    properties = {
+        field: {"type": "string", "format": "binary"},
+        **{name: {"type": "string"} for name in texts},
+    }
+    schema = {"type": "object", "properties": properties, "required": [field, *texts]}
     return {"requestBody": {"content": {"multipart/form-data": {"schema": schema}}}}

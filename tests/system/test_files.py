@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import random
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +16,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from broker.bus.keyring import Keyring
+from broker.bus.objects import Objects
 from tests.system.shared import shared_stack
 from tests.system.stack import KEY, Stack
 
@@ -340,3 +343,173 @@ async def test_more_than_512_mib_is_refused_before_it_is_read(stack: Stack) -> N
     )
     assert b" 413 " in await asyncio.wait_for(reader.readline(), 10)
     writer.close()
+
+
+# --- uploads ---
+
+
+async def test_the_official_library_uploads_in_parts(sdk: AsyncOpenAI, tmp_path: Path) -> None:
+    path = tmp_path / "large.jsonl"
+    path.write_bytes(BODY)
+    upload = await sdk.uploads.upload_file_chunked(
+        file=path,
+        mime_type="application/jsonl",
+        purpose="batch",
+        part_size=600_000,
+        md5=hashlib.md5(BODY).hexdigest(),
+    )
+    assert (upload.status, upload.bytes, upload.filename) == ("completed", len(BODY), path.name)
+    file = upload.file
+    assert file is not None
+    assert (file.bytes, file.purpose, file.status) == (len(BODY), "batch", "processed")
+    assert file.expires_at == file.created_at + 30 * 86_400
+    assert await sdk.files.retrieve(file.id) == file
+    assert (await sdk.files.content(file.id)).content == BODY
+    part = await sdk.files.with_raw_response.content(
+        file.id, extra_headers={"range": "bytes=599990-600010"}
+    )
+    assert part.content == BODY[599_990:600_011]
+    await sdk.files.delete(file.id)
+
+
+async def begun(client: httpx.AsyncClient, **fields: Any) -> Any:
+    body = {"bytes": 6, "filename": "a.txt", "mime_type": "text/plain", "purpose": "vision"}
+    reply = await client.post("/v1/uploads", json={**body, **fields})
+    assert reply.status_code == 200, reply.text
+    return reply.json()
+
+
+async def part(client: httpx.AsyncClient, upload: Any, data: bytes) -> str:
+    where = f"/v1/uploads/{upload['id']}/parts"
+    reply = await client.post(where, files={"data": ("blob", data)})
+    assert reply.status_code == 200, reply.text
+    assert reply.json()["object"] == "upload.part"
+    return str(reply.json()["id"])
+
+
+async def completed(client: httpx.AsyncClient, upload: Any, **body: Any) -> httpx.Response:
+    return await client.post(f"/v1/uploads/{upload['id']}/complete", json=body)
+
+
+async def test_parts_are_in_the_order_that_is_asked_for(client: httpx.AsyncClient) -> None:
+    upload = await begun(client)
+    assert {**upload, "id": "", "created_at": 0, "expires_at": 3600} == {
+        "id": "",
+        "object": "upload",
+        "bytes": 6,
+        "created_at": 0,
+        "expires_at": 3600,
+        "filename": "a.txt",
+        "purpose": "vision",
+        "status": "pending",
+        "file": None,
+    }
+    assert upload["expires_at"] == upload["created_at"] + 3600
+    two, one, _unused = [await part(client, upload, data) for data in (b"two", b"one", b"three")]
+    made = (await completed(client, upload, part_ids=[one, two])).json()
+    assert made["status"] == "completed"
+    path = f"/v1/files/{made['file']['id']}"
+    assert (await client.get(f"{path}/content")).content == b"onetwo"
+    # Asked again, it is the same file, and nothing can be added or taken back.
+    assert (await completed(client, upload, part_ids=[one, two])).json() == made
+    data = {"data": ("blob", b"x")}
+    for where, files in (("cancel", None), ("parts", data)):
+        reply = await client.post(f"/v1/uploads/{upload['id']}/{where}", files=files)
+        assert reply.status_code == 400
+        assert "is completed" in reply.json()["error"]["message"]
+    assert (await client.get(path)).status_code == 200
+
+
+async def test_two_who_complete_at_once_make_one_file(client: httpx.AsyncClient) -> None:
+    upload = await begun(client)
+    ids = [await part(client, upload, data) for data in (b"two", b"one")]
+    replies = await asyncio.gather(
+        *(completed(client, upload, part_ids=order) for order in (ids, ids[::-1]) * 3)
+    )
+    assert {reply.status_code for reply in replies} == {200}
+    assert len({reply.json()["file"]["id"] for reply in replies}) == 1
+
+
+async def test_an_upload_that_is_cancelled_leaves_nothing(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    upload = await begun(client)
+    objects = Objects(stack.bus)
+    before = set(await objects.names("files"))
+    one = await part(client, upload, b"sixsix")
+    assert set(await objects.names("files")) != before
+    path = f"/v1/uploads/{upload['id']}/cancel"
+    assert (await client.post(path)).json()["status"] == "cancelled"
+    assert set(await objects.names("files")) == before
+    assert (await client.post(path)).json()["status"] == "cancelled"
+    reply = await completed(client, upload, part_ids=[one])
+    assert reply.status_code == 400
+    assert "is cancelled" in reply.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"bytes": None}, "bytes"),
+        ({"bytes": -1}, "bytes"),
+        ({"bytes": (8 << 30) + 1}, "bytes"),
+        ({"bytes": "six"}, "bytes"),
+        ({"filename": ""}, "filename"),
+        ({"filename": "a.txt", "purpose": "batch"}, "filename"),
+        ({"mime_type": 1}, "mime_type"),
+        ({"purpose": "fun"}, "purpose"),
+        ({"expires_after": {"anchor": "created_at", "seconds": 1}}, "expires_after.seconds"),
+    ],
+)
+async def test_a_mistake_in_an_upload_is_named(
+    client: httpx.AsyncClient, fields: dict[str, Any], param: str
+) -> None:
+    body = {"bytes": 6, "filename": "a.txt", "mime_type": "text/plain", "purpose": "vision"}
+    reply = await client.post("/v1/uploads", json={**body, **fields})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, param)
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "part_ids"),
+        ({"part_ids": []}, "part_ids"),
+        ({"part_ids": ["one", "one"]}, "part_ids"),
+        ({"part_ids": ["one"]}, "part_ids"),  # it has too few bytes
+        ({"part_ids": ["one", "part_" + "0" * 32]}, "part_ids[1]"),
+        ({"part_ids": ["one", "*"]}, "part_ids[1]"),
+        ({"part_ids": ["one", "two"], "md5": "short"}, "md5"),
+        ({"part_ids": ["one", "two"], "md5": "0" * 32}, "md5"),
+    ],
+)
+async def test_what_does_not_complete_an_upload_says_why(
+    client: httpx.AsyncClient, body: dict[str, Any], param: str
+) -> None:
+    upload = await begun(client)
+    made = {name: await part(client, upload, name.encode()) for name in ("one", "two")}
+    if "part_ids" in body:
+        body = {**body, "part_ids": [made.get(name, name) for name in body["part_ids"]]}
+    reply = await completed(client, upload, **body)
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, param)
+    # It can still be completed.
+    reply = await completed(client, upload, part_ids=list(made.values()))
+    assert reply.json()["status"] == "completed"
+
+
+async def test_an_upload_is_its_owners_alone(stack: Stack, client: httpx.AsyncClient) -> None:
+    upload = await begun(client)
+    one = await part(client, upload, b"sixsix")
+    async with stack.client() as other:
+        other.headers["authorization"] = f"Bearer {OTHER}"
+        path = f"/v1/uploads/{upload['id']}"
+        for reply in (
+            await other.post(f"{path}/parts", files={"data": ("blob", b"x")}),
+            await completed(other, upload, part_ids=[one]),
+            await other.post(f"{path}/cancel"),
+        ):
+            assert (reply.status_code, reply.json()["error"]["param"]) == (404, "upload_id")
+        # Nor can parts be taken from another's upload.
+        mine = await begun(other)
+        reply = await completed(other, mine, part_ids=[one])
+        assert reply.status_code == 400
+    assert (await completed(client, upload, part_ids=[one])).status_code == 200
