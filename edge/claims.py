@@ -206,14 +206,19 @@ class Claims:
                 return
 
 
-def _answer(there: stored_pb2.Once, named: Named) -> stored_pb2.Once | None:
-    """The record, if its answer is there; raises `InferenceError` where there is none to be had."""
+def require_same(there: stored_pb2.Once, named: Named) -> None:
+    """Refuse a name that is another request's. Raises `InferenceError` idempotency_conflict."""
     if there.request_hash != named.digest:
         raise InferenceError(
             "idempotency_conflict",
             "this idempotency key was used for another request; choose a new one for each request",
             param=named.param,
         )
+
+
+def _answer(there: stored_pb2.Once, named: Named) -> stored_pb2.Once | None:
+    """The record, if its answer is there; raises `InferenceError` where there is none to be had."""
+    require_same(there, named)
     if there.done and not there.events:
         raise InferenceError(
             "idempotency_conflict",

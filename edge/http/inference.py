@@ -215,15 +215,20 @@ class InferenceRoute:
 
     async def _submit(self, call: Call, asked: Asked) -> ExchangeLike:
         """The exchange of a request, or the answer of the one that has its name."""
-        name = call.idempotency_key()
-        if name is None or self._once is None:
+        if (named := self._named(call, asked)) is None or self._once is None:
             return await self._run(call, asked, asked.timeout_s)
         call.named = True
-        told = digest(asked.request, asked.attachments)
-        named = Named(asked.key.owner, name, call.request_id, told, asked.timeout_s)
         joined = await self._once.submit(named, partial(self._run_named, call, asked))
         call.replayed = joined.replayed
         return joined
+
+    def _named(self, call: Call, asked: Asked) -> Named | None:
+        """The request with its name, if its caller gave it one."""
+        name = call.idempotency_key()
+        if name is None:
+            return None
+        told = digest(asked.request, asked.attachments)
+        return Named(asked.key.owner, name, call.request_id, told, asked.timeout_s)
 
     async def _run(self, call: Call, asked: Asked, timeout_s: float) -> ExchangeLike:
         return await self._engine.submit(

@@ -106,16 +106,17 @@ class CreateResponse(InferenceRoute):
             call.streamed = True
             self._streams.take(asked.key.id)
         try:
-            record = await self._service.start_background(
+            begun = await self._service.start_background(
                 asked.turn,
-                asked.key,
                 own_provider_key=call.provider_key() is not None,
                 watched=stream,
+                named=self._named(call, asked),
             )
+            call.replayed = begun.replayed
             if stream:
-                await follow(call, send, self._limits, self._service, record)
+                await follow(call, send, self._limits, self._service, begun.record)
             else:
-                await _reply(call, render(record), send)
+                await _reply(call, render(begun.record), send)
         finally:
             if stream:
                 self._streams.free(asked.key.id)

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -27,8 +28,10 @@ from broker.routing import Decision
 from broker.settings import Limits
 from broker.v1 import event_pb2, generation_pb2, job_pb2, stored_pb2
 from edge import ids
+from edge.claims import Named
 from edge.hosted import HostedTools
 from edge.responses import turn
+from edge.responses.names import ResponseNames, deleted
 from edge.responses.turn import Turn
 
 # A follower that hears nothing looks at the record this often.
@@ -47,6 +50,14 @@ class Router(Protocol):
         """The candidates, in order. Raises `InferenceError`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A background response. `replayed`: it was there before."""
+
+    record: stored_pb2.StoredResponse
+    replayed: bool = False
+
+
 class ResponseService:
     """See the module. Raises `InferenceError`."""
 
@@ -54,6 +65,7 @@ class ResponseService:
         # Takes requests whose tools the broker runs.
         self.tools = tools
         self.stored = Responses(bus)
+        self._names = ResponseNames(bus)
         self._bus = bus
         self._router = router
         self._limits = limits
@@ -127,33 +139,82 @@ class ResponseService:
         return record
 
     async def start_background(
-        self, asked: Turn, key: KeyRecord, *, own_provider_key: bool, watched: bool
-    ) -> stored_pb2.StoredResponse:
-        """Accept a response that outlives its caller; `watched`: its stream is read at once."""
+        self,
+        asked: Turn,
+        *,
+        own_provider_key: bool,
+        watched: bool,
+        named: Named | None = None,
+    ) -> Started:
+        """Accept a response that outlives its caller; `watched`: its stream is read at once.
+
+        `named`: there is one of the name, which is returned in whatever state it is in.
+        """
+        with told():
+            if named is not None:
+                return await self._start_named(asked, named, own_provider_key, watched)
+            plan = await self._plan(asked, own_provider_key)
+            record = _queued(asked, ids.answer_id(asked.own), watched)
+            await self.stored.responses.create(record)
+            try:
+                await self._queue(asked, record, plan)
+            except BusError:
+                with contextlib.suppress(BusError):
+                    await self.stored.responses.delete(record.owner, record.id)
+                raise
+        return Started(record)
+
+    async def _start_named(
+        self, asked: Turn, named: Named, own_provider_key: bool, watched: bool
+    ) -> Started:
+        """Find the response of a name, or make what is missing of it."""
+        while True:
+            found = await self._names.find(named)
+            if found.record is not None and (there := await self._there(found.record, named)):
+                await self._names.settle(named, found)
+                return Started(there, replayed=True)
+            plan = await self._plan(asked, own_provider_key)
+            taken = (
+                found
+                if found.record is not None
+                else await self._names.take(named, found, ids.answer_id(asked.own))
+            )
+            if taken is not None and taken.record is not None:
+                break
+        record, replayed = _queued(asked, taken.record.answer_id, watched), False
+        try:
+            await self.stored.responses.create(record)
+        except ConflictError:  # somebody else has got as far
+            record, replayed = await self.get(named.owner, record.id), True
+        # The same job however often, so it may be queued already; it is not if an edge was lost.
+        await self._queue(asked, record, plan)
+        await self._names.settle(named, taken)
+        return Started(record, replayed)
+
+    async def _there(self, name: stored_pb2.Once, named: Named) -> stored_pb2.StoredResponse | None:
+        """The response that a name stands for; None where its job may be missing yet."""
+        kept = await self.stored.responses.get(named.owner, name.answer_id)
+        if name.done:
+            if kept is None:
+                raise deleted(named)
+            return kept.record
+        if kept is None or not (kept.record.attempt or kept.record.status in durable.FINAL):
+            return None
+        return kept.record
+
+    async def _plan(self, asked: Turn, own_provider_key: bool) -> dispatch.Plan:
+        """Who may answer it. Raises `InferenceError` where nobody can in the background."""
         if own_provider_key or asked.own.platform.use_custom_keys:
             message = "a background response cannot be run with a provider key of your own"
             raise InferenceError("invalid_request", message, param="background")
         await self.tools.check_background(asked.own)
-        plan = dispatch.Plan((await self._router.decide(asked.own)).targets)
-        record = stored_pb2.StoredResponse(
-            id=ids.answer_id(asked.own),
-            created_at=now(),
-            status=stored_pb2.RESPONSE_STATUS_QUEUED,
-            request=asked.own,
-            watched=watched,
-        )
-        asked.fill(record)
-        items.name_messages(record.request.generate.messages, record.id)
-        with told():
-            job = await self._job(asked, record, plan)
-            await self.stored.responses.create(record)
-            try:
-                await publish(self._publisher, job, plan.target, patience_s=_PATIENCE_S)
-            except BusError:
-                with contextlib.suppress(BusError):
-                    await self.stored.responses.delete(key.owner, record.id)
-                raise
-        return record
+        return dispatch.Plan((await self._router.decide(asked.own)).targets)
+
+    async def _queue(
+        self, asked: Turn, record: stored_pb2.StoredResponse, plan: dispatch.Plan
+    ) -> None:
+        job = await self._job(asked, record, plan)
+        await publish(self._publisher, job, plan.target, patience_s=_PATIENCE_S)
 
     async def _job(
         self, asked: Turn, record: stored_pb2.StoredResponse, plan: dispatch.Plan
@@ -277,6 +338,20 @@ class ResponseService:
             if kept.record.background:
                 await tell_cancelled(self._bus, kept.record.route, name)
                 await self._log.purge(name)
+
+
+def _queued(asked: Turn, name: str, watched: bool) -> stored_pb2.StoredResponse:
+    """The record of a background response before its first attempt."""
+    record = stored_pb2.StoredResponse(
+        id=name,
+        created_at=now(),
+        status=stored_pb2.RESPONSE_STATUS_QUEUED,
+        request=asked.own,
+        watched=watched,
+    )
+    asked.fill(record)
+    items.name_messages(record.request.generate.messages, record.id)
+    return record
 
 
 def now() -> int:

@@ -71,7 +71,7 @@ class Question:
             replayed=call.replayed,
         )
 
-    def named(self, attachments: Sequence[bytes]) -> Named:
+    def named(self, attachments: Sequence[bytes] = ()) -> Named:
         """What it is called; `attachments` are the files that were in it."""
         told = digest(self.request, attachments)
         return Named(

@@ -141,12 +141,15 @@ class ResponsesService(pb_grpc.ResponsesServiceServicer):
     async def _queue(
         self, question: Question, turn: Turn, *, watched: bool
     ) -> stored_pb2.StoredResponse:
-        return await self._responses.start_background(
+        begun = await self._responses.start_background(
             turn,
-            question.key,
             own_provider_key=question.provider_key is not None,
             watched=watched,
+            named=question.named() if question.name else None,
         )
+        if begun.replayed:
+            question.replayed()
+        return begun.record
 
     async def _answer(
         self, question: Question, turn: Turn, asked: Asked
