@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from typing import Annotated
 
 import msgspec
 
 PREFIX = "mr-"
 RANDOM_BYTES = 32
 DEFAULT_TENANT = "default"
+MAX_WEIGHT = 100
 
 
 class KeyRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What edges know of one API key. Times are unix seconds.
 
     `id` names the key in lists and logs, `tenant` is who pays. `provider_keys` are the caller's own
-    keys by provider, as `broker.vault` encrypts them. Fields of newer versions are
+    keys by provider, as `broker.vault` encrypts them. `weight` is its share of the turns where
+    requests of several keys wait. Fields of newer versions are
     ignored when read.
     """
 
@@ -32,6 +35,7 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     revoked: bool = False
     revoked_at: float | None = None
     provider_keys: dict[str, str] = {}
+    weight: Annotated[int, msgspec.Meta(ge=1, le=MAX_WEIGHT)] = 1
 
     @property
     def owner(self) -> str:

@@ -18,6 +18,7 @@ DEFAULT_DATA = "millrace-data"
 
 _Count = Annotated[int, msgspec.Meta(ge=1)]
 _Seconds = Annotated[float, msgspec.Meta(gt=0)]
+_Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 _Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 
@@ -94,6 +95,8 @@ class Limits:
     max_header_bytes: _Count = 64 * 1024
     streams_per_key: _Count = 1000
     queue_size: _Count = 10_000
+    # Of what waits in an edge, the most that one API key's requests may take.
+    share_per_key: _Share = 0.8
     request_timeout_s: _Seconds = 600.0
     keepalive_s: _Seconds = 15.0
     drain_grace_s: _Seconds = 30.0

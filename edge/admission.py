@@ -1,126 +1,159 @@
-"""The edge's bounded fair queue: JetStream is first come, first served, so fairness lives here.
+"""Which requests an edge accepts, and when each is published: bounds, turns and places by pool.
 
-An edge publishes at most its share of twice a pool's slots and holds the rest; what it holds it
-releases by deficit round robin between API keys.
+What is refused is refused at once and told when to come back. What was accepted stays accepted:
+attempts that follow pass no admission (R13).
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import math
+from collections import deque
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Protocol
 
+from broker.bus.layout import MAX_QUEUED_PER_SUBJECT
+from broker.config import Limits
 from broker.errors import InferenceError
+from broker.keys import KeyRecord
+from broker.routing import Target
+from broker.telemetry import Metrics
+from edge import turns
+from edge.turns import PoolQueue, Waiting
 
-# Slots of work that lie published ahead of the workers.
-AHEAD = 2
-# The part of the queue that new requests may fill.
-ADMITTED = 0.9
-# Released per turn and key; a request costs one.
-QUANTUM = 1
-# Weight of the newest observation in the pool's rate of completions.
-_SMOOTHING = 0.2
+# Of an estimated wait, the part that is believed: rates change, and nobody shall be refused who
+# would have been answered.
+BELIEVED = 0.7
+# Answers among which the fastest of a model is looked for, and models of which it is known.
+_ANSWERS = 32
+_MODELS = 1000
+_LONGEST_RETRY_S = 60.0
 
 
-class Waiting(Protocol):
-    """A request that may have to wait for its turn."""
+class Entrant(Waiting, Protocol):
+    """A request that wants to be accepted."""
 
     @property
-    def key_id(self) -> str:
-        """Whose turn it uses."""
+    def key(self) -> KeyRecord: ...
+
+    @property
+    def raw(self) -> bytes:
+        """What it asks, encoded."""
+
+    @property
+    def output_tokens(self) -> int:
+        """The most it asks for; 0 = it does not say."""
 
     @property
     def deadline(self) -> float:
         """When it has to be finished, by the loop's clock."""
 
-    def launch(self) -> None:
-        """Its turn has come: publish it."""
 
+class Admission:
+    """See the module. Keeps a queue for each (provider, pool); `now` is the loop's time."""
 
-class PoolQueue:
-    """Requests of one pool: some launched, the rest waiting per key."""
+    def __init__(self, limits: Limits, metrics: Metrics) -> None:
+        self._limits = limits
+        self._queues: dict[tuple[str, str], PoolQueue] = {}
+        # Seconds from being published to the end, of the last answers of a model.
+        self._took: dict[tuple[str, str], deque[float]] = {}
+        self._refused = metrics.counter(
+            "refused", "Requests refused at admission, by what there was too much of.", "why"
+        )
+        self._waited = metrics.histogram(
+            "queue_wait_seconds", "How long requests waited in this edge that had to.", "provider"
+        )
+        metrics.gauge(
+            "queue_waiting",
+            "Requests waiting in this edge: of the key with the most of them, and of the others.",
+            lambda: dict(self._readings()),
+            *("provider", "pool", "keys"),
+        )
 
-    def __init__(self) -> None:
-        self.window = AHEAD
-        self.outstanding = 0
-        self.waiting = 0
-        # In order both of turns and within a key, and left from anywhere at no cost.
-        self._keys: OrderedDict[str, OrderedDict[Waiting, None]] = OrderedDict()
-        self._deficit: dict[str, int] = {}
-        self._interval = 0.0
-        self._last_end = 0.0
+    def of(self, target: Target) -> PoolQueue:
+        """The queue of a target's pool."""
+        return self._queues.get((target.provider, target.pool)) or self._queue(
+            target.provider, target.pool
+        )
 
-    def resize(self, slots: int, edges: int, *, capacity: int) -> None:
-        """The pool has `slots` in all, shared by `edges`; 0 slots keeps a little in the queue.
-
-        `capacity` is what the queue holds: admission leaves a tenth of it to re-publishes (R13).
-        """
-        ahead = min(AHEAD * slots, int(ADMITTED * capacity))
-        self.window = max(AHEAD, -(-ahead // edges))
-        self._release()
-
-    def enter(self, item: Waiting, *, now: float, room: int) -> None:
-        """Launch or queue. Raises queue_full when there is no `room` or no time."""
-        if self.outstanding < self.window and not self.waiting:
-            self.outstanding += 1
-            item.launch()
+    def enter(self, item: Entrant, target: Target, *, now: float, accepted: bool) -> None:
+        """Launch or queue. Raises queue_full, but not for a part of what was `accepted`."""
+        queue = self.of(target)
+        if queue.free(item.key_id):
+            queue.launch(item)
             return
-        expected = self.expected_wait()
-        if room <= 0:
-            raise InferenceError(
-                "queue_full",
-                "the queue is full; retry later or lower the request rate",
-                retry_after=max(1.0, min(expected, 60.0)),
+        if not accepted:
+            self._check(item, target, queue, now)
+        price = turns.cost(len(item.raw), item.output_tokens)
+        queue.wait(item, now, weight=item.key.weight, cost=price)
+
+    def resize(self, slots: Mapping[tuple[str, str], int], edges: int, *, now: float) -> None:
+        """The slots of every pool, which so many edges share."""
+        for place, count in slots.items():
+            queue = self._queues.get(place) or self._queue(*place)
+            queue.resize(count, edges, capacity=MAX_QUEUED_PER_SUBJECT, now=now)
+
+    def answered(self, target: Target, took: float) -> None:
+        """A model gave a whole answer `took` seconds after it was asked."""
+        model = target.provider, target.model
+        seen = self._took.get(model)
+        if seen is None:
+            if len(self._took) >= _MODELS:
+                self._took.clear()  # names are the callers': else they would fill the memory
+            seen = self._took[model] = deque(maxlen=_ANSWERS)
+        seen.append(took)
+
+    def waiting(self) -> int:
+        """Requests waiting in this edge."""
+        return sum(queue.waiting for queue in self._queues.values())
+
+    def work(self, provider: str) -> int:
+        """Requests of this edge that wait for a provider or run there."""
+        queues = (queue for (name, _), queue in self._queues.items() if name == provider)
+        return sum(queue.launched + queue.waiting for queue in queues)
+
+    def _check(self, item: Entrant, target: Target, queue: PoolQueue, now: float) -> None:
+        most = self._limits.queue_size
+        of_key = math.ceil(most * self._limits.share_per_key)
+        wait = queue.expected_wait(item.key_id)
+        if self.waiting() >= most:
+            message = f"{most} requests wait here already, the most that may"
+            raise self._refusal("queue", message, wait)
+        if sum(queue.waiting_of(item.key_id) for queue in self._queues.values()) >= of_key:
+            message = f"{of_key} requests of this API key wait here already, the most that may"
+            raise self._refusal("key", message, wait)
+        left = item.deadline - now
+        least = queue.least_wait(item.key_id) * BELIEVED
+        if least and least + self._fastest(target) > left:
+            message = (
+                f"a request would wait about {wait:.0f} s for its turn now, more than this one's "
+                f"deadline allows, which is in {left:.0f} s"
             )
-        if now + expected > item.deadline:
-            raise InferenceError(
-                "queue_full",
-                f"about {expected:.0f} s of work is queued ahead, more than this request's "
-                "deadline allows; retry later or allow more time",
-                retry_after=max(1.0, min(expected, 60.0)),
-            )
-        if not self.waiting:
-            # What was learnt before the pool had a queue says nothing about it now.
-            self._interval = 0.0
-            self._last_end = now
-        self._keys.setdefault(item.key_id, OrderedDict())[item] = None
-        self.waiting += 1
+            raise self._refusal("deadline", message, wait - left)
 
-    def expected_wait(self) -> float:
-        """Seconds until a request that enters now is launched, by the recent rate."""
-        return (self.waiting + 1) * self._interval if self.waiting else 0.0
+    def _refusal(self, why: str, message: str, wait: float) -> InferenceError:
+        self._refused.add(why)
+        return InferenceError(
+            "queue_full",
+            f"{message}; retry later or lower the request rate",
+            retry_after=max(1.0, min(wait, _LONGEST_RETRY_S)),
+        )
 
-    def vacate(self, now: float) -> None:
-        """A launched request ended: learn the rate, release the next."""
-        self.outstanding -= 1
-        if self.waiting:
-            self._interval += _SMOOTHING * (now - self._last_end - self._interval)
-            self._last_end = now
-        self._release()
+    def _fastest(self, target: Target) -> float:
+        """Seconds that the fastest of a model's last answers took; 0 while too few came."""
+        seen = self._took.get((target.provider, target.model), ())
+        return min(seen) if len(seen) == _ANSWERS else 0.0
 
-    def forget(self, item: Waiting) -> None:
-        """A request gave up before its turn."""
-        queue = self._keys.get(item.key_id)
-        if queue is not None and item in queue:
-            del queue[item]
-            self.waiting -= 1
-            if not queue:
-                self._drop(item.key_id)
+    def _queue(self, provider: str, pool: str) -> PoolQueue:
+        queue = PoolQueue(partial(self._has_waited, provider))
+        self._queues[provider, pool] = queue
+        return queue
 
-    def _release(self) -> None:
-        while self.waiting and self.outstanding < self.window:
-            key, queue = next(iter(self._keys.items()))
-            if self._deficit.get(key, 0) < 1:
-                self._deficit[key] = self._deficit.get(key, 0) + QUANTUM
-            item, _ = queue.popitem(last=False)
-            self._deficit[key] -= 1
-            self.waiting -= 1
-            self.outstanding += 1
-            if not queue:
-                self._drop(key)
-            elif self._deficit[key] < 1:
-                self._keys.move_to_end(key)
-            item.launch()
+    def _has_waited(self, provider: str, seconds: float) -> None:
+        self._waited.observe(seconds, provider)
 
-    def _drop(self, key: str) -> None:
-        self._keys.pop(key, None)
-        self._deficit.pop(key, None)
+    def _readings(self) -> Iterator[tuple[tuple[str, ...], float]]:
+        for place, queue in self._queues.items():
+            longest = queue.longest()
+            yield (*place, "longest"), longest
+            yield (*place, "others"), queue.waiting - longest

@@ -30,6 +30,7 @@ class Attempt:
         "direct",
         "number",
         "published_at",
+        "queued",
         "secret",
         "sequence",
         "session",
@@ -48,3 +49,5 @@ class Attempt:
         self.withdrawn = False
         self.direct = False
         self.published_at = now
+        # Whether it counts among those that lie published.
+        self.queued = False

@@ -11,14 +11,12 @@ import random
 import socket
 import time
 import uuid
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from broker import dispatch, presence, routing, subjects
 from broker.bus import Bus
-from broker.bus.layout import MAX_QUEUED_PER_SUBJECT
 from broker.bus.lease import Lease
 from broker.bus.queue import Publisher
 from broker.bus.recorder import Recorder
@@ -30,6 +28,7 @@ from broker.fleet import FleetView
 from broker.health import Health
 from broker.keys import KeyRecord
 from broker.router import Router
+from broker.telemetry import Telemetry
 from broker.v1 import (
     control_service_pb2,
     delivery_service_pb2,
@@ -37,7 +36,7 @@ from broker.v1 import (
     generation_pb2,
     record_pb2,
 )
-from edge.admission import PoolQueue
+from edge.admission import Admission
 from edge.attempt import Attempt
 from edge.delivery import DeliveryServer
 from edge.exchange import Exchange
@@ -61,7 +60,9 @@ class ModelInfo:
 class Engine:
     """See the module."""
 
-    def __init__(self, bus: Bus, settings: Settings, fleet_token: str) -> None:
+    def __init__(
+        self, bus: Bus, settings: Settings, fleet_token: str, telemetry: Telemetry | None = None
+    ) -> None:
         self.name = f"edge-{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         self.exchanges: dict[str, Exchange] = {}
         self._patience = Patience(settings.limits)
@@ -73,8 +74,6 @@ class Engine:
         self._tasks = Tasks()
         self._outlet = Outlet(bus, self._publisher, self.exchanges, self._tasks)
         # What exchanges and links ask of the engine, and the outlet does.
-        self.publish = self._outlet.publish
-        self.withdraw = self._outlet.withdraw
         self.dead_letter = self._outlet.dead_letter
         self.worker_lost = self._outlet.worker_lost
         self._fleet = FleetView(bus, self._resize)
@@ -87,7 +86,8 @@ class Engine:
         self.router = Router(self._fleet, self._fresh, catalogue, settings.routing, self._health)
         self._delivery = DeliveryServer(self, fleet_token)
         self.serve_beside = self._delivery.serve_beside
-        self._queues: dict[tuple[str, str], PoolQueue] = defaultdict(PoolQueue)
+        metrics = (telemetry or Telemetry.silent("edge")).metrics
+        self._admission = Admission(settings.limits, metrics)
         self._aliases: dict[tuple[str, str], str] = {}
         self._hedges = Budget()
         self._random = random.Random()
@@ -197,10 +197,8 @@ class Engine:
         self.exchanges[request_id] = exchange
         if alias:
             self._aliases[key.owner, alias] = request_id
-        queue = self._queues[plan.target.provider, plan.target.pool]
         try:
-            room = 1 if accepted else self._settings.limits.queue_size - self.queued()
-            queue.enter(exchange, now=self._loop.time(), room=room)
+            self._enter(exchange, accepted=accepted)
         except InferenceError as exc:
             exchange.close()
             raise exc from None
@@ -241,7 +239,7 @@ class Engine:
 
     def queued(self) -> int:
         """Requests waiting in this edge."""
-        return sum(queue.waiting for queue in self._queues.values())
+        return self._admission.waiting()
 
     def load(self) -> control_service_pb2.GetLoadResponse:
         """Gauges: all of them are back at 0 when nothing runs."""
@@ -270,28 +268,45 @@ class Engine:
 
     # What exchanges call.
 
+    def publish(self, exchange: Exchange, attempt: Attempt) -> None:
+        """Put an attempt into the queue; `exchange.refused` follows if it is not taken."""
+        attempt.queued = True
+        self._admission.of(attempt.target).published += 1
+        self._outlet.publish(exchange, attempt)
+
+    def taken(self, attempt: Attempt) -> None:
+        """A published attempt lies in the queue no more: a worker has it, or it was refused."""
+        if attempt.queued:
+            attempt.queued = False
+            self._admission.of(attempt.target).taken(self._loop.time())
+
+    def withdraw(self, attempt: Attempt) -> None:
+        """Take a superseded or cancelled attempt out of the queue (R2)."""
+        self.taken(attempt)
+        self._outlet.withdraw(attempt)
+
     def moved(self, old: routing.Target, new: routing.Target) -> None:
         """A launched request goes on in another pool: its place moves with it."""
         if (old.provider, old.pool) == (new.provider, new.pool):
             return
-        self._queues[new.provider, new.pool].outstanding += 1
-        self._queues[old.provider, old.pool].vacate(self._loop.time())
+        self._admission.of(new).launched += 1
+        self._admission.of(old).vacate(self._loop.time())
 
     def hedge(self, target: routing.Target) -> bool:
         """Whether a second attempt may run at `target` now: it then has a place there.
 
         Only where it fits beside all that runs and waits, so that it takes nobody's turn.
         """
-        queue = self._queues[target.provider, target.pool]
+        queue = self._admission.of(target)
         live = self._health.state(target.provider, target.model)
         if queue.waiting or live.resting or live.busy >= live.slots or not self._hedges.spend():
             return False
-        queue.outstanding += 1
+        queue.launched += 1
         return True
 
     def vacate(self, target: routing.Target) -> None:
         """One of two attempts is over: its place is free."""
-        self._queues[target.provider, target.pool].vacate(self._loop.time())
+        self._admission.of(target).vacate(self._loop.time())
 
     def charge(
         self,
@@ -305,6 +320,7 @@ class Engine:
         cost = self._bill.cost(target.provider, target.model, completed)
         if cost is not None:
             completed.cost.CopyFrom(cost)
+        self._admission.answered(target, self._loop.time() - attempt.published_at)
         if not exchange.provider_keys:
             self._health.worked(target, attempt.published_at)
         self._recorder.charge(
@@ -334,8 +350,7 @@ class Engine:
             return
         if exchange.alias:
             self._aliases.pop((exchange.key.owner, exchange.alias), None)
-        target = exchange.plan.target
-        queue = self._queues[target.provider, target.pool]
+        queue = self._admission.of(exchange.plan.target)
         if exchange.launched:
             queue.vacate(self._loop.time())
         else:
@@ -353,6 +368,19 @@ class Engine:
 
     # Inside.
 
+    def _enter(self, exchange: Exchange, *, accepted: bool) -> None:
+        """Let a request in at the first candidate that has room and time for it."""
+        while True:
+            target = exchange.plan.target
+            try:
+                self._admission.enter(exchange, target, now=self._loop.time(), accepted=accepted)
+            except InferenceError:
+                if not exchange.plan.has_next:
+                    raise
+                exchange.plan.go_on()
+            else:
+                return
+
     async def _fresh(self) -> routing.Fleet:
         """Absence is believed after a fresh read, and an open link is presence too (R12)."""
         await self._fleet.refresh()
@@ -364,14 +392,10 @@ class Engine:
 
     def _own(self, provider: str) -> int:
         """Requests of this edge that wait for a provider or run there."""
-        queues = (queue for (name, _), queue in self._queues.items() if name == provider)
-        return sum(queue.outstanding + queue.waiting for queue in queues)
+        return self._admission.work(provider)
 
     def _resize(self) -> None:
-        for (provider, pool), slots in self._fleet.slots.items():
-            self._queues[provider, pool].resize(
-                slots, self._fleet.edges, capacity=MAX_QUEUED_PER_SUBJECT
-            )
+        self._admission.resize(self._fleet.slots, self._fleet.edges, now=self._loop.time())
 
     async def _tick(self) -> None:
         while True:

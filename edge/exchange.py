@@ -66,7 +66,9 @@ class Exchange:
         self._streaming = operations.streams(request)
         self._intake = Intake(vectors=operations.name(request) == operations.EMBED)
         self.platform = request.platform
-        self.tools = bool(request.generate.tools)
+        generate = request.generate
+        self.tools = bool(generate.tools)
+        self.output_tokens = max(generate.max_output_tokens, generate.max_tokens)
         self._attempts = 0
         # The first event of the present answer, if it has begun.
         self.started: event_pb2.Started | None = None
@@ -164,6 +166,7 @@ class Exchange:
         """A worker runs the attempt from now on."""
         attempt.session = session
         attempt.alone = alone
+        self._host.taken(attempt)
         if self._retry_timer is not None:
             self._retry_timer.cancel()
             self._retry_timer = None
@@ -237,6 +240,7 @@ class Exchange:
     def refused(self, attempt: Attempt, error: InferenceError) -> None:
         """The queue did not take the attempt: the next candidate's may."""
         if attempt is self.attempt and not self.done:
+            self._host.taken(attempt)
             self._settle(self._after_failure(error))
 
     # Inside.

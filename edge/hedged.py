@@ -106,6 +106,7 @@ class HedgedExchange(Exchange):
             return
         attempt.session = session
         attempt.alone = alone
+        self._host.taken(attempt)
 
     def on_events(self, attempt: Attempt, events: Iterable[event_pb2.Event], size: int) -> None:
         """As the plain exchange's, while the second attempt runs with an eye on who is first."""
@@ -138,6 +139,7 @@ class HedgedExchange(Exchange):
     def refused(self, attempt: Attempt, error: InferenceError) -> None:
         """As the plain exchange's."""
         if attempt is self._rival:
+            self._host.taken(attempt)
             self._drop("failed")
         else:
             super().refused(attempt, error)

@@ -19,6 +19,9 @@ class Host(Protocol[_Exchange_contra]):
     def publish(self, exchange: _Exchange_contra, attempt: Attempt) -> None:
         """Put an attempt into the queue; `exchange.refused` follows if it is not taken."""
 
+    def taken(self, attempt: Attempt) -> None:
+        """A published attempt lies in the queue no more: a worker has it, or it was refused."""
+
     def withdraw(self, attempt: Attempt) -> None:
         """Take a superseded or cancelled attempt out of the queue (R2)."""
 

@@ -132,7 +132,9 @@ class Outlet:
             if attempt.session is not None or not exchange.wants(attempt):
                 return
             attempt.withdrawn = True  # a stored copy is superseded by the next number
+            queued, attempt.queued = attempt.queued, False
             attempt = exchange.supersede(attempt)
+            attempt.queued = queued
             attempt.direct = True
             taken = await self._jobs.ask_direct(
                 target.provider, target.pool, self._job(exchange, attempt)

@@ -58,7 +58,7 @@ class _Server(uvicorn.Server):
 
 async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asyncio.Event) -> None:
     token = await fleet_token(bus, settings)
-    engine = Engine(bus, settings, token)
+    engine = Engine(bus, settings, token, telemetry)
     claims = Claims(bus, engine.name, engine.edge_lives)
     others = OtherEdges(token, engine)
     once = Once(claims, others)

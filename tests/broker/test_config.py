@@ -348,8 +348,8 @@ def test_a_provider_that_lacks_something_is_off_and_the_reason_kept(row: str, wh
 
 
 def test_every_limit_and_log_setting_has_a_variable() -> None:
-    limits = {f.name: 7 for f in fields(Limits)}
-    env = {f"MILLRACE_{name.upper()}": "7" for name in limits}
+    limits: dict[str, Any] = {f.name: 7 for f in fields(Limits)} | {"share_per_key": 0.7}
+    env = {f"MILLRACE_{name.upper()}": str(value) for name, value in limits.items()}
     settings = load(
         "limits: {queue_size: 3}",
         env | {"MILLRACE_LOG_LEVEL": "debug", "MILLRACE_LOG_FORMAT": "json"},

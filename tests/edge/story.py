@@ -40,6 +40,8 @@ class Host:
 
     def __init__(self) -> None:
         self.published: list[Attempt] = []
+        # Published, and neither taken by a worker nor refused nor withdrawn.
+        self.queued: list[Attempt] = []
         self.withdrawn: list[Attempt] = []
         self.moves: list[tuple[Target, Target]] = []
         self.vacated: list[Target] = []
@@ -51,10 +53,16 @@ class Host:
 
     def publish(self, exchange: Exchange, attempt: Attempt) -> None:
         self.published.append(attempt)
+        self.queued.append(attempt)
+
+    def taken(self, attempt: Attempt) -> None:
+        if attempt in self.queued:
+            self.queued.remove(attempt)
 
     def withdraw(self, attempt: Attempt) -> None:
         attempt.withdrawn = True
         self.withdrawn.append(attempt)
+        self.taken(attempt)
 
     def moved(self, old: Target, new: Target) -> None:
         if old != new:
@@ -83,6 +91,7 @@ class Host:
 
     def ended(self, exchange: Exchange) -> None:
         self.over.append(exchange)
+        assert not self.queued, "a place in the queue is never given back"
 
     def jitter(self) -> float:
         return 0.5

@@ -61,12 +61,12 @@ async def test_r2_work_whose_client_left_while_it_was_queued_never_starts(
     await stack.reset_sim()
     running = [await raw_request(stack, ask("sim/sim-tokens=2,ttft_ms=3000")) for _ in range(2)]
     await until(lambda: open_calls(stack, 2), "both slots are taken")
-    # Two more are published and wait in the stream, two more wait in the edge.
+    # One more is published and waits in the stream, three more wait in the edge.
     waiting = [await raw_request(stack, ask("sim/sim-tokens=2,ttft_ms=3000")) for _ in range(4)]
 
     async def all_in() -> bool:
         load = await stack.load()
-        return load.in_flight == 6 and load.queued == 2
+        return load.in_flight == 6 and load.queued == 3
 
     await until(all_in, "four requests wait")
     for sock in waiting:
@@ -151,11 +151,15 @@ async def test_r11_a_deadline_that_passes_in_the_queue_makes_no_upstream_call(
 async def test_ten_times_the_load_is_refused_quickly_and_what_is_accepted_finishes(
     make_stack: MakeStack,
 ) -> None:
-    stack: Stack = await make_stack(workers=1, slots=8, limits={"queue_size": 40})
+    stack: Stack = await make_stack(
+        workers=1, slots=8, limits={"queue_size": 40, "share_per_key": 1}
+    )
     async with stack.client() as client:
-        # Eight run, sixteen are published ahead at most, forty wait in the edge.
+        # Eight run, one is published ahead, forty wait in the edge.
         model = "sim/sim-tokens=2,ttft_ms=1500"
-        accepted = [asyncio.create_task(stack.chat(client, model)) for _ in range(56)]
+        accepted = [asyncio.create_task(stack.chat(client, model)) for _ in range(48)]
+        await until(lambda: open_calls(stack, 8), "eight run")
+        accepted.append(asyncio.create_task(stack.chat(client, model)))
 
         async def full() -> bool:
             return (await stack.load()).queued == 40
