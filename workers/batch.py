@@ -269,6 +269,8 @@ class Batch:
         job = line.job
         self._lines.pop(subjects.message_id(job.request_id, job.attempt), None)
         self._slots.answer(line.reply, ACK)
+        if len(self._lines) > self._slots.count:  # no more is begun while too many are not stored
+            self._slots.changed()
 
     async def _read_range(self, _range: job_pb2.FileRange) -> bytes:
         raise InferenceError("internal", "lines in files cannot be read yet")

@@ -23,10 +23,10 @@ _RESERVE = 0.05
 class Slots:
     """`count` calls at a time, whichever lane they are of.
 
-    `on_change` is called when what lanes may ask for may have changed.
+    `changed` is called when what lanes may ask for may have changed.
     """
 
-    def __init__(self, bus: Bus, count: int, on_change: Callable[[], None]) -> None:
+    def __init__(self, bus: Bus, count: int, changed: Callable[[], None]) -> None:
         self.count = count
         self.busy = 0
         # Whether this worker is leaving.
@@ -34,7 +34,7 @@ class Slots:
         # What runs in them.
         self.tasks: set[asyncio.Task[None]] = set()
         self._bus = bus
-        self._on_change = on_change
+        self.changed = changed
         # Deliveries not yet settled, by where their ack goes.
         self._held: set[str] = set()
         self._answers: list[tuple[str, bytes]] = []
@@ -81,7 +81,7 @@ class Slots:
         task = asyncio.create_task(work, name=name)
         self.tasks.add(task)
         task.add_done_callback(self._ended)
-        self._on_change()  # what free slots count on may be used up, and no slot become free soon
+        self.changed()  # what free slots count on may be used up, and no slot become free soon
         return task
 
     @contextlib.asynccontextmanager
@@ -100,13 +100,13 @@ class Slots:
             yield
         finally:
             self._alone.release()
-            self._on_change()
+            self.changed()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)
         self.busy -= 1
         self._idle.set()
-        self._on_change()
+        self.changed()
         if not task.cancelled() and (exc := task.exception()) is not None:
             _log.error("job failed", exc_info=exc)
 

@@ -37,6 +37,8 @@ class Outcomes:
         self._publisher = publisher
         self._blobs = blobs
         self._insisting: set[asyncio.Task[None]] = set()
+        # Why the last result could not be written: all of them tell the same.
+        self._trouble = ""
 
     async def write(
         self, batch_id: str, result: batch_pb2.LineResult, on_stored: Callable[[], None]
@@ -89,21 +91,21 @@ class Outcomes:
         self, batch_id: str, result: batch_pb2.LineResult, on_stored: Callable[[], None]
     ) -> None:
         subject = subjects.result(batch_id, result.number)
-        why = ""
         while True:
             try:
                 if len(result.json) > MAX_INLINE_BODY:
                     await self._put_apart(batch_id, result)
                 ack = await self._publisher.request(subject, result.SerializeToString())
                 if await self._stored(batch_id, result, ack):
+                    self._trouble = ""
                     on_stored()
                     return
-                said = ack.error.description if ack.error is not None else "no stream answers"
+                why = ack.error.description if ack.error is not None else "no stream answers"
             except BusError as exc:
-                said = str(exc)
-            if said != why:
-                why = said
-                _log.warning("the result of line %s cannot be written: %s", subject, why)
+                why = str(exc)
+            if why != self._trouble:
+                self._trouble = why
+                _log.warning("%s and other results cannot be written: %s", subject, why)
             await asyncio.sleep(_PAUSE_S)
 
     async def _put_apart(self, batch_id: str, result: batch_pb2.LineResult) -> None:

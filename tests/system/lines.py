@@ -7,6 +7,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from nats.errors import Error as NatsError
+from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
 
 from broker import dispatch, durable, subjects
@@ -93,7 +95,10 @@ class Lines:
         """The results of all lines that were published, once all have one and all is settled."""
 
         async def over() -> bool:
-            return await self.results() == self.published and not await self.queued()
+            try:
+                return await self.results() == self.published and not await self.queued()
+            except (NatsError, JetStreamError):  # while it is restarted
+                return False
 
         await until(over, "every line has its result", timeout_s)
         found = await asyncio.gather(

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from broker.batch.states import BATCH_CANCELLED, STOPPED
+from broker.bus.batches import Batches
+from broker.bus.responses import Blobs
+from broker.v1 import job_pb2
 from tests.system.lines import CHAT, Lines, chat
 from tests.system.shared import shared_stack
-from tests.system.stack import Stack
+from tests.system.stack import Stack, until
 
 _numbers = itertools.count(1)
 
@@ -24,7 +29,8 @@ def anyio_backend() -> str:
 async def shared(
     tmp_path_factory: pytest.TempPathFactory, anyio_backend: str
 ) -> AsyncIterator[Stack]:
-    async with shared_stack(tmp_path_factory) as stack:
+    # Two tries are soon used up.
+    async with shared_stack(tmp_path_factory, workers=2, limits={"batch_tries": 2}) as stack:
         yield stack
 
 
@@ -55,3 +61,159 @@ async def test_a_line_of_each_endpoint_is_answered_as_over_http(
         told = (await client.post(endpoint, json={**body, "model": "sim/sim"})).json()
     assert answer.keys() == told.keys()
     assert answer.get("object", "") == told.get("object", "") == kind
+
+
+REFUSED: list[tuple[str, dict[str, Any] | bytes, str, str | None]] = [
+    (CHAT, chat(stream=True), "stream", "unsupported_parameter"),
+    (CHAT, chat(use_custom_keys=True), "use_custom_keys", "unsupported_parameter"),
+    (CHAT, {"model": "sim"}, "messages", "missing_required_parameter"),
+    (CHAT, {"model": "sim", "messages": 1}, "messages", "invalid_type"),
+    (CHAT, b'{"model": 1' + b"[" * 5000, "", None),
+    ("/v1/rerank", chat(), "url", None),
+    *(
+        ("/v1/responses", {"model": "sim", "input": "x", **field}, name, "unsupported_parameter")
+        for field, name in (
+            ({"background": True}, "background"),
+            ({"stream": True}, "stream"),
+            ({"previous_response_id": "resp_1"}, "previous_response_id"),
+            ({"conversation": "conv_1"}, "conversation"),
+            ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input"),
+        )
+    ),
+]
+
+
+async def test_what_a_line_cannot_be_is_its_result_and_makes_no_call(
+    lines: Lines, shared: Stack
+) -> None:
+    await lines.publish(*(lines.job(body, endpoint) for endpoint, body, _, _ in REFUSED))
+    for result, (_, _, param, code) in zip(await lines.all(), REFUSED, strict=True):
+        error = json.loads(result.json)["error"]
+        assert (result.status, error["type"]) == (400, "invalid_request_error")
+        assert (error["param"] or "") == param
+        if code is not None:
+            assert error["code"] == code
+    assert (await shared.sim_stats())["calls"] == 0
+
+
+async def test_answers_are_told_apart_counted_and_labelled(lines: Lines, shared: Stack) -> None:
+    await lines.send(*(chat("echo", f"say {n}", tags="a,b", signature="s") for n in range(50)))
+    results = await lines.all()
+    assert [result.number for result in results] == list(range(1, 51))
+    ids = set()
+    for n, result in enumerate(results):
+        body = json.loads(result.json)
+        ids.add(body["id"])
+        assert body["choices"][0]["message"]["content"] == f"say {n}"
+        assert (result.status, result.custom_id, result.attempt) == (200, f"line-{n + 1}", 1)
+        assert result.usage.output_tokens == body["usage"]["completion_tokens"] > 0
+        assert (list(result.tags), result.signature) == (["a", "b"], "s")
+        assert (result.route.provider, result.answered_model) == ("sim", "echo")
+    assert len(ids) == 50
+    ledger = await shared.ledger()
+    assert ledger.total().charges == 0  # whoever counts the results writes them
+    assert ledger.total().attempts >= 50
+    assert (await shared.sim_stats())["calls"] == 50
+
+
+FAILURES = [
+    ("sim-status=400", 400, "invalid_request_error", 1),
+    ("sim-status=401", 502, "server_error", 1),
+    ("sim-status=500", 502, "server_error", 2),
+    ("sim-fault=cut", 502, "server_error", 2),
+]
+
+
+async def test_failures_of_a_provider_are_tried_again_where_that_helps_and_then_told(
+    lines: Lines, shared: Stack
+) -> None:
+    await lines.send(*(chat(model) for model, _, _, _ in FAILURES))
+    results = await lines.all()
+    for result, (_, status, kind, attempts) in zip(results, FAILURES, strict=True):
+        assert (result.status, result.attempt) == (status, attempts)
+        assert json.loads(result.json)["error"]["type"] == kind
+    assert (await shared.sim_stats())["by_model"] == {
+        model: attempts for model, _, _, attempts in FAILURES
+    }
+
+
+async def test_a_call_that_takes_too_long_has_no_status(lines: Lines) -> None:
+    job = lines.job(chat("sim-ttft_ms=60000"), remaining_ms=300)
+    await lines.publish(job)
+    (result,) = await lines.all()
+    assert (result.status, result.error.code) == (0, "request_timeout")
+    assert not result.json
+
+
+async def test_limits_of_a_provider_are_sat_out_and_use_up_no_try(
+    lines: Lines, shared: Stack
+) -> None:
+    storm = "sim-status=429,retry_after=0.2,first_n=30,key=storm"
+    await lines.send(*(chat(storm) for _ in range(10)))
+    results = await lines.all()
+    assert {result.status for result in results} == {200}
+    assert max(result.attempt for result in results) > 3
+    assert (await shared.sim_stats())["by_status"] == {"429": 30, "200": 10}
+
+
+async def test_a_line_that_has_its_result_is_not_run_again(lines: Lines, shared: Stack) -> None:
+    job = lines.job(chat("sim-vary"))
+    await lines.publish(job)
+    first = await lines.all()
+    job.attempt = 2
+    await lines.publish(job)
+    assert await lines.all() == first
+    assert (await shared.sim_stats())["calls"] == 1
+
+
+async def test_lines_of_a_batch_that_is_stopped_end_without_a_call(
+    lines: Lines, shared: Stack
+) -> None:
+    batches = Batches(shared.bus)
+    await batches.stop(lines.batch, BATCH_CANCELLED)
+    other = Lines(shared, f"batch_{next(_numbers):032x}")
+    await other.send(chat())
+    await other.all()  # workers know of it by now
+
+    async def stopped() -> bool:
+        await lines.send(chat())
+        results = await lines.all()
+        return results[-1].error.code == BATCH_CANCELLED
+
+    await until(stopped, "the lines are stopped")
+    await shared.reset_sim()
+    await lines.send(*(chat() for _ in range(20)))
+    result = (await lines.all())[-1]
+    assert (result.status, result.error.message) == (0, STOPPED[BATCH_CANCELLED])
+    assert (await shared.sim_stats())["calls"] == 0
+    await batches.unstop(lines.batch)
+
+
+@pytest.mark.parametrize("logged", [True, False])
+async def test_a_line_that_is_lost_too_often_is_told_then_put_aside(
+    lines: Lines, shared: Stack, logged: bool
+) -> None:
+    await lines.publish(
+        lines.job(chat("sim", "secret", log_query_body=logged), losses=4),
+        lines.job(chat(), losses=3),
+        lines.job(chat(), losses=2),
+    )
+    lost, *others = await lines.all()
+    assert {result.status for result in others} == {200}
+    assert lost.status == 502
+    assert json.loads(lost.json)["error"]["code"] == "worker_lost"
+    assert (await shared.sim_stats())["calls"] == 2
+    letter = await shared.bus.js.get_last_msg("DLQ", "dlq.bat.sim.main")
+    job = job_pb2.Job.FromString(letter.data or b"")
+    assert job.line.batch_id == lines.batch
+    assert (b"secret" in job.line.json) is logged
+
+
+async def test_a_large_answer_is_an_object(lines: Lines, shared: Stack) -> None:
+    await lines.send(chat("sim-bytes=2000000,tokens=100"))
+    (result,) = await lines.all()
+    assert result.status == 200
+    data = await Blobs(shared.bus).get(result.object.name)
+    assert data is not None
+    assert len(data) == result.object.size
+    assert len(json.loads(data)["choices"][0]["message"]["content"]) == 2_000_000
