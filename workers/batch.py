@@ -8,6 +8,7 @@ line that was delivered before was with a worker that is lost.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Coroutine
@@ -18,8 +19,10 @@ from broker import durable, subjects
 from broker.batch.states import STOPPED
 from broker.bus import Bus, BusError
 from broker.bus.background import publish
+from broker.bus.files import Files
 from broker.bus.jobs import Jobs
 from broker.bus.mirror import Mirror
+from broker.bus.objects import GoneError
 from broker.bus.outcome import Outcomes
 from broker.bus.queue import ACK, Delivery, Puller
 from broker.bus.responses import Blobs
@@ -42,6 +45,8 @@ _ROOM_S = 5.0
 _PAUSE_S = 0.5
 # A next attempt is offered this long before somebody is told that it is not taken.
 _PATIENCE_S = 5.0
+# Lines too large for the queue that are in memory at a time.
+_LARGE_AT_ONCE = 4
 # How long a worker that leaves waits for what it began to be stored.
 _FINISH_S = 3.0
 
@@ -66,6 +71,8 @@ class Batch:
         self._tools = tools
         self._jobs = Jobs(bus)
         self._outcomes = Outcomes(bus, tools.publisher, Blobs(bus))
+        self._files = Files(bus)
+        self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
         self._stops = Mirror(bus, subjects.BATCHES, keys="stop.*")
         # By attempt, until they are settled; those that wait for room in the order they came.
         self._lines: dict[str, _Line] = {}
@@ -196,7 +203,8 @@ class Batch:
     async def _attempt(self, line: _Line, attempt: LineAttempt) -> None:
         job = line.job
         try:
-            outcome = await attempt.run()
+            async with self._large if job.line.HasField("range") else contextlib.nullcontext():
+                outcome = await attempt.run()
         except (BusError, asyncio.CancelledError):
             attempt.record(_nothing)
             raise
@@ -272,8 +280,16 @@ class Batch:
         if len(self._lines) > self._slots.count:  # no more is begun while too many are not stored
             self._slots.changed()
 
-    async def _read_range(self, _range: job_pb2.FileRange) -> bytes:
-        raise InferenceError("internal", "lines in files cannot be read yet")
+    async def _read_range(self, place: job_pb2.FileRange) -> bytes:
+        record = await self._files.get(place.owner, place.file_id)
+        if record is None:
+            raise _gone()
+        end = place.offset + place.size
+        try:
+            async with contextlib.aclosing(self._files.read(record, place.offset, end)) as chunks:
+                return b"".join([chunk async for chunk in chunks])
+        except GoneError as exc:
+            raise _gone() from exc
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work, name="line")
@@ -294,6 +310,10 @@ class _Both:
         self._left -= 1
         if not self._left:
             self._then()
+
+
+def _gone() -> InferenceError:
+    return InferenceError("not_found", "the batch's input file is not there any more")
 
 
 def _nothing() -> None:

@@ -11,12 +11,18 @@ import pytest
 
 from broker.batch.states import BATCH_CANCELLED, STOPPED
 from broker.bus.batches import Batches
+from broker.bus.files import Files
 from broker.bus.responses import Blobs
-from broker.v1 import job_pb2
+from broker.v1 import file_pb2, job_pb2
 from tests.system.lines import CHAT, Lines, chat
 from tests.system.shared import shared_stack
 from tests.system.stack import Stack, until
 
+PRICES = {
+    "provider": "sim",
+    "model": "echo",
+    "rates": {"prices": {"output_tokens": 3_000 * 10**6}},
+}
 _numbers = itertools.count(1)
 
 
@@ -30,7 +36,9 @@ async def shared(
     tmp_path_factory: pytest.TempPathFactory, anyio_backend: str
 ) -> AsyncIterator[Stack]:
     # Two tries are soon used up.
-    async with shared_stack(tmp_path_factory, workers=2, limits={"batch_tries": 2}) as stack:
+    limits = {"batch_tries": 2}
+    sections = {"routing": {"offers": [PRICES]}}
+    async with shared_stack(tmp_path_factory, workers=2, limits=limits, sections=sections) as stack:
         yield stack
 
 
@@ -97,6 +105,7 @@ async def test_what_a_line_cannot_be_is_its_result_and_makes_no_call(
 
 
 async def test_answers_are_told_apart_counted_and_labelled(lines: Lines, shared: Stack) -> None:
+    before = (await shared.ledger()).total()
     await lines.send(*(chat("echo", f"say {n}", tags="a,b", signature="s") for n in range(50)))
     results = await lines.all()
     assert [result.number for result in results] == list(range(1, 51))
@@ -109,10 +118,11 @@ async def test_answers_are_told_apart_counted_and_labelled(lines: Lines, shared:
         assert result.usage.output_tokens == body["usage"]["completion_tokens"] > 0
         assert (list(result.tags), result.signature) == (["a", "b"], "s")
         assert (result.route.provider, result.answered_model) == ("sim", "echo")
+        assert result.cost.nano_usd == 3_000 * result.usage.output_tokens
     assert len(ids) == 50
-    ledger = await shared.ledger()
-    assert ledger.total().charges == 0  # whoever counts the results writes them
-    assert ledger.total().attempts >= 50
+    after = (await shared.ledger()).total()
+    assert after.charges == before.charges  # whoever counts the results writes them
+    assert after.completed == before.completed + 50
     assert (await shared.sim_stats())["calls"] == 50
 
 
@@ -217,3 +227,35 @@ async def test_a_large_answer_is_an_object(lines: Lines, shared: Stack) -> None:
     assert data is not None
     assert len(data) == result.object.size
     assert len(json.loads(data)["choices"][0]["message"]["content"]) == 2_000_000
+
+
+async def test_a_line_of_20_mb_is_read_from_its_file(lines: Lines, shared: Stack) -> None:
+    url = "data:image/png;base64," + "A" * (20 << 20)
+    parts = [
+        {"type": "text", "text": "what is this?"},
+        {"type": "image_url", "image_url": {"url": url}},
+    ]
+    body = {"model": "echo", "messages": [{"role": "user", "content": parts}]}
+    line = {"custom_id": "x", "method": "POST", "url": CHAT, "body": body}
+    before, data = b"{}\n", json.dumps(line).encode()
+
+    async def content() -> AsyncIterator[bytes]:
+        whole = before + data + b"\n" + before
+        for start in range(0, len(whole), 1 << 20):
+            yield whole[start : start + (1 << 20)]
+
+    files = Files(shared.bus)
+    file = await files.put(
+        file_pb2.StoredFile(owner="t", purpose=file_pb2.FILE_PURPOSE_BATCH), content()
+    )
+    place = job_pb2.FileRange(owner="t", file_id=file.id, offset=len(before), size=len(data))
+    jobs = [lines.job(b"", model="echo") for _ in range(3)]
+    for job in jobs:
+        job.line.range.CopyFrom(place)
+    jobs[2].line.range.owner = "somebody else"
+    await lines.publish(*jobs)
+    *found, refused = await lines.all()
+    for result in found:
+        assert result.status == 200
+        assert json.loads(result.json)["choices"][0]["message"]["content"] == "what is this?"
+    assert refused.status == 404
