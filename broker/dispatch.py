@@ -170,8 +170,13 @@ def after_loss(plan: Plan, *, shown: bool, resumable: bool, alone: bool) -> Step
     """The step after a worker was lost with the job; `alone`: nothing else ran there (R3, R6)."""
     plan.losses += 1
     error = InferenceError(
-        "worker_lost", "the worker that ran this request was lost", phase="content" if shown else ""
+        "worker_lost",
+        "the worker that ran this request was lost",
+        provider=plan.target.provider,
+        model=plan.target.model,
+        phase="content" if shown else "",
     )
+    plan.errors.append(error)
     if alone:
         return GiveUp(
             InferenceError(

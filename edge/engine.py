@@ -29,6 +29,7 @@ from broker.health import Health
 from broker.keys import KeyRecord
 from broker.router import Router
 from broker.telemetry import Telemetry
+from broker.translate.router_metadata import metadata
 from broker.v1 import (
     control_service_pb2,
     delivery_service_pb2,
@@ -193,7 +194,7 @@ class Engine:
         )
         self._hedges.earn()
         exchange.alias = alias
-        exchange.route = decision.explained
+        exchange.decision, exchange.route = decision, decision.explained
         self.exchanges[request_id] = exchange
         if alias:
             self._aliases[key.owner, alias] = request_id
@@ -321,6 +322,14 @@ class Engine:
         if cost is not None:
             completed.cost.CopyFrom(cost)
         self._admission.answered(target, self._loop.time() - attempt.published_at)
+        if exchange.platform.tell_routing and exchange.decision is not None:
+            completed.routing = metadata(
+                exchange.decision,
+                exchange.plan,
+                attempt.number,
+                route=exchange.route,
+                byok=target.provider in exchange.provider_keys,
+            )
         if not exchange.provider_keys:
             self._health.worked(target, attempt.published_at)
         self._recorder.charge(

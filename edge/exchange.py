@@ -16,7 +16,7 @@ from broker.continuation import Continuation, prefilled
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
 from broker.resume import CONTENT, Transcript
-from broker.routing import Target
+from broker.routing import Decision, Target
 from broker.v1 import event_pb2, generation_pb2
 from edge import ids
 from edge.attempt import Attempt, Session
@@ -45,7 +45,8 @@ class Exchange:
     ) -> None:
         self.request_id = request_id
         self.alias = ""
-        # How it was decided where it goes, if there was a choice.
+        # How it was decided where it goes; in words, if there was a choice.
+        self.decision: Decision | None = None
         self.route = ""
         self.answer_id = ids.answer_id(request)
         self.created = time.time_ns() // 1_000_000_000
@@ -132,12 +133,10 @@ class Exchange:
         if self.done:
             return
         self.launched = True
-        self.attempt = self._another(self.plan.target)
-        self._host.publish(self, self.attempt)
+        self.attempt = attempt = self._another(self.plan.target)
+        self._host.publish(self, attempt)
         if self.plan.has_next:
-            self._retry_timer = self._loop.call_later(
-                QUEUE_PATIENCE_S, self._leave_queue, self.attempt
-            )
+            self._retry_timer = self._loop.call_later(QUEUE_PATIENCE_S, self._leave_queue, attempt)
 
     def supersede(self, attempt: Attempt) -> Attempt:
         """The next attempt in place of one that could not be queued."""

@@ -36,7 +36,10 @@ _TRACING = (
     *("b3", "baggage", "sentry-trace", "traceparent", "tracestate", "uber-trace-id"),
     *("x-amzn-trace-id", "x-cloud-trace-context", "x-correlation-id"),
 )
-_OURS = ("idempotency-key", PROVIDER_KEY, "x-request-id")
+_OURS = (
+    *("idempotency-key", PROVIDER_KEY, "x-request-id"),
+    *("x-openrouter-metadata", "x-openrouter-experimental-metadata"),
+)
 
 LEFT_OUT = frozenset((*_CREDENTIALS, *_CONNECTION, *_CLIENT, *_PROXIES, *_TRACING, *_OURS))
 LEFT_OUT_FAMILIES = (

@@ -678,12 +678,15 @@ class Completed(_message.Message):
     SERVICE_TIER_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
     STORED_AT_FIELD_NUMBER: _builtins.int
+    ROUTING_FIELD_NUMBER: _builtins.int
     EXTRA_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """What answered, where the provider says it only at the end; it replaces what `started` says."""
     service_tier: _builtins.str
     stored_at: _builtins.int
     """Unix seconds, of a response that was stored before its end was told; 0 otherwise."""
+    routing: _builtins.bytes
+    """How the request was routed, as JSON, where the caller asked for it. Set by the edge."""
     @_builtins.property
     def usage(self) -> Global___Usage: ...
     @_builtins.property
@@ -702,11 +705,12 @@ class Completed(_message.Message):
         service_tier: _builtins.str = ...,
         cost: Global___Cost | None = ...,
         stored_at: _builtins.int = ...,
+        routing: _builtins.bytes = ...,
         extra: _abc.Mapping[_builtins.str, _builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "extra", b"extra", "model", b"model", "service_tier", b"service_tier", "stored_at", b"stored_at", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "extra", b"extra", "model", b"model", "routing", b"routing", "service_tier", b"service_tier", "stored_at", b"stored_at", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

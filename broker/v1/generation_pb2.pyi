@@ -918,6 +918,7 @@ class Platform(_message.Message):
     EXTRA_HEADERS_FIELD_NUMBER: _builtins.int
     HEDGE_AFTER_MS_FIELD_NUMBER: _builtins.int
     RESUME_FIELD_NUMBER: _builtins.int
+    TELL_ROUTING_FIELD_NUMBER: _builtins.int
     signature: _builtins.str
     log_query_body: _builtins.bool
     """False keeps the body out of logs, usage records and dead letters. Unset = true."""
@@ -934,6 +935,8 @@ class Platform(_message.Message):
     """
     resume: Global___Resume.ValueType
     """How an answer goes on that broke off after some of it was shown."""
+    tell_routing: _builtins.bool
+    """Tell with the end of the answer how the request was routed."""
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -959,10 +962,11 @@ class Platform(_message.Message):
         extra_headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         hedge_after_ms: _builtins.int | None = ...,
         resume: Global___Resume.ValueType = ...,
+        tell_routing: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_drop_params", b"_drop_params", "_hedge_after_ms", b"_hedge_after_ms", "_log_query_body", b"_log_query_body", "_log_response_body", b"_log_response_body", "_region", b"_region", "_signature", b"_signature", "_use_custom_keys", b"_use_custom_keys", "drop_params", b"drop_params", "hedge_after_ms", b"hedge_after_ms", "log_query_body", b"log_query_body", "log_response_body", b"log_response_body", "region", b"region", "signature", b"signature", "use_custom_keys", b"use_custom_keys"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_drop_params", b"_drop_params", "_hedge_after_ms", b"_hedge_after_ms", "_log_query_body", b"_log_query_body", "_log_response_body", b"_log_response_body", "_region", b"_region", "_signature", b"_signature", "_use_custom_keys", b"_use_custom_keys", "drop_params", b"drop_params", "extra_headers", b"extra_headers", "hedge_after_ms", b"hedge_after_ms", "log_query_body", b"log_query_body", "log_response_body", b"log_response_body", "models", b"models", "provider", b"provider", "region", b"region", "resume", b"resume", "signature", b"signature", "tags", b"tags", "use_custom_keys", b"use_custom_keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_drop_params", b"_drop_params", "_hedge_after_ms", b"_hedge_after_ms", "_log_query_body", b"_log_query_body", "_log_response_body", b"_log_response_body", "_region", b"_region", "_signature", b"_signature", "_use_custom_keys", b"_use_custom_keys", "drop_params", b"drop_params", "extra_headers", b"extra_headers", "hedge_after_ms", b"hedge_after_ms", "log_query_body", b"log_query_body", "log_response_body", b"log_response_body", "models", b"models", "provider", b"provider", "region", b"region", "resume", b"resume", "signature", b"signature", "tags", b"tags", "tell_routing", b"tell_routing", "use_custom_keys", b"use_custom_keys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__drop_params: _TypeAlias = _typing.Literal["drop_params"]  # noqa: Y015
     _WhichOneofArgType__drop_params: _TypeAlias = _typing.Literal["_drop_params", b"_drop_params"]  # noqa: Y015

@@ -303,7 +303,9 @@ Global___LoggedEvents: _TypeAlias = LoggedEvents  # noqa: Y015
 
 @_typing.final
 class Once(_message.Message):
-    """A request that has a key of the caller's own: who runs it, then what it was answered."""
+    """A request that has a key of the caller's own: who runs it, then what it was answered. Of a
+    background response only its id, which whoever creates it gives it: `done` once its job is queued.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -45,6 +45,7 @@ class Call:
         "reason",
         "replayed",
         "request_id",
+        "routing",
         "started",
         "status",
         "stored_at",
@@ -77,6 +78,8 @@ class Call:
         self.stored_at = 0
         # What the answer costs, in billionths of a dollar; None = nobody knows.
         self.cost_nano: int | None = None
+        # How it was routed, as JSON, if the caller asked for that.
+        self.routing = b""
         self._task: asyncio.Task[None] | None = None
 
     def watch(self) -> None:
@@ -143,6 +146,7 @@ class Call:
             completed = events[-1].completed
             self.usage = completed.usage
             self.stored_at = completed.stored_at
+            self.routing = completed.routing
             if completed.HasField("cost"):
                 self.cost_nano = completed.cost.nano_usd
         if self.provider or not events[0].HasField("started"):

@@ -14,7 +14,8 @@ from broker import operations
 from broker.config import Limits
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
-from broker.translate.form import Answer, Form, MakeStream, Stream
+from broker.translate import router_metadata
+from broker.translate.form import EVENT_STREAM, JSON, Answer, Form, MakeStream, Stream
 from broker.translate.multipart import boundary_of
 from broker.v1 import event_pb2, generation_pb2
 from edge.auth import Authenticator, authorization
@@ -86,6 +87,8 @@ class InferenceRoute:
         request, attachments = await self._received(call, receive, timeout_s)
         asked = Asked(request, key, timeout_s, attachments)
         call.pass_on_headers(asked.request.platform)
+        if router_metadata.wanted(call.headers):
+            router_metadata.ask(asked.request)
         await self._answer(call, asked, send)
 
     async def _received(
@@ -128,6 +131,8 @@ class InferenceRoute:
         finally:
             exchange.close()
         body = await self._body(call, asked, answer)
+        if call.routing and isinstance(body, bytes) and answer.content_type == JSON:
+            body = router_metadata.in_body(body, call.routing)
         headers = call.answer_headers(started, exchange.route)
         headers.append((b"content-type", answer.content_type))
         if isinstance(body, bytes):
@@ -203,7 +208,10 @@ class InferenceRoute:
             started = call.note(batch) or started
             data = events.feed(batch)
             if call.ended():
-                data += await self._last(call, asked, events)
+                last = await self._last(call, asked, events)
+                if call.routing and events.content_type == EVENT_STREAM:
+                    last = router_metadata.in_events(last, call.routing)
+                data += last
             if not data and not call.ended():
                 continue
             if not call.first_s:

@@ -167,6 +167,35 @@ async def test_a_decision_is_explained_without_asking_anybody(town: Town) -> Non
     assert town.asked() == []
 
 
+async def test_an_answer_tells_on_request_how_it_was_routed(town: Town) -> None:
+    town.failing = {"groq": Said(400, {"error": {"message": "no", "code": None}})}
+    for path in ("/v1/chat/completions", "/v1/messages", "/v1/responses"):
+        for stream in (False, True):
+            assert await metadata(town, path, stream, {}) is None
+            town.fake.take()
+            told = await metadata(town, path, stream, {"X-OpenRouter-Metadata": "enabled"})
+            assert (told["requested"], told["strategy"]) == ("house", "fallback"), (path, stream)
+            assert (told["attempt"], told["is_byok"]) == (2, False)
+            available = {one["provider"]: one["selected"] for one in told["endpoints"]["available"]}
+            assert available == {"cerebras": True, "groq": False}
+            tried = [(one["provider"], one["status"]) for one in told["attempts"]]
+            assert tried == [("groq", 400), ("cerebras", 200)]
+            assert not any("x-openrouter-metadata" in call.headers for call in town.fake.calls)
+
+
+async def metadata(town: Town, path: str, stream: bool, headers: dict[str, str]) -> Any:
+    """What an answer says of its routing; None = nothing."""
+    body: dict[str, Any] = {"model": "house", "stream": stream}
+    body["input" if path == "/v1/responses" else "messages"] = [{"role": "user", "content": "x"}]
+    if path == "/v1/messages":
+        body["max_tokens"] = 9
+    async with town.stack.client() as client:
+        response = await client.post(path, json=body, headers=headers)
+    assert response.status_code == 200, response.text
+    lines = [line[6:] for line in response.text.splitlines() if line.startswith("data: {")]
+    return json.loads(lines[-1] if stream else response.text).get("openrouter_metadata")
+
+
 async def test_equals_share_the_work_by_load(make_stack: MakeStack) -> None:
     model = "tokens=2,ttft_ms=300"
     rules = {"aliases": {"pair": [f"left/{model}", f"right/{model}"]}}
