@@ -238,8 +238,10 @@ class InferenceError(Exception):
         return failure
 
     @classmethod
-    def from_failure(cls, failure: event_pb2.Failure) -> InferenceError:
-        """The error that a terminal event of the hub carries."""
+    def from_failure(
+        cls, failure: event_pb2.Failure, provider: str = "", model: str = ""
+    ) -> InferenceError:
+        """The error that a terminal event of the hub carries; who was asked, if it names nobody."""
         wait = failure.retry_after_ms / 1000 if failure.HasField("retry_after_ms") else None
         return cls(
             failure.reason,
@@ -249,8 +251,8 @@ class InferenceError(Exception):
             upstream_status=failure.upstream_status,
             upstream_request_id=failure.upstream_request_id,
             retry_after=wait,
-            provider=failure.provider,
-            model=failure.model,
+            provider=failure.provider or provider,
+            model=failure.model or model,
             attempt=failure.attempt,
             phase=failure.phase,
             key=failure.key,

@@ -17,6 +17,7 @@ from broker.config import Limits
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
 from broker.routing import Target
+from broker.routing.world import Live
 from broker.telemetry import Metrics
 from edge import turns
 from edge.turns import PoolQueue, Waiting
@@ -49,6 +50,30 @@ class Entrant(Waiting, Protocol):
         """When it has to be finished, by the loop's clock."""
 
 
+class HedgeBudget:
+    """Hedges that an edge may still make: one for ten accepted requests, ten at most.
+
+    So hedging never adds more than a tenth to the load.
+    """
+
+    _PER_REQUEST = 0.1
+    _MOST = 10.0
+
+    def __init__(self) -> None:
+        self._left = self._MOST
+
+    def earn(self) -> None:
+        """A request was accepted."""
+        self._left = min(self._left + self._PER_REQUEST, self._MOST)
+
+    def spend(self) -> bool:
+        """Whether there is enough for a hedge, which is then spent."""
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
 class Admission:
     """See the module. Keeps a queue for each (provider, pool); `now` is the loop's time."""
 
@@ -57,6 +82,7 @@ class Admission:
         self._queues: dict[tuple[str, str], PoolQueue] = {}
         # Seconds from being published to the end, of the last answers of a model.
         self._took: dict[tuple[str, str], deque[float]] = {}
+        self._hedges = HedgeBudget()
         self._refused = metrics.counter(
             "refused", "Requests refused at admission, by what there was too much of.", "why"
         )
@@ -79,13 +105,26 @@ class Admission:
     def enter(self, item: Entrant, target: Target, *, now: float, accepted: bool) -> None:
         """Launch or queue. Raises queue_full, but not for a part of what was `accepted`."""
         queue = self.of(target)
-        if queue.free(item.key_id):
+        free = queue.free(item.key_id)
+        if not (free or accepted):
+            self._check(item, target, queue, now)
+        self._hedges.earn()
+        if free:
             queue.launch(item)
             return
-        if not accepted:
-            self._check(item, target, queue, now)
         price = turns.cost(len(item.raw), item.output_tokens)
         queue.wait(item, now, weight=item.key.weight, cost=price)
+
+    def hedge(self, target: Target, live: Live) -> bool:
+        """Whether a second attempt may run at `target` now: it then has a place there.
+
+        Only where it fits beside all that runs and waits, so that it takes nobody's turn.
+        """
+        queue = self.of(target)
+        if queue.waiting or live.resting or live.busy >= live.slots or not self._hedges.spend():
+            return False
+        queue.launched += 1
+        return True
 
     def resize(self, slots: Mapping[tuple[str, str], int], edges: int, *, now: float) -> None:
         """The slots of every pool, which so many edges share."""

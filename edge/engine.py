@@ -41,7 +41,7 @@ from edge.admission import Admission
 from edge.attempt import Attempt
 from edge.delivery import DeliveryServer
 from edge.exchange import Exchange
-from edge.hedged import Budget, HedgedExchange, hedge_after
+from edge.hedged import HedgedExchange, hedge_after
 from edge.outlet import Outlet, route_of
 from edge.patience import Patience
 from edge.provider_keys import ProviderKeys
@@ -90,7 +90,6 @@ class Engine:
         metrics = (telemetry or Telemetry.silent("edge")).metrics
         self._admission = Admission(settings.limits, metrics)
         self._aliases: dict[tuple[str, str], str] = {}
-        self._hedges = Budget()
         self._random = random.Random()
         self._lease: Lease | None = None
         # What is made of several requests, and may be between two of them.
@@ -192,7 +191,6 @@ class Engine:
             provider_keys=provider_keys,
             attachments=attachments,
         )
-        self._hedges.earn()
         exchange.alias = alias
         exchange.decision, exchange.route = decision, decision.explained
         self.exchanges[request_id] = exchange
@@ -294,16 +292,9 @@ class Engine:
         self._admission.of(old).vacate(self._loop.time())
 
     def hedge(self, target: routing.Target) -> bool:
-        """Whether a second attempt may run at `target` now: it then has a place there.
-
-        Only where it fits beside all that runs and waits, so that it takes nobody's turn.
-        """
-        queue = self._admission.of(target)
+        """Whether a second attempt may run at `target` now: it then has a place there."""
         live = self._health.state(target.provider, target.model)
-        if queue.waiting or live.resting or live.busy >= live.slots or not self._hedges.spend():
-            return False
-        queue.launched += 1
-        return True
+        return self._admission.hedge(target, live)
 
     def vacate(self, target: routing.Target) -> None:
         """One of two attempts is over: its place is free."""
@@ -323,12 +314,9 @@ class Engine:
             completed.cost.CopyFrom(cost)
         self._admission.answered(target, self._loop.time() - attempt.published_at)
         if exchange.platform.tell_routing and exchange.decision is not None:
+            byok = target.provider in exchange.provider_keys
             completed.routing = metadata(
-                exchange.decision,
-                exchange.plan,
-                attempt.number,
-                route=exchange.route,
-                byok=target.provider in exchange.provider_keys,
+                exchange.decision, exchange.plan, attempt.number, route=exchange.route, byok=byok
             )
         if not exchange.provider_keys:
             self._health.worked(target, attempt.published_at)

@@ -154,8 +154,7 @@ class Exchange:
 
     def current(self, number: int) -> Attempt | None:
         """The attempt of this number, if it is still needed."""
-        attempt = self.attempt
-        return attempt if attempt is not None and attempt.number == number else None
+        return next((attempt for attempt in self.attempts if attempt.number == number), None)
 
     def remaining_ms(self) -> int:
         """Milliseconds to the deadline, at least 1."""
@@ -297,9 +296,7 @@ class Exchange:
 
     def _blame(self, attempt: Attempt, failure: event_pb2.Failure) -> InferenceError:
         attempt.session = None
-        error = InferenceError.from_failure(failure)
-        error.provider = error.provider or attempt.target.provider
-        error.model = error.model or attempt.target.model
+        error = InferenceError.from_failure(failure, attempt.target.provider, attempt.target.model)
         error.attempt = attempt.number
         self._host.failed(self, attempt, error)
         return error
@@ -371,10 +368,9 @@ class Exchange:
         self._settle(dispatch.Again())
 
     def _out_of_time(self) -> None:
-        if not self.done:
-            running = any(attempt.session is not None for attempt in self.attempts)
-            error = dispatch.out_of_time(self.plan, running=running, shown=self._shown)
-            self._end(error, "deadline")
+        running = any(attempt.session is not None for attempt in self.attempts)
+        error = dispatch.out_of_time(self.plan, running=running, shown=self._shown)
+        self._end(error, "deadline")
 
     def _end(self, error: Exception | None, kill_reason: str) -> None:
         """The one way out."""

@@ -34,30 +34,6 @@ def hedge_after(request: generation_pb2.Request, rules: Rules) -> float:
     return rules.hedge_after_ms.get(operations.model(request), 0) / 1000
 
 
-class Budget:
-    """Hedges that an edge may still make: one for ten accepted requests, ten at most.
-
-    So hedging never adds more than a tenth to the load.
-    """
-
-    _PER_REQUEST = 0.1
-    _MOST = 10.0
-
-    def __init__(self) -> None:
-        self._left = self._MOST
-
-    def earn(self) -> None:
-        """A request was accepted."""
-        self._left = min(self._left + self._PER_REQUEST, self._MOST)
-
-    def spend(self) -> bool:
-        """Whether there is enough for a hedge, which is then spent."""
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
-
-
 class HedgedExchange(Exchange):
     """See the module. `after_s` seconds without content start the second attempt, if it may run."""
 
@@ -87,10 +63,6 @@ class HedgedExchange(Exchange):
     def wants(self, attempt: Attempt) -> bool:
         """As the plain exchange's."""
         return super().wants(attempt) or (attempt is self._rival and not self.done)
-
-    def current(self, number: int) -> Attempt | None:
-        """As the plain exchange's."""
-        return next((attempt for attempt in self.attempts if attempt.number == number), None)
 
     def supersede(self, attempt: Attempt) -> Attempt:
         """As the plain exchange's."""

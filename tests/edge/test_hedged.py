@@ -8,8 +8,9 @@ import pytest
 
 from broker.routing.world import Rules
 from broker.v1 import generation_pb2
+from edge.admission import HedgeBudget
 from edge.attempt import Attempt
-from edge.hedged import Budget, hedge_after
+from edge.hedged import hedge_after
 from tests.edge.story import DONE, STOP, A, B, Session, Story, failed, started, text, texts
 from tests.edge.story import until as until_it
 
@@ -232,7 +233,7 @@ def test_the_request_says_when_and_else_the_settings(
 
 
 def test_no_more_than_a_tenth_of_recent_requests_is_asked_twice() -> None:
-    budget = Budget()
+    budget = HedgeBudget()
     assert sum(budget.spend() for _ in range(100)) == 10
     spent = 0
     for _ in range(1000):
