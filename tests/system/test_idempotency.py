@@ -14,6 +14,7 @@ import pytest
 
 from broker.bus.keyring import Keyring
 from broker.bus.once import OnceStore
+from broker.translate.forms import KEPT, ROUTES
 from broker.v1 import stored_pb2
 from tests.system.shared import shared_stack
 from tests.system.stack import MakeStack, Stack, until
@@ -307,3 +308,63 @@ async def test_a_conversation_goes_on_once_and_what_was_deleted_stays_deleted(tw
         assert (await client.delete(path)).status_code == 200
         assert (await client.post("/v1/responses", json=asked, headers=named("c"))).is_success
         assert (await client.get(path)).status_code == 404
+
+
+SOUND = {"file": ("a.wav", b"a" * 3000, "audio/wav")}
+PICTURE = {"image": ("a.png", b"\x89PNG\r\n\x1a\n" + b"a" * 300, "image/png")}
+HI = {"messages": [{"role": "user", "content": "hi"}]}
+DRAW = {"model": "sim/draw", "prompt": "a house"}
+# What is posted to each path, and the files of a form with it.
+POSTED: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
+    "/v1/chat/completions": ({"model": "sim/sim-vary"} | HI, None),
+    "/v0/chat/completions": ({"model": "sim-vary@sim"} | HI, None),
+    "/v1/completions": ({"model": "sim/sim-vary", "prompt": "hi"}, None),
+    "/v1/embeddings": ({"model": "sim/sim-embed", "input": ["hi", "you"]}, None),
+    "/v1/images/generations": (DRAW, None),
+    "/v1/images/edits": (DRAW, PICTURE),
+    "/v1/moderations": ({"model": "sim/sim-moderate", "input": "hi"}, None),
+    "/v1/rerank": ({"model": "sim/sim-rank", "query": "hi", "documents": ["a", "b"]}, None),
+    "/v2/rerank": ({"model": "sim/sim-rank", "query": "hi", "documents": ["a", "b"]}, None),
+    "/v1/audio/transcriptions": ({"model": "sim/sim-x"}, SOUND),
+    "/v1/audio/translations": ({"model": "sim/sim-x"}, SOUND),
+    "/v1/audio/speech": ({"model": "sim/sim-x", "input": "hi", "voice": "alloy"}, None),
+    "/v1/messages": ({"model": "sim/sim-vary", "max_tokens": 9} | HI, None),
+    "/v1/messages/count_tokens": ({"model": "sim/sim-vary"} | HI, None),
+    "/v1/responses": ({"model": "sim/sim-vary", "input": "hi"}, None),
+    "/v1/responses/input_tokens": ({"model": "sim/sim-vary", "input": "hi"}, None),
+}
+
+
+STREAMS = {"/v1/audio/speech": {"stream_format": "sse"}}
+CASES = [
+    (path, more)
+    for path, form in {**ROUTES, **KEPT}.items()
+    if path in POSTED
+    for more in ({}, *([STREAMS.get(path, {"stream": True})] if form.stream else []))
+]
+
+
+def test_every_route_is_in_the_table() -> None:
+    # Nobody here makes variations of pictures.
+    assert POSTED.keys() | {"/v1/images/variations"} == {**ROUTES, **KEPT}.keys()
+
+
+@pytest.mark.parametrize(("path", "streamed"), CASES)
+async def test_every_route_takes_a_key(pair: Stack, path: str, streamed: dict[str, Any]) -> None:
+    plain, files = POSTED[path]
+    asked = plain | streamed
+    name = path + repr(streamed)
+
+    async def send(edge: str, more: dict[str, Any]) -> httpx.Response:
+        content: Any = {"data": asked | more, "files": files} if files else {"json": asked | more}
+        async with pair.client(edge) as client:
+            return await client.post(path, headers=named(name), **content)
+
+    first, second = await send("edge", {}), await send("edge1", {})
+    assert first.status_code == 200, first.text
+    assert "idempotent-replayed" not in first.headers
+    assert second.headers["idempotent-replayed"] == "true"
+    assert second.content == first.content
+    assert ("event-stream" in first.headers["content-type"]) == bool(streamed)
+    assert second.headers["content-type"] == first.headers["content-type"]
+    assert (await send("edge1", {"user": "another"})).status_code == 409
