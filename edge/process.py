@@ -73,9 +73,11 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
         await keyring.add(settings.api_key, "MILLRACE_API_KEY")
     follow = asyncio.create_task(auth.follow(), name="keys")
     version = metadata.version("millrace")
-    rpc = RpcServer(engine, auth, settings, version, telemetry, once=once, responses=responses)
-    await rpc.start()
     files = FileService(bus, engine)
+    rpc = RpcServer(
+        engine, auth, settings, version, telemetry, once=once, responses=responses, files=files
+    )
+    await rpc.start()
     uploads = UploadService(bus, files)
     app = create_app(
         settings, engine, auth, telemetry, responses, files=files, uploads=uploads, once=once

@@ -19,7 +19,7 @@ _STATUSES = {
     file_pb2.FILE_STATUS_PROCESSED: "processed",
     file_pb2.FILE_STATUS_ERROR: "error",
 }
-_MOST_LISTED = 10_000
+MOST_LISTED = 10_000
 _ANCHOR = "created_at"
 
 
@@ -97,9 +97,9 @@ def read_listing(query: Mapping[str, str]) -> Listing:
     if order not in {"asc", "desc"}:
         message = f"Invalid value: '{order[:60]}'. Supported values are: 'asc', 'desc'."
         raise invalid("order", message)
-    limit = query.get("limit", str(_MOST_LISTED))
-    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= _MOST_LISTED):
-        raise invalid("limit", f"Invalid 'limit': expected a number from 1 to {_MOST_LISTED}.")
+    limit = query.get("limit", str(MOST_LISTED))
+    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= MOST_LISTED):
+        raise invalid("limit", f"Invalid 'limit': expected a number from 1 to {MOST_LISTED}.")
     purpose = query.get("purpose", "")
     number = read_purpose(purpose) if purpose else file_pb2.FILE_PURPOSE_UNSPECIFIED
     return Listing(number, query.get("after", ""), int(limit), order)

@@ -15,13 +15,11 @@ import grpc
 
 from broker.v1 import inference_service_pb2 as pb
 from edge.rpc.calls import Context, unreadable
+from edge.rpc.linger import linger
 
 # Items of a call that are held at a time, and their bytes: requests that run and results that wait.
 ITEMS = 256
 BYTES = 64 << 20
-# A call that is refused ends when its caller has sent nothing for so long, or after the most of it.
-QUIET_S = 0.1
-LINGER_S = 2.0
 
 Answer = Callable[[pb.InferManyRequest], Awaitable[pb.InferManyResponse]]
 
@@ -92,19 +90,11 @@ class Bulk:
             self._stop()
 
     async def discard(self) -> None:
-        """Take what is still being sent, before the call is ended early.
-
-        A status that meets a message on its way makes Python's library tell its caller of an
-        internal error in place of the status.
-        """
+        """Take what is still being sent, before the call is ended early."""
         self._stop()
         if self._reader is None or self._reader.done():
             self._reader = asyncio.create_task(self._read(_never), name="refused bulk call")
-        deadline = asyncio.get_running_loop().time() + LINGER_S
-        seen = -1
-        while self._read_so_far != seen and asyncio.get_running_loop().time() < deadline:
-            seen = self._read_so_far
-            await asyncio.wait({self._reader}, timeout=QUIET_S)
+        await linger(self._reader, lambda: self._read_so_far)
 
     async def close(self) -> None:
         """Let go of everything."""

@@ -16,6 +16,8 @@ from broker.telemetry import Telemetry
 from broker.v1 import (
     control_service_pb2,
     control_service_pb2_grpc,
+    file_service_pb2,
+    file_service_pb2_grpc,
     inference_service_pb2,
     inference_service_pb2_grpc,
     responses_service_pb2,
@@ -23,6 +25,7 @@ from broker.v1 import (
 )
 from edge.auth import Authenticator
 from edge.engine import Engine
+from edge.files import FileService
 from edge.http.slots import OpenStreams
 from edge.once import Once
 from edge.responses.conversations import Conversations
@@ -31,6 +34,7 @@ from edge.rpc.asking import Asking
 from edge.rpc.calls import Calls
 from edge.rpc.control import ControlService
 from edge.rpc.conversations import ConversationsService
+from edge.rpc.files import FilesService
 from edge.rpc.inference import InferenceService
 from edge.rpc.report import Reporter
 from edge.rpc.responses import ResponsesService
@@ -39,6 +43,7 @@ _INFERENCE = inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService
 _KEPT = responses_service_pb2.DESCRIPTOR.services_by_name
 _RESPONSES = _KEPT["ResponsesService"].full_name
 _CONVERSATIONS = _KEPT["ConversationsService"].full_name
+_FILES = file_service_pb2.DESCRIPTOR.services_by_name["FileService"].full_name
 _CONTROL = control_service_pb2.DESCRIPTOR.services_by_name["ControlService"].full_name
 # A client that has vanished without a word is noticed after the two together.
 _PING_MS = 30_000
@@ -64,6 +69,7 @@ class RpcServer:
         *,
         once: Once,
         responses: ResponseService | None = None,
+        files: FileService | None = None,
     ) -> None:
         limits = settings.limits
         self._engine = engine
@@ -110,9 +116,14 @@ class RpcServer:
             responses_service_pb2_grpc.add_ConversationsServiceServicer_to_server(
                 ConversationsService(Conversations(responses.stored), self._calls), tolerant
             )
+        if files is not None:
+            file_service_pb2_grpc.add_FileServiceServicer_to_server(
+                FilesService(files, self._calls, limits), tolerant
+            )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        kept = (_RESPONSES, _CONVERSATIONS) if responses is not None else ()
-        names = (_INFERENCE, *kept, _CONTROL, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = [_INFERENCE, _CONTROL, health.SERVICE_NAME, reflection.SERVICE_NAME]
+        names += (_RESPONSES, _CONVERSATIONS) if responses is not None else ()
+        names += (_FILES,) if files is not None else ()
         reflection.enable_server_reflection(names, server)
 
     async def start(self) -> None:
