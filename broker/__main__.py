@@ -6,6 +6,7 @@ import asyncio
 import sys
 
 from broker import process
+from broker.batching.leader import Batching
 from broker.bus import Bus
 from broker.bus.ending import end
 from broker.bus.leftovers import keep_swept
@@ -16,12 +17,15 @@ from broker.telemetry import Telemetry
 
 async def _body(settings: Settings, bus: Bus, _telemetry: Telemetry, stop: asyncio.Event) -> None:
     controller = Controller(bus, settings)
+    batching = Batching(bus, settings)
     await controller.start()
+    batching.start()
     sweeping = asyncio.create_task(keep_swept(bus), name="leftovers")
     try:
         await stop.wait()
     finally:
         await end(sweeping)
+        await batching.close()
         await controller.close()
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
-from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
+from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError, NotFoundError
 
 from broker import subjects
 from broker.batch.states import FINAL
@@ -165,13 +165,18 @@ class Batches:
         """Have workers end the queued lines of a batch with this error."""
         await self._put(subjects.stop_key(batch_id), code.encode())
 
-    async def active(self) -> dict[str, str]:
-        """Keys of the records of active batches, by the batch."""
-        return await self._named("active.*")
-
-    async def stopped(self) -> dict[str, str]:
-        """Codes of the errors that batches' lines end with, by the batch."""
-        return await self._named("stop.*")
+    async def stopped_since(self) -> dict[str, int]:
+        """Batches whose lines are stopped, and since when, in Unix seconds."""
+        found = {}
+        with mapped("list stopped batches"):
+            pattern = _PREFIX + subjects.stop_key("x").removesuffix("x") + "*"
+            info = await self._bus.js.stream_info(_STREAM, subjects_filter=pattern)
+            for subject in info.state.subjects or ():
+                with contextlib.suppress(NotFoundError):
+                    written = (await self._bus.js.get_last_msg(_STREAM, subject)).time
+                    if written is not None:
+                        found[subject.rpartition(".")[2]] = int(written.timestamp())
+        return found
 
     async def let_go(self, batch_id: str) -> None:
         """The batch is over: it is not active any more."""
@@ -180,18 +185,6 @@ class Batches:
     async def unstop(self, batch_id: str) -> None:
         """None of its lines is queued any more."""
         await self._forget(subjects.stop_key(batch_id))
-
-    async def _named(self, pattern: str) -> dict[str, str]:
-        found = {}
-        with mapped("list active batches"):
-            bucket = await self._bus.kv(subjects.BATCHES)
-            info = await self._bus.js.stream_info(_STREAM, subjects_filter=_PREFIX + pattern)
-            for subject in info.state.subjects or ():
-                key = subject.removeprefix(_PREFIX)
-                with contextlib.suppress(KeyNotFoundError):
-                    entry = await bucket.get(key)
-                    found[key.partition(".")[2]] = (entry.value or b"").decode()
-        return found
 
     async def _put(self, key: str, value: bytes) -> None:
         self._reachable()

@@ -40,7 +40,7 @@ class PubAck(msgspec.Struct):
     unavailable: bool = False
 
 
-_decode_ack = msgspec.json.Decoder(PubAck).decode
+decode_ack = msgspec.json.Decoder(PubAck).decode
 _UNAVAILABLE = PubAck(unavailable=True)
 
 STREAM_FULL = 10077
@@ -129,7 +129,7 @@ class Publisher:
             self._settle(token, _UNAVAILABLE)
             return
         try:
-            ack = _decode_ack(msg.data)
+            ack = decode_ack(msg.data)
         except msgspec.DecodeError:
             ack = PubAck(error=ApiError(description="unreadable PubAck"))
         self._settle(token, ack)

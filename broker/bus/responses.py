@@ -64,6 +64,11 @@ class Blobs:
             await (await self._open()).put(name, data)
         return stored_pb2.StoredObject(name=name, size=len(data))
 
+    async def put_as(self, name: str, data: bytes) -> None:
+        """Store `data` under this name, in the place of what was there."""
+        with mapped("store a large part"):
+            await (await self._open()).put(name, data)
+
     async def get(self, name: str) -> bytes | None:
         """What is stored under a name; None when it is gone."""
         with mapped("read a large part"):

@@ -1,0 +1,159 @@
+"""Runs all batches there are, while this process leads; another one goes on from the records."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from functools import partial
+
+from broker import subjects
+from broker.batching.life import Life
+from broker.batching.publish import Publishing
+from broker.batching.run import FencedError, Run
+from broker.batching.services import Services
+from broker.bus.batches import KeptBatch
+from broker.bus.connection import BusError
+from broker.bus.ending import end
+from broker.bus.mirror import Mirror
+from broker.fleet import FleetView
+
+_log = logging.getLogger(__name__)
+
+_AGAIN_S = 1.0
+# Records of charges that may wait for the stream before counting does.
+_MOST_PENDING = 5_000
+# Keys that stop a batch outlive whatever may still be queued of it.
+_STOPS_KEPT_S = 17 * 86_400
+_STOPS_LOOKED_AT_S = 3600.0
+
+
+class Engine:
+    """See the module. Everything it writes is fenced by what it read, so that two do no harm."""
+
+    def __init__(self, services: Services, fleet: FleetView) -> None:
+        self._services = services
+        self._fleet = fleet
+        self._runs: dict[str, Run] = {}
+        self._by_token: dict[str, Run] = {}
+        self._lives: dict[str, asyncio.Task[None]] = {}
+        self._active = Mirror(services.bus, subjects.BATCHES, self._told, keys="active.*")
+        self._publishing = Publishing(services, self._runs, self._slots)
+        self._counting: asyncio.Task[None] | None = None
+        # The next result that the counter will see.
+        self._next = 0
+        self._news = asyncio.Event()
+
+    async def lead(self) -> None:
+        """Run batches until cancelled."""
+        tasks = [asyncio.create_task(self._publishing.publish(), name="publish lines")]
+        try:
+            await self._active.start()
+            tasks.append(asyncio.create_task(self._sweep_stops(), name="stop keys"))
+            while True:
+                self._discover()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._services.pace.reread_s):
+                        await self._news.wait()
+                self._news.clear()
+        finally:
+            if self._counting is not None:
+                tasks.append(self._counting)
+            for task in (*tasks, *self._lives.values()):
+                await end(task)
+            await self._active.close()
+
+    def _told(self, key: str, value: bytes | None) -> None:
+        """A batch came, or somebody asked something of one."""
+        batch = key.partition(".")[2]
+        run = self._by_token.get(batch)
+        if run is not None and value is not None:
+            run.news.set()
+        self._news.set()
+
+    def _discover(self) -> None:
+        for key, value in self._active.entries.items():
+            batch = key.partition(".")[2]
+            if batch not in self._lives:
+                task = asyncio.create_task(self._live(batch, value.decode()), name=batch)
+                self._lives[batch] = task
+                task.add_done_callback(partial(self._ended, batch))
+
+    def _ended(self, batch: str, _task: asyncio.Task[None]) -> None:
+        self._lives.pop(batch, None)
+
+    async def _live(self, token: str, key: str) -> None:
+        """One batch, to its end, however often it has to be begun anew."""
+        orphan_until = asyncio.get_running_loop().time() + self._services.pace.orphan_s
+        while f"active.{token}" in self._active.entries:
+            try:
+                kept = await self._services.batches.read(key)
+                if kept is None:
+                    if asyncio.get_running_loop().time() > orphan_until:
+                        _log.warning("batch %s was never created", token)
+                        await self._services.batches.let_go(token)
+                        break
+                else:
+                    await self._run(token, kept)
+                    break
+            except FencedError:
+                _log.info("batch %s was changed by another process", token)
+            except BusError as exc:
+                _log.info("batch %s: %s; trying again", token, exc)
+            except Exception:  # noqa: BLE001 - one batch must not stop the others
+                _log.exception("running batch %s; trying again", token)
+            await asyncio.sleep(_AGAIN_S)
+        self._active.entries.pop(f"active.{token}", None)
+
+    async def _run(self, token: str, kept: KeptBatch) -> None:
+        run = Run(self._services, kept)
+        self._runs[run.id] = self._by_token[token] = run
+        try:
+            await Life(run, self._count_from).live()
+        finally:
+            del self._runs[run.id], self._by_token[token]
+            self._publishing.forget(run)
+
+    def _count_from(self, sequence: int) -> None:
+        """Have results from this one on counted; who counted them already passes over them."""
+        if self._counting is not None and self._next <= sequence and not self._counting.done():
+            return
+        self._next = sequence
+        before = self._counting
+        self._counting = asyncio.create_task(self._count(before), name="count results")
+
+    async def _count(self, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await end(before)
+        results = self._services.results.follow(self._next)
+        async with contextlib.aclosing(results) as groups:
+            async for group in groups:
+                for seen in group:
+                    run = self._by_token.get(seen.batch_token)
+                    if run is not None:
+                        run.count(seen)
+                self._next = group[-1].sequence + 1
+                if self._services.recorder.pending > _MOST_PENDING:
+                    await self._services.recorder.drain()
+
+    def _slots(self, subject: str) -> int:
+        _, _, provider, pool, _ = subject.split(".")
+        return sum(
+            slots
+            for (of, its), slots in self._fleet.slots.items()
+            if (subjects.token(of), subjects.token(its)) == (provider, pool)
+        )
+
+    async def _sweep_stops(self) -> None:
+        """Delete keys that stop batches of long ago."""
+        while True:
+            try:
+                await self._delete_stops()
+            except BusError as exc:
+                _log.info("deleting old stop keys: %s", exc)
+            await asyncio.sleep(_STOPS_LOOKED_AT_S)
+
+    async def _delete_stops(self) -> None:
+        for batch, since in (await self._services.batches.stopped_since()).items():
+            if self._services.now() - since > _STOPS_KEPT_S and batch not in self._lives:
+                await self._services.batches.unstop(batch)

@@ -1,0 +1,192 @@
+"""Writes the files of a batch: a projection of its results, in the order of its lines.
+
+Ids, times and bytes are the same whoever writes them, however often: a file that is there already
+is right. Results are forgotten once the record names the files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from itertools import islice
+
+from broker.batch import lines, names, projection, states
+from broker.batching import copies, reading
+from broker.batching.run import Run
+from broker.bus.responses import ConflictError
+from broker.v1 import batch_pb2, file_pb2
+
+# Of a file: bytes that are handed on at once, and how many such pieces wait.
+_PIECE = 256 << 10
+_WAITING = 4
+# Lines whose results are read at once, while they are small.
+_MOST = 512
+_FEWEST = 8
+
+
+async def write(run: Run) -> None:
+    """Write both files, then the final state."""
+    output = _Sink(run, names.output_file(run.id), "output")
+    errors = _Sink(run, names.error_file(run.id), "error")
+    models: set[str] = set()
+    try:
+        async with contextlib.aclosing(_results(run)) as results:
+            async for result in results:
+                answered = projection.answered(result)
+                if answered:
+                    models.add(result.answered_model)
+                body = None
+                if result.HasField("object"):
+                    body = await run.services.blobs.get(result.object.name) or b"null"
+                sink = output if answered else errors
+                await sink.add(projection.row(run.id, result, body))
+        output_id, error_id = await output.finish(), await errors.finish()
+    finally:
+        await output.stop()
+        await errors.stop()
+
+    def over(kept: batch_pb2.StoredBatch) -> bool:
+        if not states.finish(kept, output_id, error_id, run.services.now()):
+            return False
+        if len(models) == 1 and (model := next(iter(models))):
+            kept.model = model
+        return True
+
+    await run.edit(over)
+
+
+async def clean(run: Run) -> None:
+    """The batch is over: forget what it was run with."""
+    services, record = run.services, run.record
+    # Of lines that were queued twice one may still wait: it must not be run.
+    queued = record.progress.epoch or states.done(record) < record.progress.sent
+    if queued:
+        await services.batches.stop(run.id, record.stop_code or states.BATCH_EXPIRED)
+    await services.results.purge(run.id)
+    if record.progress.copies:
+        await copies.forget(run)
+    if not queued:
+        await services.batches.unstop(run.id)
+    await services.batches.let_go(run.id)
+
+
+async def _results(run: Run) -> AsyncGenerator[batch_pb2.LineResult, None]:
+    """What becomes of each line, in their order."""
+    try:
+        async with contextlib.aclosing(_by_input(run)) as results:
+            async for result in results:
+                yield result
+    except reading.InputGoneError:
+        # Known at once, before the first line: what was answered is kept all the same.
+        bits = await run.services.results.present(run.id)
+        numbers = (n for n in range(8 * len(bits)) if bits[n >> 3] >> (n & 7) & 1)
+        while some := list(islice(numbers, _FEWEST)):
+            found = await run.services.results.range(run.id, some)
+            for number in sorted(found):
+                yield found[number]
+
+
+async def _by_input(run: Run) -> AsyncGenerator[batch_pb2.LineResult, None]:
+    group: list[tuple[int, bytes]] = []
+    most = _FEWEST
+    async with contextlib.aclosing(reading.chunks(run, 0, 1)) as chunks:
+        async for chunk in chunks:
+            group += [(raw.number, raw.data) for raw in chunk.lines]
+            while len(group) >= most:
+                part, group = group[:most], group[most:]
+                size = 0
+                async for result in _of_lines(run, part):
+                    size += result.ByteSize()
+                    yield result
+                # Large ones are read a few at a time: memory stays flat.
+                most = max(_FEWEST, min(_MOST, 2 * most, most * (4 << 20) // max(1, size)))
+    async for result in _of_lines(run, group):
+        yield result
+
+
+async def _of_lines(
+    run: Run, group: list[tuple[int, bytes]]
+) -> AsyncIterator[batch_pb2.LineResult]:
+    numbers = [number for number, _ in group]
+    found = await run.services.results.range(run.id, numbers) if numbers else {}
+    code = run.record.stop_code or states.BATCH_EXPIRED
+    for number, line in group:
+        result = found.pop(number, None)
+        yield result or projection.ended(number, lines.custom_id(line), code)
+
+
+class _Sink:
+    """One file, written as its rows come; there is none without rows."""
+
+    def __init__(self, run: Run, file_id: str, kind: str) -> None:
+        self._run = run
+        record = run.record
+        made_at = states.written_at(record)
+        self._file = file_pb2.StoredFile(
+            id=file_id,
+            owner=record.owner,
+            tenant=record.tenant,
+            purpose=file_pb2.FILE_PURPOSE_BATCH_OUTPUT,
+            filename=f"{record.id}_{kind}.jsonl",
+            created_at=made_at,
+        )
+        if record.output_expires_after_s:
+            self._file.expires_at = made_at + record.output_expires_after_s
+        self._rows: list[bytes] = []
+        self._size = 0
+        self._queue: asyncio.Queue[bytes] = asyncio.Queue(_WAITING)
+        self._writing: asyncio.Task[None] | None = None
+
+    async def add(self, row: bytes) -> None:
+        """The next row."""
+        self._rows.append(row)
+        self._size += len(row)
+        if self._size >= _PIECE:
+            await self._flush()
+
+    async def finish(self) -> str:
+        """Store it; its id, or nothing where it has no rows."""
+        if self._rows:
+            await self._flush()
+        if self._writing is None:
+            return ""
+        await self._hand(self._writing, b"")
+        await self._writing
+        return self._file.id
+
+    async def stop(self) -> None:
+        """Give up what is not stored."""
+        if self._writing is not None and not self._writing.done():
+            self._writing.cancel()
+            await asyncio.wait((self._writing,))
+
+    async def _flush(self) -> None:
+        piece = b"".join(self._rows)
+        self._rows, self._size = [], 0
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write(), name="batch file")
+        await self._hand(self._writing, piece)
+
+    async def _hand(self, writing: asyncio.Task[None], piece: bytes) -> None:
+        """Give a piece to the writer, unless that has failed."""
+        putting = asyncio.ensure_future(self._queue.put(piece))
+        try:
+            await asyncio.wait((putting, writing), return_when=asyncio.FIRST_COMPLETED)
+            if writing.done() and not putting.done():
+                writing.result()
+        finally:
+            putting.cancel()
+
+    async def _write(self) -> None:
+        files = self._run.services.files
+        if await files.get(self._file.owner, self._file.id) is not None:
+            async for _ in self._pieces():  # it was written before
+                pass
+            return
+        with contextlib.suppress(ConflictError):
+            await files.put(self._file, self._pieces())
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        while piece := await self._queue.get():
+            yield piece

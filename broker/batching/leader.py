@@ -1,0 +1,94 @@
+"""The part of a broker process that runs batches: one process leads, the others stand by."""
+
+from __future__ import annotations
+
+import socket
+import uuid
+
+from broker import routing, subjects
+from broker.batching.engine import Engine
+from broker.batching.routes import Routes
+from broker.batching.services import Pace, Services
+from broker.bus import Bus
+from broker.bus.batches import Batches
+from broker.bus.files import Files
+from broker.bus.leadership import Leadership
+from broker.bus.outcome import Outcomes
+from broker.bus.queue import Publisher
+from broker.bus.recorder import Recorder
+from broker.bus.responses import Blobs
+from broker.bus.results import Results
+from broker.catalog import catalog
+from broker.config import Settings
+from broker.fleet import FleetView
+from broker.health import Health
+from broker.router import Router
+
+_KEY = "leader.batches"
+
+
+class Batching:
+    """See the module."""
+
+    def __init__(self, bus: Bus, settings: Settings, pace: Pace | None = None) -> None:
+        self._bus = bus
+        self._settings = settings
+        self._pace = pace or Pace()
+        self._name = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        self._leadership = Leadership(bus, subjects.CAPACITY, _KEY, self._name, self._lead)
+
+    def start(self) -> None:
+        """Lead as soon as nobody else does."""
+        self._leadership.start()
+
+    async def close(self) -> None:
+        """Step down; what was not written down is done again by the next one."""
+        await self._leadership.close()
+
+    async def _lead(self) -> None:
+        """While this process leads it follows the fleet; no other has to."""
+        bus, settings = self._bus, self._settings
+        publisher = Publisher(bus, timeout_s=2.0)
+        recorder = Recorder(publisher)
+        blobs = Blobs(bus)
+        outcomes = Outcomes(bus, publisher, blobs)
+        fleet = FleetView(bus, _nothing)
+        health = Health(bus, fleet, f"broker-{self._name}", _none)
+
+        async def fresh() -> routing.Fleet:
+            await fleet.refresh()
+            return fleet.fleet
+
+        router = Router(fleet, fresh, catalog.load(settings.offers), settings.routing, health)
+        services = Services(
+            bus=bus,
+            batches=Batches(bus),
+            files=Files(bus),
+            results=Results(bus),
+            outcomes=outcomes,
+            blobs=blobs,
+            recorder=recorder,
+            publisher=publisher,
+            routes=Routes(router),
+            pace=self._pace,
+        )
+        await publisher.start()
+        try:
+            await fleet.start()
+            await health.start()
+            await Engine(services, fleet).lead()
+        finally:
+            await outcomes.close()
+            await recorder.close()
+            await health.close()
+            await fleet.close()
+            await publisher.close()
+
+
+def _nothing() -> None:
+    """Nobody waits for changes of the fleet."""
+
+
+def _none(_provider: str) -> int:
+    """Calls of this process's own at a provider."""
+    return 0

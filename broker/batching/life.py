@@ -1,0 +1,179 @@
+"""The life of one batch in this process, from validation until its files are there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+
+from broker.batch import states
+from broker.batch.chunks import Cursor
+from broker.batching import copies, finish, lost, retry
+from broker.batching.reading import InputGoneError
+from broker.batching.run import Run
+from broker.batching.validate import StoppedError, validate
+from broker.v1 import batch_pb2
+
+_log = logging.getLogger(__name__)
+
+
+class Life:
+    """See the module. `count_from(sequence)` has results from there on counted."""
+
+    def __init__(self, run: Run, count_from: Callable[[int], None]) -> None:
+        self._run = run
+        self._count_from = count_from
+        self._services = run.services
+        self._copies: copies.Copies | None = None
+        # Copies that have results: known once they were given them.
+        self._copied: int | None = None
+        self._lookout = lost.Lookout(run)
+        # Lines behind the last checkpoint of another process may be on their way.
+        self._inherited = run.record.status != states.VALIDATING
+
+    async def live(self) -> None:
+        """Until the batch is over. Raises `BusError`, `FencedError`: begin anew then."""
+        run = self._run
+        while run.record.status not in states.FINAL:
+            if run.record.status == states.FINALIZING:
+                await finish.write(run)
+            elif run.record.status == states.VALIDATING and not await self._stop():
+                await self._validate()
+            else:
+                await self._run_lines()
+        await finish.clean(run)
+
+    async def _validate(self) -> None:
+        run = self._run
+        with contextlib.suppress(StoppedError):
+            if run.record.retry_of:
+                await retry.make_input(run)
+            if run.record.status == states.VALIDATING:
+                await validate(run)
+
+    async def _run_lines(self) -> None:
+        """Until all lines that were begun have their results, and the next state is stored."""
+        run = self._run
+        await self._begin()
+        while not await self._over():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._services.pace.checkpoint_s):
+                    await run.news.wait()
+            if run.news.is_set():
+                run.news.clear()
+                await run.refresh()
+            await self._stop()
+            if run.dirty:
+                await run.checkpoint()
+            if not run.record.stop_code:
+                await self._stop_overdrawn()
+        if run.dirty:
+            await run.checkpoint()
+        if run.record.status == states.CANCELLING:
+            await finish.write(run)
+        else:
+            await run.edit(lambda kept: states.finalize(kept, self._services.now()))
+
+    async def _stop_overdrawn(self) -> None:
+        why = states.overdrawn(self._run.record)
+        if why is not None:
+            await self._run.edit(lambda kept: states.cancel(kept, self._services.now(), why))
+
+    async def _begin(self) -> None:
+        """Find out where it goes on."""
+        run = self._run
+        self._count_from(run.record.progress.counted_to + 1)
+        if run.record.stop_code:
+            await self._services.batches.stop(run.id, run.record.stop_code)
+        if run.record.progress.copies:
+            self._copies = await copies.load(run)
+        await self._set_out()
+
+    async def _set_out(self) -> None:
+        """Have what is left of this pass published."""
+        run, known = self._run, self._copies
+        progress = run.record.progress
+        bits = bytearray()
+        if progress.epoch:
+            bits = await self._services.results.present(run.id)
+
+        def skips(number: int) -> bool:
+            return (known is not None and number in known) or lost.has(bits, number)
+
+        if known is not None or progress.epoch:
+            run.skips = skips
+        run.cursor = Cursor(progress.next_offset, max(1, progress.next_line))
+        self._services.wanted.set()
+
+    async def _stop(self) -> bool:
+        """Have workers end its lines, when it is time; whether it is stopped."""
+        run = self._run
+        code = states.due_stop(run.record, self._services.now())
+        if code:
+
+            def put(kept: batch_pb2.StoredBatch) -> bool:
+                kept.stop_code = kept.stop_code or code
+                return True
+
+            await run.edit(put)
+            await self._services.batches.stop(run.id, run.record.stop_code)
+        return bool(run.record.stop_code)
+
+    async def _over(self) -> bool:
+        """Whether every line that was begun has its result; finds those that strand."""
+        run = self._run
+        record = run.record
+        progress, stopped = record.progress, bool(record.stop_code)
+        if run.publishing or not (progress.published or stopped):
+            return False
+        if states.done(record) < progress.sent + (self._copied or 0):
+            await self._look_for_lost()
+            return False
+        doubtful = stopped and self._inherited and not progress.published
+        if doubtful and not await self._lookout.nothing_left():
+            return False
+        if self._copies is not None and self._copied is None:
+            self._copied = await copies.write(run, self._copies)
+            return states.done(record) >= progress.sent + self._copied
+        return True
+
+    async def _look_for_lost(self) -> None:
+        run = self._run
+        loop = asyncio.get_running_loop()
+        stopped = bool(run.record.stop_code)
+        if stopped and self._services.now() > _stopped_at(run.record) + self._services.pace.grace_s:
+            await self._seal()
+            return
+        if loop.time() - run.moved_at < self._services.pace.quiet_s:
+            return
+        if not await self._lookout.nothing_left():
+            return
+        if stopped:
+            await self._seal()
+            return
+        _log.warning("lines of %s were lost: they are queued again", run.id)
+
+        def again(kept: batch_pb2.StoredBatch) -> bool:
+            kept.progress.epoch += 1
+            kept.progress.next_offset, kept.progress.next_line = 0, 1
+            kept.progress.published = False
+            return True
+
+        if run.dirty:
+            await run.checkpoint()
+        await run.edit(again)
+        run.moved()
+        await self._set_out()
+
+    async def _seal(self) -> None:
+        try:
+            await lost.seal(self._run, self._copies)
+        except InputGoneError:
+            # Nothing says whose those lines are; their results cannot be missed.
+            self._run.record.progress.sent = states.done(self._run.record)
+        self._run.moved()
+
+
+def _stopped_at(record: batch_pb2.StoredBatch) -> int:
+    return record.cancelling_at or record.expires_at

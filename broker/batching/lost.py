@@ -1,0 +1,69 @@
+"""Finds lines that strand: begun, without a result, and no longer in the queue (R18)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from broker import subjects
+from broker.batch import lines, projection, states
+from broker.batching import reading
+from broker.batching.copies import Copies, write_all
+from broker.batching.run import Run
+from broker.bus import backlog
+from broker.v1 import batch_pb2
+
+# Lines behind the last checkpoint that may have been begun.
+_BEYOND = 1000
+
+
+class Lookout:
+    """Looks twice, so that what is on its way between two places is not taken for lost."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._watermark = 0
+        self._looked_at = 0.0
+        self._done = -1
+
+    async def nothing_left(self) -> bool:
+        """Whether the queue has nothing of the batch any more. Raises `BusError`."""
+        run, loop = self._run, asyncio.get_running_loop()
+        if loop.time() - self._looked_at < run.services.pace.quiet_s:
+            return False
+        self._looked_at = loop.time()
+        done = states.done(run.record)
+        lane = await backlog.lane(run.services.bus)
+        prefix = subjects.line_id(run.id, 0).removesuffix("0")
+        if await backlog.scheduled(run.services.bus, prefix):
+            self._done = -1
+            return False
+        if done != self._done:  # the first look, or it goes on
+            self._watermark, self._done = lane.last, done
+            return False
+        pools = {(parts[2], parts[3]) for parts in (name.split(".") for name in lane.ahead)}
+        return await backlog.passed(run.services.bus, self._watermark, pools)
+
+
+def has(bits: bytearray, number: int) -> bool:
+    """Whether the bit of a line is set."""
+    place = number >> 3
+    return place < len(bits) and bool(bits[place] >> (number & 7) & 1)
+
+
+async def seal(run: Run, copies: Copies | None) -> None:
+    """Give every line that was begun and has no result the one that says so."""
+    progress, code = run.record.progress, run.record.stop_code
+    last = progress.next_line + _BEYOND if not progress.epoch else None
+    async with contextlib.aclosing(reading.chunks(run, 0, 1)) as chunks:
+        async for chunk in chunks:
+            if last is not None and chunk.number > last:
+                return
+            numbers = [raw.number for raw in chunk.lines]
+            found = await run.services.results.range(run.id, numbers)
+            made: list[batch_pb2.LineResult] = [
+                projection.ended(raw.number, lines.custom_id(raw.data), code)
+                for raw in chunk.lines
+                if raw.number not in found and not (copies is not None and raw.number in copies)
+            ]
+            await write_all(run, made)

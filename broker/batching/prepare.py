@@ -1,0 +1,118 @@
+"""Makes jobs of a chunk's lines: where each goes, and what its worker is told."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from broker import durable, subjects
+from broker.batch import lines
+from broker.batch.chunks import Chunk, Raw
+from broker.batching.run import Run
+from broker.bus.atomic import Message
+from broker.bus.layout import MAX_INLINE_BODY
+from broker.dispatch import Plan
+from broker.errors import InferenceError
+from broker.routing import Target
+from broker.translate.errors import error_body, error_status
+from broker.v1 import batch_pb2, job_pb2
+
+# Attempts of the n-th sweep begin above n times this.
+EPOCH = 1000
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A chunk that can be published."""
+
+    chunk: Chunk
+    # Lines that this pass asks for.
+    asked: int
+    messages: list[Message]
+    # How many of them go where.
+    demand: Counter[str]
+    # Lines that nobody can ever answer.
+    refused: list[batch_pb2.LineResult]
+    # Lines for which there is no worker now.
+    waiting: int = 0
+
+
+async def prepare(run: Run, chunk: Chunk) -> Prepared:
+    """Jobs for the lines of a chunk, those that share a prompt beside each other."""
+    made = Prepared(chunk, 0, [], Counter(), [])
+    jobs = _Jobs(run)
+    sorted_by: list[tuple[str, bytes, int, Message]] = []
+    endpoint = run.record.endpoint
+    for raw in chunk.lines:
+        if run.skips(raw.number):
+            continue
+        made.asked += 1
+        line, head = lines.read(raw.data)
+        decided = await run.services.routes.decide(endpoint, head, line.body)
+        if isinstance(decided, InferenceError):
+            if decided.reason == "no_worker":
+                made.waiting += 1
+            else:
+                made.refused.append(_refused(raw.number, line.custom_id, decided))
+            continue
+        message = jobs.message(raw, line, decided)
+        made.demand[message.subject] += 1
+        sorted_by.append((message.subject, lines.prompt_prefix(line.body), raw.number, message))
+    sorted_by.sort(key=lambda entry: entry[:3])
+    made.messages = [entry[3] for entry in sorted_by]
+    return made
+
+
+class _Jobs:
+    """Writes jobs of one chunk: what they share is serialised once."""
+
+    def __init__(self, run: Run) -> None:
+        self._record = run.record
+        self._attempt = EPOCH * run.record.progress.epoch + 1
+        self._left_ms = 1000 * max(1, run.record.expires_at - run.services.now())
+        self._shared: dict[tuple[Target, ...], tuple[str, bytes]] = {}
+
+    def message(self, raw: Raw, line: lines.Line, targets: tuple[Target, ...]) -> Message:
+        """The message that queues a line."""
+        shared = self._shared.get(targets)
+        if shared is None:
+            shared = self._shared[targets] = self._share(targets)
+        subject, common = shared
+        request_id = subjects.line_id(self._record.id, raw.number)
+        asked = job_pb2.BatchLine(number=raw.number, custom_id=line.custom_id)
+        if len(line.body) > MAX_INLINE_BODY:
+            asked.range.CopyFrom(
+                job_pb2.FileRange(
+                    owner=self._record.owner,
+                    file_id=self._record.input_file_id,
+                    offset=raw.offset,
+                    size=len(raw.data),
+                )
+            )
+        else:
+            asked.json = bytes(line.body)
+        # Serialised messages that stand behind each other are merged.
+        own = job_pb2.Job(request_id=request_id, line=asked).SerializeToString()
+        message_id = subjects.message_id(request_id, self._attempt)
+        return Message(subject, message_id, common + own)
+
+    def _share(self, targets: tuple[Target, ...]) -> tuple[str, bytes]:
+        record, target = self._record, targets[0]
+        job = job_pb2.Job(
+            attempt=self._attempt,
+            tenant=record.tenant,
+            owner=record.owner,
+            remaining_ms=self._left_ms,
+            line=job_pb2.BatchLine(batch_id=record.id, endpoint=record.endpoint),
+        )
+        durable.put_plan(job, Plan(targets))
+        model = durable.model_token(target)
+        subject = subjects.job(subjects.BATCH, target.provider, target.pool, model)
+        return subject, job.SerializeToString()
+
+
+def _refused(number: int, custom_id: str, error: InferenceError) -> batch_pb2.LineResult:
+    """What an edge would have answered."""
+    return batch_pb2.LineResult(
+        number=number, custom_id=custom_id, status=error_status(error), json=error_body(error)
+    )

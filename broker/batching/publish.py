@@ -1,0 +1,228 @@
+"""Queues lines of all batches: a window ahead of the workers, tenants in turn, deadlines first.
+
+What is ahead is read from the queue itself, so that whoever takes over knows as much.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+
+from broker.batch import states
+from broker.batch.chunks import LINES, Cursor
+from broker.batch.window import Rates, Turns, window
+from broker.batching.copies import write_all
+from broker.batching.prepare import Prepared, prepare
+from broker.batching.reading import InputGoneError, next_chunk
+from broker.batching.run import FencedError, Run
+from broker.batching.services import Services
+from broker.bus import backlog
+from broker.bus.atomic import publish_all
+from broker.bus.connection import BusError
+from broker.v1 import batch_pb2
+
+_log = logging.getLogger(__name__)
+
+# Chunks that are published at once: together they are one round trip.
+_GROUP = 8
+_GROUP_BYTES = 4 << 20
+# Chunks that are ready and do not fit yet; more are made anew when they do.
+_HELD = 32
+# How long a batch waits that cannot go on for reasons of its own.
+_REST_S = 1.0
+
+Slots = Callable[[str], int]
+
+
+class Publishing:
+    """See the module. `slots` tells of a subject how many calls its pool makes at a time."""
+
+    def __init__(self, services: Services, runs: dict[str, Run], slots: Slots) -> None:
+        self._services = services
+        self._runs = runs
+        self._slots = slots
+        self._rates = Rates()
+        self._turns = Turns()
+        self._room: dict[str, int] = {}
+        self._ahead: dict[str, int] = {}
+        self._sent: Counter[str] = Counter()
+        self._looked_at = 0.0
+        self._ready: dict[str, Prepared] = {}
+        # Where a batch's lines go, as far as that is one place.
+        self._hints: dict[str, str] = {}
+        self._resting: dict[str, float] = {}
+
+    async def publish(self) -> None:
+        """Publish for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            open_runs = [run for run in self._runs.values() if run.publishes]
+            if not open_runs:
+                self._services.wanted.clear()
+                await self._services.wanted.wait()
+                continue
+            try:
+                await self._look()
+                await self._round(open_runs)
+            except BusError as exc:
+                _log.info("publishing lines: %s; trying again", exc)
+                await asyncio.sleep(_REST_S)
+            await asyncio.sleep(max(0.0, began + self._services.pace.look_s - loop.time()))
+
+    def forget(self, run: Run) -> None:
+        """It has nothing to publish any more."""
+        self._ready.pop(run.id, None)
+        self._hints.pop(run.id, None)
+        self._resting.pop(run.id, None)
+
+    async def _look(self) -> None:
+        """See how much is ahead of the workers, and how fast they take it."""
+        lane = await backlog.lane(self._services.bus)
+        now = asyncio.get_running_loop().time()
+        elapsed = now - self._looked_at
+        for subject in {*self._sent, *self._ahead}:
+            before = self._ahead.get(subject, 0) + self._sent[subject]
+            taken = before - lane.ahead.get(subject, 0)
+            if self._looked_at and elapsed > 0 and before:
+                self._rates.seen(subject, max(0, taken), elapsed)
+        self._looked_at, self._ahead = now, lane.ahead
+        self._sent.clear()
+        self._room.clear()
+
+    async def _round(self, open_runs: Iterable[Run]) -> None:
+        """Publish as long as something fits."""
+        left = {run.id: run for run in open_runs if self._may(run)}
+        tenants = {run.record.tenant for run in open_runs}
+        self._turns.keep(tenants)
+        deadline = asyncio.get_running_loop().time() + 5 * self._services.pace.look_s
+        while left and asyncio.get_running_loop().time() < deadline:
+            ready: dict[str, list[tuple[float, str]]] = defaultdict(list)
+            for run in left.values():
+                ready[run.record.tenant].append((run.record.expires_at, run.id))
+            chosen = self._turns.next(ready)
+            if chosen is None:
+                return
+            run = left[chosen]
+            run.publishing = True
+            try:
+                published = await self._advance(run)
+            finally:
+                run.publishing = False
+            if published:
+                self._turns.served(run.record.tenant, published)
+            if not published or not run.publishes or not self._may(run):
+                left.pop(chosen, None)
+
+    def _may(self, run: Run) -> bool:
+        """Whether it is worth a try."""
+        if self._resting.get(run.id, 0.0) > asyncio.get_running_loop().time():
+            return False
+        hint = self._hints.get(run.id)
+        return not hint or self._room_of(hint) >= LINES
+
+    def _room_of(self, subject: str) -> int:
+        if subject not in self._room:
+            wide = window(self._slots(subject), self._rates.of(subject))
+            self._room[subject] = wide - self._ahead.get(subject, 0) - self._sent[subject]
+        return self._room[subject]
+
+    async def _advance(self, run: Run) -> int:
+        """Publish the next chunks of a batch, as many as fit; returns how many lines they had."""
+        group: list[Prepared] = []
+        try:
+            group = await self._take(run)
+            for done in group:
+                await write_all(run, done.refused)
+            await self._queue(group)
+        except InputGoneError:
+            await self._give_up(run)
+            return 0
+        except BusError:
+            if group:
+                self._go_back(run, group[0])
+            raise
+        if not group:
+            return 0
+        last = group[-1].chunk
+        asked = sum(done.asked for done in group)
+        progress = run.record.progress
+        progress.next_offset, progress.next_line = last.end, last.next_number
+        if not progress.epoch:
+            progress.sent += asked
+        run.moved()
+        return max(1, asked)
+
+    async def _take(self, run: Run) -> list[Prepared]:
+        """Chunks that may be published now; their room is taken."""
+        group: list[Prepared] = []
+        size = count = 0
+        while len(group) < _GROUP and run.publishes:
+            made = self._ready.pop(run.id, None) or await self._next(run)
+            if made is None:
+                if not group:
+                    self._end(run)
+                break
+            weight = sum(len(message.data) for message in made.messages)
+            if made.waiting and not made.messages and not made.refused:
+                self._resting[run.id] = asyncio.get_running_loop().time() + _REST_S
+                self._go_back(run, made)
+                break
+            if not self._fits(made) or (group and size + weight > _GROUP_BYTES):
+                self._hold(run, made)
+                break
+            self._hints[run.id] = next(iter(made.demand)) if len(made.demand) == 1 else ""
+            for subject, lines in made.demand.items():
+                self._room[subject] = self._room_of(subject) - lines
+                self._sent[subject] += lines
+            group.append(made)
+            size, count = size + weight, count + len(made.messages)
+        return group
+
+    async def _next(self, run: Run) -> Prepared | None:
+        chunk = await next_chunk(run, run.cursor) if run.cursor is not None else None
+        return await prepare(run, chunk) if chunk is not None else None
+
+    def _fits(self, made: Prepared) -> bool:
+        return all(self._room_of(subject) >= n for subject, n in made.demand.items())
+
+    def _hold(self, run: Run, made: Prepared) -> None:
+        """Keep a chunk for later, or make it anew then."""
+        if len(self._ready) < _HELD:
+            self._ready[run.id] = made
+        else:
+            self._go_back(run, made)
+
+    def _go_back(self, run: Run, made: Prepared) -> None:
+        self._ready.pop(run.id, None)
+        run.cursor = Cursor(made.chunk.begin, made.chunk.number)
+
+    def _end(self, run: Run) -> None:
+        run.record.progress.published = True
+        run.moved()
+        run.news.set()
+        self.forget(run)
+
+    async def _queue(self, group: list[Prepared]) -> None:
+        """Store the jobs, each once."""
+        messages = [message for made in group for message in made.messages]
+        if not messages or await publish_all(self._services.bus, messages):
+            return
+        # Some of them were committed before: by chunks, each was whole or not at all.
+        for made in group:
+            if made.messages:
+                await publish_all(self._services.bus, made.messages)
+
+    async def _give_up(self, run: Run) -> None:
+        why = batch_pb2.BatchError(
+            code="file_not_found",
+            message="Stopped: the input file does not exist any more.",
+            param="input_file_id",
+        )
+        try:
+            await run.edit(lambda record: states.cancel(record, self._services.now(), why))
+        except FencedError:
+            _log.info("%s is run by somebody else", run.id)
+        run.news.set()

@@ -1,0 +1,57 @@
+"""What running a batch needs of the world, in one place; and how long things may take."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from broker.batching.routes import Routes
+from broker.bus import Bus
+from broker.bus.batches import Batches
+from broker.bus.files import Files
+from broker.bus.outcome import Outcomes
+from broker.bus.queue import Publisher
+from broker.bus.recorder import Recorder
+from broker.bus.responses import Blobs
+from broker.bus.results import Results
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Seconds between looks; tests have less patience."""
+
+    # Progress is written this often, and news looked for.
+    checkpoint_s: float = 1.0
+    # The queue is looked at this often while lines are published.
+    look_s: float = 0.1
+    # What is active is read again.
+    reread_s: float = 30.0
+    # Silence after which lost lines are looked for, and between the looks.
+    quiet_s: float = 5.0
+    # An active key without a record.
+    orphan_s: float = 60.0
+    # What a stopped batch waits for results of lines that were begun.
+    grace_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """See the module."""
+
+    bus: Bus
+    batches: Batches
+    files: Files
+    results: Results
+    outcomes: Outcomes
+    blobs: Blobs
+    recorder: Recorder
+    publisher: Publisher
+    routes: Routes
+    pace: Pace = field(default_factory=Pace)
+    # Set when there may be lines to publish.
+    wanted: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def now(self) -> int:
+        """Unix seconds by this process's clock, which decides on deadlines (R11)."""
+        return time.time_ns() // 1_000_000_000

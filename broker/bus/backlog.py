@@ -1,0 +1,86 @@
+"""What of the batch lane is queued, in flight or scheduled, read from the streams themselves.
+
+A work queue holds a message until it is acked, so that its count is what is ahead of a publisher,
+whoever published it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import msgspec
+
+from broker import subjects
+from broker.bus.connection import Bus, BusError
+from broker.bus.steady import mapped
+
+_STREAM = subjects.LANES[subjects.BATCH]
+_SCHEDULES = "SCHED"
+_TIMEOUT_S = 5.0
+
+
+class _State(msgspec.Struct):
+    last_seq: int = 0
+    subjects: dict[str, int] | None = None
+
+
+class _Info(msgspec.Struct):
+    state: _State | None = None
+    total: int = 0
+
+
+_decode = msgspec.json.Decoder(_Info).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """The batch lane at one moment: messages by subject, and the newest one's sequence."""
+
+    ahead: dict[str, int]
+    last: int
+
+
+async def lane(bus: Bus) -> Lane:
+    """What is queued or in flight now."""
+    ahead, last = await _subjects(bus, _STREAM, f"req.{subjects.BATCH}.>")
+    return Lane(ahead, last)
+
+
+async def scheduled(bus: Bus, prefix: str) -> bool:
+    """Whether a delayed line waits whose request id begins so."""
+    waiting, _ = await _subjects(bus, _SCHEDULES, subjects.schedule(subjects.BATCH, "x")[:-1] + "*")
+    start = subjects.schedule(subjects.BATCH, prefix)
+    return any(subject.startswith(start) for subject in waiting)
+
+
+async def passed(bus: Bus, watermark: int, pools: Collection[tuple[str, str]]) -> bool:
+    """Whether these pools are done with all that the lane had up to this sequence."""
+    with mapped("read the batch lane"):
+        for provider, pool in pools:
+            name = subjects.consumer(subjects.BATCH, provider, pool)
+            info = await bus.js.consumer_info(_STREAM, name)
+            floor = info.ack_floor.stream_seq if info.ack_floor else 0
+            # What it was not given yet may all be newer.
+            if floor < watermark and (info.num_pending or info.num_ack_pending):
+                return False
+    return True
+
+
+async def _subjects(bus: Bus, stream: str, pattern: str) -> tuple[dict[str, int], int]:
+    """Messages by subject, and the stream's last sequence; the server tells 100,000 at a time."""
+    found: dict[str, int] = {}
+    while True:
+        asked = {"subjects_filter": pattern, "offset": len(found)}
+        with mapped("read the batch lane"):
+            answer = await bus.nc.request(
+                f"$JS.API.STREAM.INFO.{stream}", json.dumps(asked).encode(), timeout=_TIMEOUT_S
+            )
+        info = _decode(answer.data)
+        if info.state is None:
+            raise BusError(f"cannot read {stream}: it has no leader")
+        page = info.state.subjects or {}
+        found |= page
+        if not page or len(found) >= info.total:
+            return found, info.state.last_seq
