@@ -75,7 +75,7 @@ class Engine:
         for key, value in self._active.entries.items():
             batch = key.partition(".")[2]
             if batch not in self._lives:
-                task = asyncio.create_task(self._live(batch, value.decode()), name=batch)
+                task = asyncio.create_task(self._live(batch, value.decode().split()[0]), name=batch)
                 self._lives[batch] = task
                 task.add_done_callback(partial(self._ended, batch))
 
@@ -128,10 +128,15 @@ class Engine:
         results = self._services.results.follow(self._next)
         async with contextlib.aclosing(results) as groups:
             async for group in groups:
+                counted = set()
                 for seen in group:
                     run = self._by_token.get(seen.batch_token)
                     if run is not None:
                         run.count(seen)
+                        counted.add(run)
+                for run in counted:
+                    if run.needs_a_look:
+                        run.news.set()
                 self._next = group[-1].sequence + 1
                 if self._services.recorder.pending > _MOST_PENDING:
                     await self._services.recorder.drain()

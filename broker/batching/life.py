@@ -63,6 +63,7 @@ class Life:
             if run.news.is_set():
                 run.news.clear()
                 await run.refresh()
+                self._services.wanted.set()
             await self._stop()
             if run.dirty:
                 await run.checkpoint()

@@ -88,6 +88,14 @@ class Run:
             and self.cursor is not None
         )
 
+    @property
+    def needs_a_look(self) -> bool:
+        """Whether what was counted may be a reason to stop, or the end."""
+        record = self.record
+        if states.overdrawn(record) is not None:
+            return not record.stop_code
+        return record.progress.published and states.done(record) >= record.progress.sent
+
     # The record.
 
     async def edit(self, edit: Edit) -> bool:

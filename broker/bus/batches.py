@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import uuid
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
@@ -159,7 +160,9 @@ class Batches:
     async def touch(self, owner: str, batch_id: str) -> None:
         """Say that a batch is active, or that there is news of it."""
         key = subjects.batch_key(owner, batch_id)
-        await self._put(subjects.active_key(batch_id), key.encode())
+        # News has to differ from what was there.
+        value = f"{key} {uuid.uuid4().hex}"
+        await self._put(subjects.active_key(batch_id), value.encode())
 
     async def stop(self, batch_id: str, code: str) -> None:
         """Have workers end the queued lines of a batch with this error."""

@@ -36,6 +36,8 @@ _TIMEOUT_S = 5.0
 _PULL = 1000
 _PULL_BYTES = 4 << 20
 _EXPIRES_S = 5.0
+# Why a pull ends that is in order.
+_ENDED = ("Message Size Exceeds MaxBytes", "Batch Completed")
 _FORGET_S = 30.0
 _RETRY_S = 0.25
 # Subjects that the server lists in one answer.
@@ -258,8 +260,9 @@ class _Pull:
             self._came.append(_Message(seen, int(parts[2])))
         elif status in {"404", "408", "409"}:
             self._left = 0
-            if status == "409" and "MaxBytes" not in str(msg.headers):
-                self._failed = "the consumer is gone"
+            why = (msg.headers or {}).get("Description", "")
+            if status == "409" and why not in _ENDED:
+                self._failed = why or "the pull was refused"
         elif status == "503":
             self._failed = "nobody answers"
         self._news.set()
