@@ -7,11 +7,14 @@ import contextlib
 
 import pytest
 
+from broker import subjects
 from broker.batch import names, states
 from broker.bus import Bus
 from broker.bus.batches import Batches
+from broker.bus.mirror import Mirror
 from broker.bus.responses import ConflictError
 from broker.v1 import batch_pb2
+from tests.broker.bus.server import until
 
 
 @pytest.fixture
@@ -41,17 +44,24 @@ async def test_an_owner_lists_its_batches_newest_first_and_page_by_page(batches:
     assert await batches.list("nobody") == ([], False)
 
 
-async def test_a_batch_is_active_until_it_is_let_go(batches: Batches) -> None:
+async def test_a_batch_is_active_until_it_is_let_go(bus: Bus, batches: Batches) -> None:
     one = record(1)
+    mirror = Mirror(bus, subjects.BATCHES, keys="active.*")
+    await mirror.start()
     await batches.create(one)
     with pytest.raises(ConflictError):
         await batches.create(one)
-    assert list(await batches.active()) == [one.id]
+    key = subjects.active_key(one.id)
+    await until(lambda: key in mirror.entries, "it is active")
+    assert mirror.entries[key].split()[0].decode() == subjects.batch_key("acme", one.id)
     await batches.stop(one.id, states.BATCH_CANCELLED)
-    assert await batches.stopped() == {one.id: states.BATCH_CANCELLED}
+    assert list(await batches.stopped_since()) == [one.id]
     await batches.let_go(one.id)
     await batches.unstop(one.id)
-    assert await batches.active() == await batches.stopped() == {}
+    assert await batches.stopped_since() == {}
+    await mirror.refresh()
+    assert key not in mirror.entries
+    await mirror.close()
 
 
 async def test_of_many_that_change_a_record_none_is_lost(batches: Batches) -> None:
