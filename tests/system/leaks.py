@@ -1,0 +1,38 @@
+"""What processes hold on to: open files and sockets, memory, tasks; and NATS its consumers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.system.stack import Process, Stack
+
+
+@dataclass(frozen=True)
+class Held:
+    """Of one process; `memory` is in MB."""
+
+    sockets: int
+    files: int
+    memory: int
+
+
+def held(process: Process) -> Held:
+    """Open sockets and other files of a process, and its resident memory."""
+    folder = Path(f"/proc/{process.popen.pid}")
+    targets = [str(link.readlink()) for link in (folder / "fd").iterdir()]
+    sockets = sum(target.startswith("socket:") for target in targets)
+    found = re.search(r"VmRSS:\s+(\d+)", (folder / "status").read_text())
+    return Held(sockets, len(targets) - sockets, int(found[1]) // 1024 if found else 0)
+
+
+async def consumers(stack: Stack) -> dict[str, int]:
+    """Consumers by stream."""
+    streams = await stack.bus.js.streams_info()
+    return {info.config.name or "": info.state.consumer_count for info in streams}
+
+
+async def tasks(stack: Stack, edge: str = "edge") -> int:
+    """asyncio tasks of an edge."""
+    return int((await stack.load(edge)).tasks)
