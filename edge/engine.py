@@ -165,7 +165,7 @@ class Engine:
             raise InferenceError(
                 "draining", "this edge is shutting down; send the request again", retry_after=1
             )
-        if not self._bus.connected:
+        if not self._bus.answers:
             raise InferenceError(
                 "broker_unavailable", "the queue is unreachable; retry shortly", retry_after=1
             )
@@ -234,7 +234,7 @@ class Engine:
 
     def ready(self) -> bool:
         """Whether a request would be served."""
-        return self._bus.connected and bool(self._fleet.fleet.live) and not self._draining
+        return self._bus.answers and bool(self._fleet.fleet.live) and not self._draining
 
     def queued(self) -> int:
         """Requests waiting in this edge."""

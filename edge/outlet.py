@@ -33,6 +33,8 @@ _UNCLAIMED_S = 1.0
 # While no stream answers, attempts go directly to workers for this long (R14).
 _DIRECT_S = 15.0
 _DIRECT_PAUSE_S = 0.1
+# So long when nothing comes through to NATS at all.
+_SILENT_S = 3.0
 
 
 class Outlet:
@@ -42,6 +44,7 @@ class Outlet:
         self, bus: Bus, publisher: Publisher, exchanges: Mapping[str, Exchange], tasks: Tasks
     ) -> None:
         self._publisher = publisher
+        self._bus = bus
         self._jobs = Jobs(bus)
         self._exchanges = exchanges
         self._tasks = tasks
@@ -126,11 +129,14 @@ class Outlet:
     async def _go_direct(self, exchange: Exchange, attempt: Attempt) -> None:
         """No stream answered: offer later attempts to workers over core requests (R14)."""
         loop = asyncio.get_running_loop()
-        give_up = min(loop.time() + _DIRECT_S, exchange.deadline)
+        begun = loop.time()
+        give_up = min(begun + _DIRECT_S, exchange.deadline)
         target = attempt.target
         while loop.time() < give_up:
             if attempt.session is not None or not exchange.wants(attempt):
                 return
+            if self._bus.silent and loop.time() > begun + _SILENT_S:
+                break
             attempt.withdrawn = True  # a stored copy is superseded by the next number
             queued, attempt.queued = attempt.queued, False
             attempt = exchange.supersede(attempt)

@@ -44,11 +44,18 @@ class Bus:
         self._on_reconnect: list[Callable[[], None]] = []
         self._buckets: dict[str, KeyValue] = {}
         self.closing = False
+        # The connection is open and nothing comes through; publishers find out (`Publisher`).
+        self.silent = False
 
     @property
     def connected(self) -> bool:
-        """Whether the server is reachable right now."""
+        """Whether there is a connection right now."""
         return self.nc.is_connected
+
+    @property
+    def answers(self) -> bool:
+        """Whether the server can be reached, as far as is known."""
+        return self.nc.is_connected and not self.silent
 
     def post(self, subject: str, payload: bytes, *, reply: str = "", headers: str = "") -> bool:
         """Publish now; `headers` are lines that end in CRLF.

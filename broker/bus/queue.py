@@ -41,6 +41,8 @@ class PubAck(msgspec.Struct):
 
 
 decode_ack = msgspec.json.Decoder(PubAck).decode
+# No token of a message is that.
+_PROBE = "probe"
 _UNAVAILABLE = PubAck(unavailable=True)
 
 STREAM_FULL = 10077
@@ -60,6 +62,8 @@ class Publisher:
         self._prefix = ""
         self._sweeper: asyncio.Task[None] | None = None
         self._closed = False
+        # Since when answers are missing, 0 = they are not.
+        self._doubts = 0.0
 
     async def start(self) -> None:
         """Subscribe to the answers."""
@@ -124,6 +128,9 @@ class Publisher:
             self._settle(token, _UNAVAILABLE)
 
     async def _answered(self, msg: Msg) -> None:
+        if self._doubts or self._bus.silent:
+            self._doubts = 0.0
+            self._bus.silent = False
         token = msg.subject[self._skip :]
         if not msg.data:  # no responders: no stream listens to this subject, or it has no leader
             self._settle(token, _UNAVAILABLE)
@@ -152,6 +159,15 @@ class Publisher:
                 overdue.append(token)
             for token in overdue:
                 self._settle(token, _UNAVAILABLE)
+            if overdue or self._doubts:
+                self._doubt(now)
+
+    def _doubt(self, now: float) -> None:
+        """Ask whether anything comes through at all: by a message to ourselves."""
+        self._doubts = self._doubts or now
+        if now - self._doubts > self._timeout:
+            self._bus.silent = True
+        self._bus.post(f"{self._prefix}.{_PROBE}", b"?")
 
 
 @dataclass(frozen=True, slots=True)

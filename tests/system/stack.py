@@ -74,7 +74,10 @@ class Stack:
     slots: int = 64
     limits: Mapping[str, object] = field(default_factory=dict)
     extra_env: Mapping[str, str] = field(default_factory=dict)
+    edge_env: Mapping[str, str] = field(default_factory=dict)
     worker_env: Mapping[str, str] = field(default_factory=dict)
+    # "edge" or "worker": these reach NATS through the process `proxy`, at the port of their variable.
+    proxied: str = ""
     # Rows of `providers` in the settings file, beside sim's.
     providers: Mapping[str, object] = field(default_factory=dict)
     # Further sections of the settings file.
@@ -98,6 +101,10 @@ class Stack:
         }
         self.config.write_text(json.dumps(settings))  # JSON is YAML
         self.start_nats()
+        if self.proxied:
+            env = self.edge_env if self.proxied == "edge" else self.worker_env
+            port = env["MILLRACE_NATS"].rpartition(":")[2]
+            self.spawn("proxy", "tests.system.tcp_proxy", port, str(self.nats_port))
         self.spawn("sim", "workers.sim", "--host", "127.0.0.1", "--port", str(self.sim_port))
         self.spawn("broker", "broker")
         for n in range(edges):
@@ -123,7 +130,7 @@ class Stack:
         name = f"edge{number}" if number else "edge"
         http, rpc = self.edges.setdefault(name, (free_port(), free_port()))
         env = {"MILLRACE_HTTP": f"127.0.0.1:{http}", "MILLRACE_GRPC": f"127.0.0.1:{rpc}"}
-        self.spawn(name, "edge", env=env)
+        self.spawn(name, "edge", env={**env, **self.edge_env})
 
     def start_worker(self, number: int, *providers: str) -> None:
         serves = providers or self.serves
