@@ -78,6 +78,8 @@ class Stack:
     worker_env: Mapping[str, str] = field(default_factory=dict)
     # "edge" or "worker": these reach NATS through the process `proxy`, at the port of their variable.
     proxied: str = ""
+    # Of nats-server; its streams are in `folder` unless it is told otherwise.
+    nats_arguments: Sequence[str] = ()
     # Rows of `providers` in the settings file, beside sim's.
     providers: Mapping[str, object] = field(default_factory=dict)
     # Further sections of the settings file.
@@ -122,7 +124,8 @@ class Stack:
     def start_nats(self) -> None:
         command = [
             str(Path(sys.executable).parent / "nats-server"),
-            *("-js", "-sd", str(self.folder / "js"), "-a", "127.0.0.1", "-p", str(self.nats_port)),
+            *(self.nats_arguments or ("-js", "-sd", str(self.folder / "js"))),
+            *("-a", "127.0.0.1", "-p", str(self.nats_port)),
         ]
         self._start("nats", command)
 
