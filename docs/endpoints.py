@@ -139,6 +139,18 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         generation_pb2.Request(speak=operations_pb2.SpeakRequest(input="Hello", voice=b"alloy")),
     ),
 )
+# Paths that no provider is asked for -> the service over gRPC.
+KEPT_HERE = {
+    (
+        "`POST` and `GET /v1/files`",
+        "`GET` and `DELETE /v1/files/{file_id}`",
+        "`GET /v1/files/{file_id}/content`",
+    ): "`FileService`",
+    (
+        "`POST /v1/uploads`",
+        *(f"`POST /v1/uploads/{{upload_id}}/{step}`" for step in ("parts", "complete", "cancel")),
+    ): "`FileService.UploadFile`",
+}
 # Answered by routes of their own, beside the table of forms.
 BESIDE = ("/v1/responses",)
 
@@ -207,6 +219,13 @@ def _paths() -> Iterator[str]:
         yield f"| {endpoint.title} | {paths} | `{endpoint.operation}` |"
 
 
+def _kept_here() -> Iterator[str]:
+    yield "| Paths | Over gRPC |"
+    yield "|---|---|"
+    for paths, service in KEPT_HERE.items():
+        yield f"| {', '.join(paths)} | {service} |"
+
+
 def limits() -> Mapping[str, Mapping[Most, list[str]]]:
     """Provider -> how much goes into one call for embeddings -> listed models, [] for any."""
     known = catalog.load()
@@ -246,6 +265,8 @@ def page() -> str:
         *_matrix(),
         "\n## Paths\n",
         *_paths(),
+        "\n## Without a provider\n",
+        *_kept_here(),
         "\n## How many embeddings one call makes\n",
         _SPLIT,
         *_limits(),

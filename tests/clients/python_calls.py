@@ -14,6 +14,7 @@ from openai import AsyncOpenAI
 from pydantic import BaseModel
 
 from tests.clients import python_media as media
+from tests.clients.file_calls import FILE_CALLS
 from tests.clients.upstream import REFUSED, SLOW
 from tests.workers.responses_answers import PIXEL
 
@@ -396,6 +397,7 @@ CALLS: dict[str, Callable[[AsyncOpenAI, str], Awaitable[None]]] = {
     "messages, streamed": messages_streamed,
     "messages, tools": messages_tools,
     "messages, counted": messages_counted,
+    **FILE_CALLS,
     "models": models,
     "errors": errors,
 }

@@ -46,6 +46,8 @@ _WHISPERS = {
 }
 _TIMED = {**_WHISPERS, "mistral": "voxtral-mini-latest"}
 _KEPT = {name: CHAT[name] for name in ("openai", "anthropic", "gemini", "mistral")}
+# Files are the same for all.
+_TWO = {name: CHAT[name] for name in ("openai", "anthropic")}
 
 ROWS: Mapping[str, Mapping[str, str]] = {
     "chat": CHAT,
@@ -89,6 +91,8 @@ ROWS: Mapping[str, Mapping[str, str]] = {
     "messages, streamed": CHAT,
     "messages, tools": CHAT,
     "messages, counted": CHAT,
+    "files": _TWO,
+    "files, in parts": _TWO,
     "models": CHAT,
     "errors": CHAT,
 }

@@ -7,6 +7,7 @@ import OpenAI from 'openai';
 import { zodResponseFormat, zodTextFormat } from 'openai/helpers/zod';
 import { z } from 'zod';
 
+import { FILE_CALLS } from './file_calls.mjs';
 import { MEDIA_CALLS, PIXEL, all } from './media_calls.mjs';
 
 const HELLO = [{ role: 'user', content: 'Hello there!' }];
@@ -307,6 +308,7 @@ export const CALLS = {
   'messages, streamed': messagesStreamed,
   'messages, tools': messagesTools,
   'messages, counted': messagesCounted,
+  ...FILE_CALLS,
   models,
   errors,
 };
