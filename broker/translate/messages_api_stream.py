@@ -2,8 +2,9 @@
 
 Order and fields are those of api.anthropic.com: one block at a time, numbered from 0, a ping behind
 the first one's start, and `message_stop` behind whole answers alone. Some providers mix the pieces
-of parallel tool calls: a call waits until the arguments of the one before are whole JSON. A text
-delta is the hot path: its event is a prefix, the JSON string and a suffix.
+of parallel tool calls, or say something before a call's arguments are whole: whatever comes waits
+until they are, or until the end, since a block cannot be opened again. A text delta is the hot
+path: its event is a prefix, the JSON string and a suffix.
 """
 
 from __future__ import annotations
@@ -59,9 +60,14 @@ class _Call:
         self.pieces: list[str] = []
 
     def is_whole(self) -> bool:
-        """Whether the arguments are complete, as far as one can see."""
+        """Whether the arguments are a whole object, to which nothing can be added."""
+        if not self.pieces or not self.pieces[-1].rstrip().endswith("}"):
+            return False
+        arguments = "".join(self.pieces)
+        if not arguments.lstrip().startswith("{"):
+            return False
         try:
-            _is_json("".join(self.pieces).encode())
+            _is_json(arguments.encode())
         except msgspec.DecodeError:
             return False
         return True
@@ -86,6 +92,8 @@ class MessagesStream:
         self._calls: dict[int, _Call] = {}
         self._current: _Call | None = None
         self._waiting: list[_Call] = []
+        # What came while the arguments of a call were not whole.
+        self._held: list[event_pb2.Event] = []
         self._finished = event_pb2.ChoiceFinished(reason=event_pb2.FINISH_REASON_STOP)
         self._completed = event_pb2.Completed()
 
@@ -101,24 +109,29 @@ class MessagesStream:
 
     def feed(self, events: Sequence[event_pb2.Event]) -> bytes:
         """The events of these; empty when they show nothing yet."""
+        self._take(events)
+        return self._taken()
+
+    def _take(self, events: Sequence[event_pb2.Event]) -> None:
         for event in events:
             kind = event.WhichOneof("kind")
             if kind == "text":
                 delta = event.text
                 if delta.text and not delta.choice:
                     if self._open != ("text", delta.item):
+                        if self._hold(event):
+                            continue
                         self._open_text(delta.item)
                     self._out.append(b"%b%b}}\n\n" % (self._head, _json(delta.text)))
-            elif kind is not None and kind in _TAKE:
+            elif kind is not None and kind in _TAKE and not self._must_wait(kind, event):
                 _TAKE[kind](self, getattr(event, kind))
-        return self._taken()
 
     def finish(self) -> bytes:
         """The end of a whole answer."""
         if self._ended:
             return b""
         self._begin()
-        self._close_all()
+        self._end_calls()
         self._ended = True
         finished, extra = self._finished, self._completed.extra
         delta: dict[str, Any] = {
@@ -197,6 +210,33 @@ class MessagesStream:
         while self._waiting:
             self._show_call(self._waiting.pop(0))
             self._leave()
+
+    # --- what waits for calls ---
+
+    def _must_wait(self, kind: str, event: event_pb2.Event) -> bool:
+        return kind in _BLOCKS and self._hold(event)
+
+    def _hold(self, event: event_pb2.Event) -> bool:
+        """Whether it has to wait, as arguments of a call may still come."""
+        if not self._held and self._calls_are_whole():
+            return False
+        self._held.append(event)
+        return True
+
+    def _calls_are_whole(self) -> bool:
+        current = self._current
+        return not self._waiting and (current is None or current.is_whole())
+
+    def _release(self) -> None:
+        """Show what was held, in its order."""
+        held, self._held = self._held, []
+        self._take(held)
+
+    def _end_calls(self) -> None:
+        """No more arguments come."""
+        self._close_all()
+        self._release()
+        self._leave()
 
     # --- one method per kind of event ---
 
@@ -282,8 +322,10 @@ class MessagesStream:
         if call is not self._current:
             return
         self._delta({"type": "input_json_delta", "partial_json": delta.arguments})
-        if self._waiting and call.is_whole():
+        if (self._waiting or self._held) and call.is_whole():
             self._next_call()
+            if self._calls_are_whole():
+                self._release()
 
     def _queue_call(self, call: _Call) -> None:
         current = self._current
@@ -316,7 +358,7 @@ class MessagesStream:
 
     def _complete(self, completed: event_pb2.Completed) -> None:
         self._completed = completed
-        self._close_all()
+        self._end_calls()
 
     def _fail(self, failure: event_pb2.Failure) -> None:
         self._out.append(self.error(InferenceError.from_failure(failure)))
@@ -336,3 +378,5 @@ _TAKE: dict[str, Callable[[MessagesStream, Any], None]] = {
     "completed": MessagesStream._complete,
     "failed": MessagesStream._fail,
 }
+# What needs a block of its own, beside text.
+_BLOCKS = frozenset({"reasoning", "refusal", "audio", "image", "blob", "opaque", "annotation"})

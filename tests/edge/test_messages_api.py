@@ -272,6 +272,65 @@ def test_calls_whose_pieces_come_mixed_stay_apart() -> None:
     ]
 
 
+OPEN = 'tool_call { index: 0 call_id: "a" name: "f" arguments: "{\\"x\\":" }'
+REST = 'tool_call { index: 0 arguments: "1}" }'
+OTHER = 'tool_call { index: 1 call_id: "b" name: "f" arguments: "{}" }'
+TEXT, MORE = 'text { text: "so" }', 'text { text: " it is" }'
+THOUGHT = 'reasoning { text: "why" }'
+A, B, SO = ("a", '{"x":1}'), ("b", "{}"), ("text", "so it is")
+# What comes, and the blocks that it is shown as: whole arguments, one block at a time.
+MIXED: list[tuple[list[str], list[tuple[str, str]]]] = [
+    ([OPEN, TEXT, MORE, REST], [A, SO]),
+    ([OPEN, TEXT, REST, MORE], [A, SO]),
+    ([OPEN, REST, TEXT, MORE], [A, SO]),
+    ([TEXT, MORE, OPEN, REST], [SO, A]),
+    ([OPEN, THOUGHT, TEXT, REST, MORE], [A, ("thinking", "why"), SO]),
+    ([OPEN, TEXT, OTHER, MORE, REST], [A, B, SO]),
+    ([OPEN, OTHER, TEXT, MORE, REST], [A, B, SO]),
+    ([OPEN, TEXT, MORE], [("a", '{"x":'), SO]),
+]
+
+
+@pytest.mark.parametrize(("pieces", "blocks"), MIXED)
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_is_said_among_the_pieces_of_a_call_costs_none_of_them(
+    pieces: list[str], blocks: list[tuple[str, str]], at_once: bool
+) -> None:
+    stream = MessagesStream("msg_1", 0, generation_pb2.Request())
+    came = events("\n".join([STARTED, *pieces, DONE]))
+    data = stream.feed(came) if at_once else b"".join(stream.feed([event]) for event in came)
+    data += stream.finish()
+    found: list[tuple[str, str]] = []
+    opened = closed = 0
+    for line in data.decode().split("\n"):
+        if not line.startswith("data: "):
+            continue
+        step: dict[str, Any] = json.loads(line[6:])
+        if step["type"] == "content_block_start":
+            assert step["index"] == opened == closed
+            opened += 1
+            block = step["content_block"]
+            found.append((block.get("id", block["type"]), ""))
+        elif step["type"] == "content_block_delta":
+            assert step["index"] == closed == opened - 1
+            name, said = found[-1]
+            delta = step["delta"]
+            found[-1] = name, said + delta[next(key for key in delta if key != "type")]
+        elif step["type"] == "content_block_stop":
+            closed += 1
+    assert found == blocks
+    assert opened == closed
+
+
+def test_text_in_front_of_a_call_is_shown_at_once() -> None:
+    stream = MessagesStream("msg_1", 0, generation_pb2.Request())
+    stream.feed(events(STARTED))
+    assert b"so" in stream.feed(events(TEXT))
+    assert b"partial_json" in stream.feed(events(OPEN))
+    assert not stream.feed(events(MORE))
+    assert b" it is" in stream.feed(events(REST))
+
+
 def test_a_count_says_when_it_is_an_estimate() -> None:
     answer = CountAnswer("x", 0, generation_pb2.Request())
     answer.feed(events(f"{STARTED}\ntoken_count {{ input_tokens: 7 estimated: true }}\n{DONE}"))
