@@ -95,8 +95,10 @@ class Limits:
     max_header_bytes: _Count = 64 * 1024
     streams_per_key: _Count = 1000
     queue_size: _Count = 10_000
-    # Of what waits in an edge, the most that one API key's requests may take.
+    # Of `queue_size` and `held_bytes`, the most that one API key's requests may take.
     share_per_key: _Share = 0.8
+    # Bodies of requests that an edge holds, from their first byte until they are answered.
+    held_bytes: _Count = 1024 * 1024 * 1024
     request_timeout_s: _Seconds = 600.0
     keepalive_s: _Seconds = 15.0
     drain_grace_s: _Seconds = 30.0

@@ -83,9 +83,10 @@ class Admission:
         # Seconds from being published to the end, of the last answers of a model.
         self._took: dict[tuple[str, str], deque[float]] = {}
         self._hedges = HedgeBudget()
-        self._refused = metrics.counter(
+        counter = metrics.counter(
             "refused", "Requests refused at admission, by what there was too much of.", "why"
         )
+        self.refused = counter.add
         self._waited = metrics.histogram(
             "queue_wait_seconds", "How long requests waited in this edge that had to.", "provider"
         )
@@ -171,7 +172,7 @@ class Admission:
             raise self._refusal("deadline", message, wait - left)
 
     def _refusal(self, why: str, message: str, wait: float) -> InferenceError:
-        self._refused.add(why)
+        self.refused(why)
         return InferenceError(
             "queue_full",
             f"{message}; retry later or lower the request rate",

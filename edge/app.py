@@ -18,6 +18,7 @@ from broker.telemetry import Metrics, Telemetry
 from broker.translate.forms import ROUTES
 from edge.auth import Authenticator
 from edge.files import FileService
+from edge.held import Held
 from edge.http.call import Reporter
 from edge.http.files import file_routes
 from edge.http.framed import Framed
@@ -51,6 +52,7 @@ def create_app(
     files: FileService | None = None,
     uploads: UploadService | None = None,
     once: Once | None = None,
+    held: Held | None = None,
 ) -> ASGIApp:
     """The ASGI application; it has to be served as `serve` says."""
     telemetry = telemetry or Telemetry.silent("edge")
@@ -58,7 +60,9 @@ def create_app(
     _register_gauges(telemetry.metrics, engine, streams)
     if once is not None:
         _register_once(telemetry.metrics, once)
-    ingress = Ingress(engine, auth, settings.limits, streams, Reporter(telemetry), once)
+    held = held or Held(settings.limits)
+    telemetry.metrics.gauge("held_bytes", "Bodies of requests held here.", lambda: held.total)
+    ingress = Ingress(engine, auth, settings.limits, streams, Reporter(telemetry), held, once)
     hot: dict[tuple[str, str], ASGIApp] = {
         ("POST", path): InferenceRoute(form, ingress) for path, form in ROUTES.items()
     }

@@ -89,6 +89,7 @@ class Engine:
         self.serve_beside = self._delivery.serve_beside
         metrics = (telemetry or Telemetry.silent("edge")).metrics
         self._admission = Admission(settings.limits, metrics)
+        self.refused = self._admission.refused
         self._aliases: dict[tuple[str, str], str] = {}
         self._random = random.Random()
         self._lease: Lease | None = None

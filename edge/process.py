@@ -21,6 +21,7 @@ from edge.auth import Authenticator
 from edge.claims import Claims
 from edge.engine import Engine
 from edge.files import FileService
+from edge.held import Held
 from edge.hosted import HostedTools
 from edge.once import Once
 from edge.responses.service import ResponseService
@@ -74,13 +75,30 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
     follow = asyncio.create_task(auth.follow(), name="keys")
     version = metadata.version("millrace")
     files = FileService(bus, engine)
+    held = Held(settings.limits, engine.refused)
     rpc = RpcServer(
-        engine, auth, settings, version, telemetry, once=once, responses=responses, files=files
+        engine,
+        auth,
+        settings,
+        version,
+        telemetry,
+        once=once,
+        held=held,
+        responses=responses,
+        files=files,
     )
     await rpc.start()
     uploads = UploadService(bus, files)
     app = create_app(
-        settings, engine, auth, telemetry, responses, files=files, uploads=uploads, once=once
+        settings,
+        engine,
+        auth,
+        telemetry,
+        responses,
+        files=files,
+        uploads=uploads,
+        once=once,
+        held=held,
     )
     server = _Server(serve(app, settings))
     serving = asyncio.create_task(server.serve(), name="http")

@@ -44,18 +44,23 @@ class Keyring:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
 
-    async def create(self, name: str, tenant: str = keys.DEFAULT_TENANT) -> tuple[str, KeyRecord]:
+    async def create(
+        self, name: str, tenant: str = keys.DEFAULT_TENANT, *, weight: int = 1
+    ) -> tuple[str, KeyRecord]:
         """Make a key; the secret is returned here and nowhere again."""
         secret = keys.generate(secrets.token_bytes(keys.RANDOM_BYTES))
-        return secret, await self.add(secret, name, tenant)
+        return secret, await self.add(secret, name, tenant, weight=weight)
 
-    async def add(self, secret: str, name: str, tenant: str = keys.DEFAULT_TENANT) -> KeyRecord:
+    async def add(
+        self, secret: str, name: str, tenant: str = keys.DEFAULT_TENANT, *, weight: int = 1
+    ) -> KeyRecord:
         """Make a chosen secret a key; one that exists is returned as it is, revoked or not."""
         digest = keys.digest(secret)
         record = KeyRecord(
             id=keys.identifier(digest),
             name=name,
             tenant=tenant,
+            weight=weight,
             created_at=datetime.now(UTC).timestamp(),
         )
         with _mapped("create an API key"):

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from broker.cli.options import with_settings
+from broker.keys import MAX_WEIGHT
 from broker.settings import Settings
 
 app = typer.Typer(
@@ -179,11 +180,14 @@ def key_create(
     settings: Settings,
     name: Annotated[str, typer.Argument(help="Who or what will use the key.")],
     tenant: Annotated[str, typer.Option(help="Who pays.")] = "default",
+    weight: Annotated[
+        int, typer.Option(min=1, max=MAX_WEIGHT, help="Its share of turns where keys wait.")
+    ] = 1,
 ) -> None:
     """Make an API key and print it: it is shown this once."""
     from broker.cli.keys import create
 
-    create(settings, name, tenant)
+    create(settings, name, tenant, weight)
 
 
 @_key.command("list")

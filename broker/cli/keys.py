@@ -21,9 +21,11 @@ from broker.settings import Settings
 _T = TypeVar("_T")
 
 
-def create(settings: Settings, name: str, tenant: str) -> None:
+def create(settings: Settings, name: str, tenant: str, weight: int) -> None:
     """Make a key: the secret goes to standard output, all else to standard error."""
-    secret, record = with_keyring(settings, lambda keyring: keyring.create(name, tenant))
+    secret, record = with_keyring(
+        settings, lambda keyring: keyring.create(name, tenant, weight=weight)
+    )
     typer.echo(f"{record.id} for {name}; the key is shown this once:", err=True)
     typer.echo(secret)
 
@@ -31,10 +33,15 @@ def create(settings: Settings, name: str, tenant: str) -> None:
 def show(settings: Settings) -> None:
     """Print all keys, oldest first."""
     records = with_keyring(settings, lambda keyring: keyring.list())
-    table = Table("id", "name", "tenant", "created", "state", box=None, pad_edge=False)
+    table = Table("id", "name", "tenant", "weight", "created", "state", box=None, pad_edge=False)
     for record in records:
         table.add_row(
-            record.id, record.name, record.tenant, _date(record.created_at), _state(record)
+            record.id,
+            record.name,
+            record.tenant,
+            str(record.weight),
+            _date(record.created_at),
+            _state(record),
         )
     console().print(table)
 

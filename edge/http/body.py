@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from starlette.types import Receive
 
 from broker.errors import InferenceError
+
+# Told of bytes that are to be held; raises `InferenceError` when those are too many.
+Hold = Callable[[int], None]
+
+
+def _held(_size: int) -> None:
+    """It was told of all of them."""
 
 
 class ClientGoneError(Exception):
@@ -16,12 +23,18 @@ class ClientGoneError(Exception):
 
 
 async def read_json_body(
-    headers: Mapping[bytes, bytes], receive: Receive, *, limit: int, timeout_s: float
+    headers: Mapping[bytes, bytes],
+    receive: Receive,
+    *,
+    limit: int,
+    timeout_s: float,
+    hold: Hold = _held,
 ) -> bytes:
     """The whole body; what can be refused by its headers is refused before a byte is read.
 
     Raises `InferenceError` (request_too_large, unsupported_media_type, deadline) and
-    `ClientGoneError`. `limit` is in bytes, chunked bodies are counted as they come.
+    `ClientGoneError`. `limit` is in bytes; `hold` is told of the length, or of each part of a
+    chunked body as it comes, and may refuse it.
     """
     length = headers.get(b"content-length")
     if length is not None and int(length) > limit:
@@ -33,6 +46,9 @@ async def read_json_body(
             "the body has to be JSON, sent with 'Content-Type: application/json'",
         )
     refuse_encoded(headers)
+    if length is not None:
+        hold(int(length))
+        hold = _held
     message = await receive()
     if message["type"] == "http.disconnect":
         raise ClientGoneError
@@ -40,18 +56,20 @@ async def read_json_body(
     if message.get("more_body", False):
         try:
             async with asyncio.timeout(timeout_s):
-                return await _read_rest(body, receive, limit)
+                return await _read_rest(body, receive, limit, hold)
         except TimeoutError as exc:
             raise InferenceError(
                 "deadline", f"the request body did not arrive within {timeout_s:g} seconds"
             ) from exc
     if len(body) > limit:
         raise too_large(limit)
+    hold(len(body))
     return body
 
 
-async def _read_rest(first: bytes, receive: Receive, limit: int) -> bytes:
+async def _read_rest(first: bytes, receive: Receive, limit: int, hold: Hold) -> bytes:
     parts = [first]
+    hold(len(first))
     size = len(first)
     more = True
     while more:
@@ -61,6 +79,7 @@ async def _read_rest(first: bytes, receive: Receive, limit: int) -> bytes:
         if message["type"] == "http.disconnect":
             raise ClientGoneError
         part = message.get("body", b"")
+        hold(len(part))
         parts.append(part)
         size += len(part)
         more = message.get("more_body", False)

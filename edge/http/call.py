@@ -17,6 +17,7 @@ from broker.telemetry import Telemetry, redact
 from broker.translate.headers import ACCOUNT, PROVIDER_KEY, forwarded
 from broker.translate.usage import completion_tokens, prompt_tokens
 from broker.v1 import event_pb2, generation_pb2
+from edge.held import HeldRequest
 from edge.http.protocol import Connection
 from edge.http.reply import REQUEST_ID, Header, header_value, new_request_id
 
@@ -38,6 +39,7 @@ class Call:
         "first_s",
         "gone",
         "headers",
+        "held",
         "key",
         "model",
         "named",
@@ -61,6 +63,8 @@ class Call:
         self._id_header = id_header
         self.connection: Connection = scope["state"]["connection"]
         self.key: KeyRecord | None = None
+        # Its body, while the edge holds it.
+        self.held: HeldRequest | None = None
         self.streamed = False
         self.provider = ""
         self.model = ""

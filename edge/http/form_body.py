@@ -9,7 +9,7 @@ from starlette.types import Receive
 
 from broker.errors import InferenceError
 from broker.translate.multipart import Fields, FormReader
-from edge.http.body import ClientGoneError, refuse_encoded, too_large
+from edge.http.body import ClientGoneError, Hold, refuse_encoded, too_large
 
 
 async def read_form(
@@ -19,12 +19,15 @@ async def read_form(
     *,
     limit: int,
     timeout_s: float,
+    hold: Hold,
 ) -> Fields:
     """The whole form, parsed as it comes; the same is raised as for a JSON body."""
     length = headers.get(b"content-length")
     if length is not None and int(length) > limit:
         raise too_large(limit)
     refuse_encoded(headers)
+    if length is not None:
+        hold(int(length))
     reader = FormReader(boundary, limit if length is None else int(length))
     try:
         async with asyncio.timeout(timeout_s):
@@ -37,6 +40,8 @@ async def read_form(
                 size += len(part)
                 if size > limit:
                     raise too_large(limit)
+                if length is None:
+                    hold(len(part))
                 reader.feed(part)
                 more = message.get("more_body", False)
     except TimeoutError as exc:

@@ -20,7 +20,8 @@ from broker.translate.multipart import boundary_of
 from broker.v1 import event_pb2, generation_pb2
 from edge.auth import Authenticator, authorization
 from edge.claims import Named, digest
-from edge.http.body import ClientGoneError, read_json_body
+from edge.held import Held, HeldRequest
+from edge.http.body import ClientGoneError, Hold, read_json_body
 from edge.http.call import Call, Reporter
 from edge.http.form_body import read_form
 from edge.http.reply import error_reply
@@ -41,6 +42,7 @@ class Ingress:
     limits: Limits
     streams: OpenStreams
     reporter: Reporter
+    held: Held
     # None: idempotency keys are not looked at.
     once: Once | None = None
 
@@ -66,6 +68,7 @@ class InferenceRoute:
         self._limits = ingress.limits
         self._streams = ingress.streams
         self._reporter = ingress.reporter
+        self._held = ingress.held
         self._once = ingress.once
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,12 +82,15 @@ class InferenceRoute:
                 await self._refuse(call, error, send)
         finally:
             call.connection.unwatch()
+            if call.held is not None:
+                call.held.free()
             self._reporter.finished(call)
 
     async def _serve(self, call: Call, receive: Receive, send: Send) -> None:
         key = call.key = await self._auth.authenticate(authorization(call.headers))
+        call.held = held = HeldRequest(self._held, key.id)
         timeout_s = call.timeout_s(self._limits.request_timeout_s)
-        request, attachments = await self._received(call, receive, timeout_s)
+        request, attachments = await self._received(call, receive, timeout_s, held.grow)
         asked = Asked(request, key, timeout_s, attachments)
         call.pass_on_headers(asked.request.platform)
         if router_metadata.wanted(call.headers):
@@ -92,18 +98,20 @@ class InferenceRoute:
         await self._answer(call, asked, send)
 
     async def _received(
-        self, call: Call, receive: Receive, timeout_s: float
+        self, call: Call, receive: Receive, timeout_s: float, hold: Hold
     ) -> tuple[generation_pb2.Request, Sequence[bytes | memoryview]]:
         limit, parse = self._limits.max_body_bytes, self._form.parse_form
         if parse is not None:
             boundary = boundary_of(call.headers.get(b"content-type", b""))
             if boundary is not None:
                 form = await read_form(
-                    call.headers, receive, boundary, limit=limit, timeout_s=timeout_s
+                    call.headers, receive, boundary, limit=limit, timeout_s=timeout_s, hold=hold
                 )
                 call.watch()
                 return parse(form), form.contents
-        body = await read_json_body(call.headers, receive, limit=limit, timeout_s=timeout_s)
+        body = await read_json_body(
+            call.headers, receive, limit=limit, timeout_s=timeout_s, hold=hold
+        )
         call.watch()
         return self._form.parse(body), ()
 

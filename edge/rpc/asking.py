@@ -17,6 +17,7 @@ from broker.translate.attachments import detach
 from broker.translate.refusals import invalid
 from broker.v1 import generation_pb2
 from edge.claims import Named, digest
+from edge.held import Held, HeldRequest
 from edge.once import Once
 from edge.rpc.calls import Call, Context
 from edge.rpc.report import Asked, Reporter
@@ -82,9 +83,12 @@ class Question:
 class Asking:
     """What the services share of it."""
 
-    def __init__(self, engine: Submits, once: Once, limits: Limits, reporter: Reporter) -> None:
+    def __init__(
+        self, engine: Submits, once: Once, held: Held, limits: Limits, reporter: Reporter
+    ) -> None:
         self._engine = engine
         self._once = once
+        self._held = held
         self._patience_s = limits.slow_reader_s
         self._reporter = reporter
 
@@ -112,6 +116,18 @@ class Asking:
 
         `wrap` goes around what runs apart from its caller: a question that has a name.
         """
+        held = HeldRequest(self._held, question.key.id)
+        held.grow(request.ByteSize())
+        try:
+            async with self._exchange(question, request, wrap) as exchange:
+                yield exchange
+        finally:
+            held.free()
+
+    @contextlib.asynccontextmanager
+    async def _exchange(
+        self, question: Question, request: generation_pb2.Request, wrap: Wrap | None
+    ) -> AsyncIterator[ExchangeLike]:
         attachments = detach(request)
 
         async def run(timeout_s: float) -> ExchangeLike:

@@ -26,6 +26,7 @@ from broker.v1 import (
 from edge.auth import Authenticator
 from edge.engine import Engine
 from edge.files import FileService
+from edge.held import Held
 from edge.http.slots import OpenStreams
 from edge.once import Once
 from edge.responses.conversations import Conversations
@@ -68,6 +69,7 @@ class RpcServer:
         telemetry: Telemetry | None = None,
         *,
         once: Once,
+        held: Held,
         responses: ResponseService | None = None,
         files: FileService | None = None,
     ) -> None:
@@ -95,7 +97,7 @@ class RpcServer:
         tolerant: Any = _Tolerant(server)
         inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(
             InferenceService(
-                engine, Asking(engine, once, limits, reporter), self._calls, limits, streams
+                engine, Asking(engine, once, held, limits, reporter), self._calls, limits, streams
             ),
             tolerant,
         )
@@ -106,7 +108,7 @@ class RpcServer:
             responses_service_pb2_grpc.add_ResponsesServiceServicer_to_server(
                 ResponsesService(
                     responses,
-                    Asking(responses.tools, once, limits, reporter),
+                    Asking(responses.tools, once, held, limits, reporter),
                     self._calls,
                     limits,
                     streams,

@@ -80,7 +80,8 @@ async def watching(keyring: Keyring) -> AsyncIterator[list[tuple[str, KeyRecord 
 
 async def test_a_created_key_is_found_by_its_digest_and_stored_without_its_secret(bus: Bus) -> None:
     keyring = Keyring(bus)
-    secret, record = await keyring.create("ci", tenant="acme")
+    secret, record = await keyring.create("ci", tenant="acme", weight=3)
+    assert record.weight == 3
     assert (record.name, record.tenant, record.revoked) == ("ci", "acme", False)
     assert await keyring.get(keys.digest(secret)) == record
     assert await keyring.get(keys.digest("mr-other")) is None

@@ -18,6 +18,9 @@ def test_a_generated_key_carries_all_256_bits_in_url_safe_characters() -> None:
     assert len(seen) == 256
 
 
+WEIGHTLESS = b'{"id":"key_1","name":"ci","created_at":1.5,"weight":0}'
+
+
 @pytest.mark.parametrize("size", [0, 16, 31, 33])
 def test_a_key_of_too_little_randomness_is_refused(size: int) -> None:
     with pytest.raises(ValueError, match="32 random bytes"):
@@ -46,7 +49,7 @@ def test_a_record_survives_storage_and_ignores_fields_of_newer_versions() -> Non
     assert keys.decode(newer) == record
 
 
-@pytest.mark.parametrize("value", [b"", b"{}", b"null", b'{"id":1}'])
+@pytest.mark.parametrize("value", [b"", b"{}", b"null", b'{"id":1}', WEIGHTLESS])
 def test_what_is_no_record_is_refused(value: bytes) -> None:
     with pytest.raises(msgspec.DecodeError):
         keys.decode(value)

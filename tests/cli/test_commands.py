@@ -294,7 +294,7 @@ def works(up: Up, key: str) -> bool:
 
 
 def test_a_created_key_works_until_it_is_revoked(running: Up, env: dict[str, str]) -> None:
-    made = millrace("key", "create", "ci", "--tenant", "acme", env=env)
+    made = millrace("key", "create", "ci", "--tenant", "acme", "--weight", "3", env=env)
     secret = made.stdout.strip()
     assert re.fullmatch(r"mr-\S{43}", secret)
     assert works(running, secret)
@@ -302,7 +302,7 @@ def test_a_created_key_works_until_it_is_revoked(running: Up, env: dict[str, str
     assert key_id
     rows = millrace("key", "list", env=env).stdout.splitlines()
     assert secret not in "".join(rows)
-    assert re.search(rf"^{key_id[0]} +ci +acme +\d{{4}}-\d\d-\d\d .* active *$", "\n".join(rows), re.MULTILINE)  # fmt: skip
+    assert re.search(rf"^{key_id[0]} +ci +acme +3 +\d{{4}}-\d\d-\d\d .* active *$", "\n".join(rows), re.MULTILINE)  # fmt: skip
     revoked = millrace("key", "revoke", key_id[0], env=env)
     assert revoked.stdout == f"{key_id[0]} (ci) is revoked\n"
     until(lambda: not works(running, secret), seconds=5, why="the revoked key still works")

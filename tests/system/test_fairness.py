@@ -13,8 +13,9 @@ from collections.abc import AsyncIterator
 from broker.bus.keyring import Keyring
 from broker.v1 import inference_service_pb2 as pb
 from edge.rpc.bulk import ITEMS
-from tests.system.rpc import Sender, ask, connected, item
+from tests.system.rpc import Sender, ask, connected, failure, item
 from tests.system.stack import MakeStack, Stack, until
+from tests.system.test_metrics import number
 
 EDGES = ("edge", "edge1")
 FLOOD = 10_000
@@ -91,3 +92,28 @@ async def test_a_flood_of_one_key_on_two_edges_no_more_than_doubles_what_another
     assert crowded <= 2 * alone
     for name in EDGES:
         await stack.quiet(name, 20)
+
+
+async def test_bodies_over_http_and_grpc_are_bounded_together(make_stack: MakeStack) -> None:
+    stack: Stack = await make_stack(workers=1, limits={"held_bytes": 1_000_000})
+    async with stack.client() as client, connected(stack) as other:
+
+        async def held() -> float:
+            return number((await client.get("/metrics")).text, "held_bytes")
+
+        slow = "sim/sim-tokens=1,ttft_ms=4000"
+        first = asyncio.create_task(stack.chat(client, slow, "x" * 700_000))
+
+        async def runs() -> bool:
+            return bool((await stack.load()).running)
+
+        await until(runs, "it runs")
+        assert 700_000 < await held() < 701_000
+        found = await failure(other.infer(ask("sim/echo", "x" * 400_000)))
+        assert (found.code, found.reason) == ("RESOURCE_EXHAUSTED", "queue_full")
+        assert (await stack.chat(client, "sim/echo", "x" * 400_000)).status_code == 429
+        assert (await other.infer(ask("sim/echo", "x" * 50_000))).HasField("answer")
+        assert (await first).status_code == 200
+        assert number((await client.get("/metrics")).text, "refused_total") == 2
+        assert (await other.infer(ask("sim/echo", "x" * 400_000))).HasField("answer")
+        assert await held() == 0
