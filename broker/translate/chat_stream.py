@@ -39,7 +39,8 @@ def finish_word(
     """OpenAI's word for the end of a choice; None when the provider gave none."""
     if legacy_functions and reason == event_pb2.FINISH_REASON_TOOL_CALLS:
         return "function_call"
-    return None if reason is None else _FINISH_WORDS.get(reason)
+    # A reason that a later release has a word for: the choice has ended, and clients wait for one.
+    return _FINISH_WORDS.get(reason, "stop") if reason else None
 
 
 # The first delta of a choice, by what follows it.

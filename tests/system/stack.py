@@ -78,6 +78,8 @@ class Stack:
     worker_env: Mapping[str, str] = field(default_factory=dict)
     # "edge" or "worker": these reach NATS through the process `proxy`, at the port of their variable.
     proxied: str = ""
+    # Where a process's code is, by its name, if not here.
+    roots: Mapping[str, Path] = field(default_factory=dict)
     # Of nats-server; its streams are in `folder` unless it is told otherwise.
     nats_arguments: Sequence[str] = ()
     # Rows of `providers` in the settings file, beside sim's.
@@ -154,7 +156,9 @@ class Stack:
             **env,
         }
         with log.open("ab") as out:
-            popen = subprocess.Popen(command, env=whole, cwd=ROOT, stdout=out, stderr=out)
+            root = self.roots.get(name, ROOT)
+            whole["PYTHONPATH"] = str(root)
+            popen = subprocess.Popen(command, env=whole, cwd=root, stdout=out, stderr=out)
         self.processes[name] = Process(name, popen, log)
 
     async def stop(self) -> None:
