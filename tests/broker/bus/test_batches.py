@@ -59,7 +59,9 @@ async def test_a_batch_is_active_until_it_is_let_go(bus: Bus, batches: Batches) 
     await batches.let_go(one.id)
     await batches.unstop(one.id)
     assert await batches.stopped_since() == {}
-    await mirror.refresh()
+    await mirror.close()
+    mirror = Mirror(bus, subjects.BATCHES, keys="active.*")
+    await mirror.start()
     assert key not in mirror.entries
     await mirror.close()
 

@@ -1,0 +1,211 @@
+"""Measures batches: `python -m bench.batch --lines 100000`; no edges, all processes real.
+
+Prints how fast an input is validated, lines a second, what each process has of memory and of the
+CPU for a line, and what nats-server keeps of a line on disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.meter import Roles, cpu_by_role, memory_by_role
+from bench.processes import BenchError, free_port, leave_on_signals, listening, module, running
+from broker.batch import names, states
+from broker.bus import Bus, BusError, connect
+from broker.bus.batches import Batches
+from broker.bus.files import Files
+from broker.bus.lease import TTL_S
+from broker.bus.mirror import Mirror
+from broker.config import NatsSettings
+from broker.embedded import find_binary
+from broker.v1 import batch_pb2, file_pb2
+
+_OWNER = "bench"
+_ENDPOINT = "/v1/chat/completions"
+_PIECE_LINES = 2000
+_LOOK_S = 0.25
+_STREAMS = ("BAT", "RES", "USAGE")
+
+
+@dataclass
+class Figures:
+    """What was measured; memory in bytes, the largest that was seen."""
+
+    lines: int
+    validation_s: float = 0.0
+    run_s: float = 0.0
+    files_s: float = 0.0
+    rss: dict[str, int] = field(default_factory=dict)
+    cpu_us: dict[str, float] = field(default_factory=dict)
+    stored: dict[str, float] = field(default_factory=dict)
+
+
+def main() -> None:
+    """Runs one batch and prints its figures."""
+    parser = argparse.ArgumentParser(prog="python -m bench.batch", description=__doc__)
+    parser.add_argument("--lines", type=int, default=20_000)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--slots", type=int, default=64)
+    parser.add_argument("--model", default="sim/tokens=8")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    arguments = parser.parse_args()
+    leave_on_signals()
+    try:
+        with tempfile.TemporaryDirectory(prefix="millrace-bench-") as folder:
+            figures = asyncio.run(_measure(Path(folder), arguments))
+    except (BenchError, BusError) as exc:
+        sys.exit(f"bench: {exc}")
+    print(json.dumps(vars(figures)) if arguments.json else _text(figures))
+
+
+async def _measure(folder: Path, arguments: argparse.Namespace) -> Figures:
+    with _processes(folder, arguments.workers, arguments.slots) as (url, roles):
+        bus = await _connected(url)
+        try:
+            await _workers(bus, arguments.workers)
+            return await _run(bus, roles, arguments.lines, arguments.model)
+        finally:
+            await bus.close()
+
+
+@contextlib.contextmanager
+def _processes(folder: Path, workers: int, slots: int) -> Iterator[tuple[str, Roles]]:
+    """nats, sim, one broker process and workers; the URL of nats, and their ids by role."""
+    port = free_port()
+    url = f"nats://127.0.0.1:{port}"
+    settings = folder / "millrace.yaml"
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("MILLRACE_")
+    }
+    environment |= {"MILLRACE_NATS": url, "MILLRACE_CONFIG": str(settings), "GOMAXPROCS": "1"}
+    server = [str(find_binary()), "-js", "-sd", str(folder / "js"), "-a", "127.0.0.1"]
+    roles: dict[str, list[int]] = {}
+    with contextlib.ExitStack() as stack:
+
+        def start(role: str, command: list[str]) -> None:
+            log = folder / f"{role}{len(roles.get(role, ()))}.log"
+            made = running(command, log=log, environment=environment, piped=role == "sim")
+            process = stack.enter_context(made)
+            roles.setdefault(role, []).append(process.pid)
+            if role == "sim":
+                host, at = listening(process, log)
+                sim = {"base_url": f"http://{host}:{at}/v1", "slots": slots}
+                settings.write_text(json.dumps({"providers": {"sim": sim}}))
+
+        start("nats", [*server, "-p", str(port)])
+        start("sim", module("workers.sim"))
+        start("broker", module("broker"))
+        for _ in range(workers):
+            start("worker", module("workers", "sim"))
+        yield url, roles
+
+
+async def _connected(url: str) -> Bus:
+    return await connect(NatsSettings(url=url), name="bench")
+
+
+async def _workers(bus: Bus, count: int) -> None:
+    mirror = Mirror(bus, "workers", keys="w.>")
+    await mirror.start()
+    deadline = time.monotonic() + 3 * TTL_S
+    while len(mirror.entries) < count:
+        if time.monotonic() > deadline:
+            raise BenchError("the workers did not come")
+        await asyncio.sleep(0.1)
+    await mirror.close()
+
+
+async def _lines(count: int, model: str) -> AsyncIterator[bytes]:
+    for start in range(0, count, _PIECE_LINES):
+        yield b"".join(
+            b'{"custom_id":"request-%d","method":"POST","url":"%b","body":{"model":"%b",'
+            b'"messages":[{"role":"user","content":"Say the number %d."}]}}\n'
+            % (number, _ENDPOINT.encode(), model.encode(), number)
+            for number in range(start, min(start + _PIECE_LINES, count))
+        )
+
+
+async def _run(bus: Bus, roles: Roles, count: int, model: str) -> Figures:
+    batches, figures = Batches(bus), Figures(count)
+    asked = file_pb2.StoredFile(
+        owner=_OWNER, tenant=_OWNER, purpose=file_pb2.FILE_PURPOSE_BATCH, filename="bench.jsonl"
+    )
+    file = await Files(bus).put(asked, _lines(count, model))
+    now = time.time_ns() // 1_000_000
+    record = batch_pb2.StoredBatch(
+        id=names.new_id(now, os.urandom(10)),
+        owner=_OWNER,
+        tenant=_OWNER,
+        status=states.VALIDATING,
+        endpoint=_ENDPOINT,
+        input_file_id=file.id,
+        created_at=now // 1000,
+        expires_at=now // 1000 + 86_400,
+        options=batch_pb2.BatchOptions(large=True),
+        paused=True,
+    )
+    begun = time.monotonic()
+    await batches.create(record)
+    await _until(bus, record.id, roles, figures, states.IN_PROGRESS)
+    figures.validation_s = time.monotonic() - begun
+    cpu = cpu_by_role(roles)
+    begun = time.monotonic()
+    await batches.change(_OWNER, record.id, states.resume)
+    await _until(bus, record.id, roles, figures, states.FINALIZING)
+    figures.run_s = time.monotonic() - begun
+    used = cpu_by_role(roles)
+    figures.cpu_us = {role: (used[role] - cpu[role]) / 1000 / count for role in roles}
+    for name in _STREAMS:
+        figures.stored[name] = (await bus.js.stream_info(name)).state.bytes / count
+    begun = time.monotonic()
+    done = await _until(bus, record.id, roles, figures, states.COMPLETED)
+    figures.files_s = time.monotonic() - begun
+    if done.progress.completed != count:
+        raise BenchError(f"{count - done.progress.completed} of {count} lines were not answered")
+    return figures
+
+
+async def _until(
+    bus: Bus,
+    batch_id: str,
+    roles: Roles,
+    figures: Figures,
+    status: batch_pb2.BatchStatus.ValueType,
+) -> batch_pb2.StoredBatch:
+    """The record once it has this state or a later one; looks at everybody's memory meanwhile."""
+    while True:
+        record = await Batches(bus).get(_OWNER, batch_id)
+        for role, size in memory_by_role(roles).items():
+            figures.rss[role] = max(size, figures.rss.get(role, 0))
+        if record is None or record.status == states.FAILED:
+            raise BenchError(f"the batch failed: {record}")
+        if record.status >= status:
+            return record
+        await asyncio.sleep(_LOOK_S)
+
+
+def _text(figures: Figures) -> str:
+    rows = [
+        f"{figures.lines:,} lines",
+        f"validated in {figures.validation_s:.1f} s",
+        f"run in {figures.run_s:.1f} s: {figures.lines / figures.run_s:,.0f} lines/s",
+        f"files written in {figures.files_s:.1f} s",
+        "CPU, us a line: " + ", ".join(f"{k} {v:.0f}" for k, v in figures.cpu_us.items()),
+        "memory, MB: " + ", ".join(f"{k} {v / 1e6:.0f}" for k, v in figures.rss.items()),
+        "stored, bytes a line: " + ", ".join(f"{k} {v:.0f}" for k, v in figures.stored.items()),
+    ]
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    main()
