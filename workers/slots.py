@@ -29,6 +29,11 @@ class Slots:
     def __init__(self, bus: Bus, count: int, changed: Callable[[], None]) -> None:
         self.count = count
         self.busy = 0
+        # Interactive work is left a twentieth, but never none, nor all.
+        reserve = min(max(1, int(count * _RESERVE)), count - 1)
+        self._for_background = count - reserve
+        # Where there are many, one less: what becomes free is the background's first.
+        self._for_batch = self._for_background - (reserve > 1)
         # Whether this worker is leaving.
         self.draining = False
         # What runs in them.
@@ -59,21 +64,13 @@ class Slots:
         """Whether anything may be begun."""
         return not (self.draining or self.reserved) and self.busy < self.count
 
-    @property
-    def reserve(self) -> int:
-        """Slots that are left to interactive work: a twentieth, but never none, nor all."""
-        return min(max(1, int(self.count * _RESERVE)), self.count - 1)
-
     def left_by_interactive(self) -> int:
         """Slots that work in the background may take now."""
-        return self.count - self.reserve - self.busy
+        return self._for_background - self.busy
 
     def left_by_others(self) -> int:
-        """Slots that lines of batches may take now.
-
-        Where there are many, one less than the background: what becomes free is its first.
-        """
-        return self.left_by_interactive() - (self.reserve > 1)
+        """Slots that lines of batches may take now."""
+        return self._for_batch - self.busy
 
     def occupy(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
         """Run `work` in a slot."""
