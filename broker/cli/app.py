@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from broker.cli.batch.commands import app as batch_app
 from broker.cli.options import with_settings
 from broker.keys import MAX_WEIGHT
 from broker.settings import Settings
@@ -32,6 +33,7 @@ _config = typer.Typer(help="Look at the settings.", no_args_is_help=True)
 app.add_typer(_key, name="key")
 _key.add_typer(_provider_key, name="provider-key")
 app.add_typer(_config, name="config")
+app.add_typer(batch_app, name="batch")
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,0 +1,1 @@
+"""`millrace batch`: runs files of prompts as batches, and looks after them."""

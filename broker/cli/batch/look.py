@@ -1,0 +1,140 @@
+"""Commands about batches that exist: look at them, follow them, read them, stop them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.table import Table
+
+from broker.cli.api import client
+from broker.cli.batch import answers
+from broker.cli.batch.calls import Calls
+from broker.cli.batch.progress import Pace, describe, display, follow
+from broker.cli.batch.run import Job, explained, prepare
+from broker.cli.options import console, fail
+from broker.settings import Settings
+
+
+def _say(text: str) -> None:
+    if text:
+        typer.echo(f"waiting for the edge: {text}", err=True)
+
+
+def show_list(settings: Settings, limit: int) -> None:
+    """Print one batch a line."""
+    with client(settings) as http:
+        batches = Calls(http, _say).list(limit)
+    table = Table("batch", "created", "status", "endpoint", "lines", "answered", "failed")
+    for batch in batches:
+        counts = batch["request_counts"]
+        created = dt.datetime.fromtimestamp(batch["created_at"], dt.UTC).astimezone()
+        table.add_row(
+            batch["id"],
+            created.strftime("%Y-%m-%d %H:%M"),
+            batch["status"],
+            batch["endpoint"],
+            *(f"{counts[name]:,}" for name in ("total", "completed", "failed")),
+        )
+    if batches:
+        console().print(table)
+    else:
+        typer.echo("there is no batch yet; make one with: millrace batch run FILE", err=True)
+
+
+def show(settings: Settings, batch_id: str, *, as_json: bool) -> None:
+    """Print a batch."""
+    with client(settings) as http:
+        seen = Calls(http, _say).progress(batch_id)
+    batch = seen["batch"]
+    if as_json:
+        typer.echo(json.dumps(batch, indent=2))
+        return
+    typer.echo(f"{batch['id']}  {batch['status']}  {describe(seen, Pace())}")
+    for name in ("input_file_id", "output_file_id", "error_file_id"):
+        if batch.get(name):
+            typer.echo(f"  {name.removesuffix('_id').replace('_', ' ')}: {batch[name]}")
+    for error in ((batch.get("errors") or {}).get("data")) or ():
+        where = f"line {error['line']}: " if error.get("line") else ""
+        typer.echo(f"  {where}{error['message']} ({error['code']})")
+
+
+def watch(settings: Settings, batch_id: str) -> None:
+    """Follow a batch; ends with an error when it did not complete."""
+    with client(settings) as http, display() as shown:
+        calls = Calls(http, shown.say)
+        try:
+            batch = follow(lambda: calls.progress(batch_id), shown)
+        except KeyboardInterrupt:
+            typer.echo(f"\n{batch_id} goes on without you", err=True)
+            raise typer.Exit(130) from None
+    counts = batch["request_counts"]
+    typer.echo(
+        f"{batch_id} is {batch['status']}: {counts['completed']:,} of {counts['total']:,} answered"
+    )
+    if batch["status"] != "completed":
+        raise typer.Exit(1)
+
+
+def results(settings: Settings, batch_id: str, output: Path | None) -> None:
+    """Write the rows that there are."""
+    with explained(), client(settings) as http:
+        lines = answers.plain(Calls(http, _say).results(batch_id))
+        if output is not None:
+            count = answers.write(output, lines)
+            typer.echo(f"{output}: {count:,} rows", err=True)
+            return
+        try:
+            for line in lines:
+                sys.stdout.buffer.write(line)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            raise typer.Exit(141) from None
+
+
+def act(settings: Settings, batch_id: str, action: str) -> None:
+    """Do something to a batch and print what it is then."""
+    with client(settings) as http:
+        batch = Calls(http, _say).act(batch_id, action)
+    beyond = batch.get("millrace", {})
+    said = "paused" if beyond.get("paused") else batch["status"]
+    typer.echo(f"{batch['id']}  {said}")
+
+
+def estimate(settings: Settings, job: Job) -> None:
+    """Print what a batch of this file would be."""
+    with explained(), tempfile.TemporaryFile() as content, client(settings) as http:
+        prepared = prepare(job, content)
+        calls = Calls(http, _say)
+        file_id = calls.upload(content, f"{job.source.stem}.jsonl")
+        body = {"mixed_models": True, "large": True, "endpoint": prepared.endpoint}
+        try:
+            found = calls.estimate({"input_file_id": file_id, **body})
+        finally:
+            calls.delete_file(file_id)
+    _tell(found, job)
+
+
+def _tell(found: dict[str, Any], job: Job) -> None:
+    errors = (found.get("errors") or {}).get("data") or ()
+    for error in errors:
+        where = f"line {error['line']}: " if error.get("line") else ""
+        typer.echo(f"  {where}{error['message']} ({error['code']})", err=True)
+    if errors:
+        fail(f"{job.source} would be refused for {len(errors)} mistakes")
+    typer.echo(f"lines           {found['total']:,}")
+    for model, count in found["models"].items():
+        typer.echo(f"  {model}  {count:,}")
+    typer.echo(f"asked twice     {found['duplicates']:,}")
+    typer.echo(f"input tokens    ~{found['input_tokens']:,}")
+    if found["output_tokens"]:
+        typer.echo(f"output tokens   at most {found['output_tokens']:,}")
+    low, high = found.get("cost_low"), found.get("cost_high")
+    typer.echo(f"cost            {f'${low} to ${high}' if low else 'the price is not known'}")
+    if found.get("seconds"):
+        typer.echo(f"time            ~{found['seconds']:,} s at the present pace")
