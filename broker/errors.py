@@ -83,6 +83,8 @@ TABLE: dict[str, Row] = {
     "method_not_allowed": Row(
         405, "UNIMPLEMENTED", _INVALID, "method_not_allowed", _C, Retry.NEVER
     ),
+    # What is asked for does not go with the state that something is in.
+    "conflict": Row(409, "FAILED_PRECONDITION", _INVALID, "conflict", _C, Retry.NEVER),
     "idempotency_conflict": Row(
         409, "ALREADY_EXISTS", _INVALID, "idempotency_conflict", _C, Retry.NEVER
     ),

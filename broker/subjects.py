@@ -118,6 +118,11 @@ def batch_key(owner: str, batch_id: str) -> str:
     return f"b.{token(owner)}.{token(batch_id)}"
 
 
+def batch_name_key(owner: str, digest: str) -> str:
+    """Key in `batches` of what an owner calls a batch; `digest` is of the name."""
+    return f"n.{token(owner)}.{digest}"
+
+
 def active_key(batch_id: str) -> str:
     """Key in `batches` that is there until a batch is over; its value is the batch's key."""
     return f"active.{token(batch_id)}"

@@ -17,8 +17,11 @@ from broker.config import Settings
 from broker.telemetry import Metrics, Telemetry
 from broker.translate.forms import ROUTES
 from edge.auth import Authenticator
+from edge.batches.estimate import Estimating
+from edge.batches.service import BatchService
 from edge.files import FileService
 from edge.held import Held
+from edge.http.batches import batch_routes
 from edge.http.call import Reporter
 from edge.http.files import file_routes
 from edge.http.framed import Framed
@@ -51,6 +54,7 @@ def create_app(
     *,
     files: FileService | None = None,
     uploads: UploadService | None = None,
+    batches: tuple[BatchService, Estimating] | None = None,
     once: Once | None = None,
     held: Held | None = None,
 ) -> ASGIApp:
@@ -80,6 +84,9 @@ def create_app(
         rest.include_router(file_routes(files, auth, settings.limits))
     if uploads is not None:
         rest.include_router(upload_routes(uploads, auth, settings.limits))
+    if batches is not None:
+        patience_s = settings.limits.slow_reader_s
+        rest.include_router(batch_routes(*batches, auth, patience_s=patience_s))
     for (method, path), handler in hot.items():
         # So that other methods get 405 and not 404.
         rest.router.routes.append(Route(path, handler, methods=[method], include_in_schema=False))

@@ -77,10 +77,10 @@ class Engine:
         # What exchanges and links ask of the engine, and the outlet does.
         self.dead_letter = self._outlet.dead_letter
         self.worker_lost = self._outlet.worker_lost
-        self._fleet = FleetView(bus, self._resize)
+        self.fleet = self._fleet = FleetView(bus, self._resize)
         self._provider_keys = ProviderKeys(settings)
         self._catalog = catalogue = catalog.load(settings.offers)
-        self._bill = Bill(catalogue)
+        self.bill = Bill(catalogue)
         self._health = Health(bus, self._fleet, self.name, self._own)
         self.edge_lives = self._fleet.edge_lives
         self.edge_address = self._fleet.edge_address
@@ -310,7 +310,7 @@ class Engine:
     ) -> None:
         """Record the one charge of an answered request (R16), and tell its cost."""
         target = attempt.target
-        cost = self._bill.cost(target.provider, target.model, completed)
+        cost = self.bill.cost(target.provider, target.model, completed)
         if cost is not None:
             completed.cost.CopyFrom(cost)
         self._admission.answered(target, self._loop.time() - attempt.published_at)

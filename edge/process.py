@@ -10,6 +10,7 @@ from importlib import metadata
 import uvicorn
 
 from broker import process
+from broker.batching.routes import Routes
 from broker.bus import Bus
 from broker.bus.fleet import fleet_token
 from broker.bus.keyring import Keyring
@@ -18,6 +19,8 @@ from broker.telemetry import Telemetry
 from edge.app import create_app, serve
 from edge.attach import AttachService, OtherEdges
 from edge.auth import Authenticator
+from edge.batches.estimate import Estimating
+from edge.batches.service import BatchService
 from edge.claims import Claims
 from edge.engine import Engine
 from edge.files import FileService
@@ -76,6 +79,8 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
     version = metadata.version("millrace")
     files = FileService(bus, engine)
     held = Held(settings.limits, engine.refused)
+    pricing = Estimating(files.files, Routes(engine.router), engine.bill, engine.fleet)
+    batches = BatchService(bus, files.files), pricing
     rpc = RpcServer(
         engine,
         auth,
@@ -86,9 +91,9 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
         held=held,
         responses=responses,
         files=files,
+        batches=batches,
     )
     await rpc.start()
-    uploads = UploadService(bus, files)
     app = create_app(
         settings,
         engine,
@@ -96,7 +101,8 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
         telemetry,
         responses,
         files=files,
-        uploads=uploads,
+        uploads=UploadService(bus, files),
+        batches=batches,
         once=once,
         held=held,
     )

@@ -59,6 +59,22 @@ class Batches:
         await self.touch(record.owner, record.id)
         await self._write(record, 0)
 
+    async def named(self, owner: str, digest: str, batch_id: str) -> str:
+        """The id of the batch that its owner calls so: `batch_id`, unless there is one already.
+
+        `digest` is of the name.
+        """
+        self._reachable()
+        key = subjects.batch_name_key(owner, digest)
+        with mapped("name a batch"):
+            bucket = await self._bus.kv(subjects.BATCHES)
+            try:
+                await bucket.create(key, batch_id.encode())
+            except KeyWrongLastSequenceError:
+                entry = await bucket.get(key)
+                return (entry.value or b"").decode()
+        return batch_id
+
     async def get(self, owner: str, batch_id: str) -> batch_pb2.StoredBatch | None:
         """The record of this id."""
         kept = await self.read(subjects.batch_key(owner, batch_id))

@@ -7,6 +7,7 @@ does not have, and `millrace` in the objects of batches that were asked for with
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
@@ -152,7 +153,7 @@ def shown(record: batch_pb2.StoredBatch) -> dict[str, Any]:
         "object": "batch",
         "endpoint": record.endpoint,
         "model": record.model or None,
-        "errors": _errors(record),
+        "errors": errors_shown(record.errors),
         "input_file_id": record.input_file_id,
         "completion_window": record.completion_window,
         "status": STATUSES[record.status],
@@ -173,20 +174,20 @@ def shown(record: batch_pb2.StoredBatch) -> dict[str, Any]:
     return body
 
 
-def _errors(record: batch_pb2.StoredBatch) -> dict[str, Any] | None:
-    if not record.errors:
+def errors_shown(errors: Sequence[batch_pb2.BatchError]) -> dict[str, Any] | None:
+    """Mistakes of the input, or why a batch was stopped."""
+    if not errors:
         return None
-    return {"object": "list", "data": [error_shown(error) for error in record.errors]}
-
-
-def error_shown(error: batch_pb2.BatchError) -> dict[str, Any]:
-    """A mistake of the input, or why a batch was stopped."""
-    return {
-        "code": error.code,
-        "message": error.message,
-        "param": error.param or None,
-        "line": error.line or None,
-    }
+    data = [
+        {
+            "code": error.code,
+            "message": error.message,
+            "param": error.param or None,
+            "line": error.line or None,
+        }
+        for error in errors
+    ]
+    return {"object": "list", "data": data}
 
 
 def _usage(usage: event_pb2.Usage) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import msgspec
 from broker.errors import InferenceError
 from broker.files import LONGEST_S, MOST_FILENAME, PURPOSES, SHORTEST_S, UPLOADED, WORDS, Purpose
 from broker.translate.multipart import Fields, form_shaped
+from broker.translate.pages import read_limit
 from broker.translate.refusals import invalid
 from broker.v1 import file_pb2
 
@@ -97,12 +98,10 @@ def read_listing(query: Mapping[str, str]) -> Listing:
     if order not in {"asc", "desc"}:
         message = f"Invalid value: '{order[:60]}'. Supported values are: 'asc', 'desc'."
         raise invalid("order", message)
-    limit = query.get("limit", str(MOST_LISTED))
-    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= MOST_LISTED):
-        raise invalid("limit", f"Invalid 'limit': expected a number from 1 to {MOST_LISTED}.")
+    limit = read_limit(query, MOST_LISTED, MOST_LISTED)
     purpose = query.get("purpose", "")
     number = read_purpose(purpose) if purpose else file_pb2.FILE_PURPOSE_UNSPECIFIED
-    return Listing(number, query.get("after", ""), int(limit), order)
+    return Listing(number, query.get("after", ""), limit, order)
 
 
 def file_shown(record: file_pb2.StoredFile) -> dict[str, Any]:

@@ -22,9 +22,7 @@ def page(
     order = query.get("order", "desc")
     if order not in {"asc", "desc"}:
         raise invalid("order", f"Invalid value: '{order}'. Supported values are: 'asc', 'desc'.")
-    limit = query.get("limit", str(DEFAULT_LIMIT))
-    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit) <= MAX_LIMIT):
-        raise invalid("limit", f"Invalid 'limit': expected a number from 1 to {MAX_LIMIT}.")
+    limit = read_limit(query)
     ordered = list(items) if order == "asc" else list(reversed(items))
     ids = [id_of(item) for item in ordered]
     start, end = 0, len(ordered)
@@ -32,7 +30,7 @@ def page(
         start = _place(ids, after, "after") + 1
     if (before := query.get("before")) is not None:
         end = _place(ids, before, "before")
-    shown = ordered[start:end][: int(limit)]
+    shown = ordered[start:end][:limit]
     return {
         "object": "list",
         "data": shown,
@@ -40,6 +38,16 @@ def page(
         "last_id": id_of(shown[-1]) if shown else None,
         "has_more": start + len(shown) < end,
     }
+
+
+def read_limit(
+    query: Mapping[str, str], most: int = MAX_LIMIT, default: int = DEFAULT_LIMIT
+) -> int:
+    """How many are asked for at a time. Raises `InferenceError` invalid_request."""
+    limit = query.get("limit", str(default))
+    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= most):
+        raise invalid("limit", f"Invalid 'limit': expected a number from 1 to {most}.")
+    return int(limit)
 
 
 def _place(ids: Sequence[str], name: str, param: str) -> int:

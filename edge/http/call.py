@@ -6,7 +6,7 @@ import asyncio
 import functools
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from starlette.types import Scope
 
@@ -108,16 +108,7 @@ class Call:
 
     def idempotency_key(self) -> str | None:
         """The name that the caller gave this request, so that it runs once."""
-        given = self.headers.get(b"idempotency-key")
-        if given is None:
-            return None
-        if not _NAME.fullmatch(given):
-            raise InferenceError(
-                "invalid_request",
-                "Idempotency-Key has to be 1 to 255 printable ASCII characters",
-                param="Idempotency-Key",
-            )
-        return given.decode()
+        return idempotency_key(self.headers)
 
     def pass_on_headers(self, platform: generation_pb2.Platform) -> None:
         """Add the headers that are for the provider; the body's own are stronger."""
@@ -203,6 +194,20 @@ def _rate_limit_header(name: str) -> bytes | None:
     """The header's name, if it is one that may be passed on."""
     passed = re.fullmatch(r"[a-z0-9-]*ratelimit[a-z0-9-]*", name)
     return name.encode() if passed else None
+
+
+def idempotency_key(headers: Mapping[bytes, bytes]) -> str | None:
+    """The name that a caller gave a request. Raises `InferenceError` where it is none."""
+    given = headers.get(b"idempotency-key")
+    if given is None:
+        return None
+    if not _NAME.fullmatch(given):
+        raise InferenceError(
+            "invalid_request",
+            "Idempotency-Key has to be 1 to 255 printable ASCII characters",
+            param="Idempotency-Key",
+        )
+    return given.decode()
 
 
 class Reporter:

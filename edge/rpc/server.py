@@ -14,6 +14,8 @@ from grpc_reflection.v1alpha import reflection
 from broker.config import Settings
 from broker.telemetry import Telemetry
 from broker.v1 import (
+    batch_service_pb2,
+    batch_service_pb2_grpc,
     control_service_pb2,
     control_service_pb2_grpc,
     file_service_pb2,
@@ -24,6 +26,8 @@ from broker.v1 import (
     responses_service_pb2_grpc,
 )
 from edge.auth import Authenticator
+from edge.batches import service as batches_service
+from edge.batches.estimate import Estimating
 from edge.engine import Engine
 from edge.files import FileService
 from edge.held import Held
@@ -32,6 +36,7 @@ from edge.once import Once
 from edge.responses.conversations import Conversations
 from edge.responses.service import ResponseService
 from edge.rpc.asking import Asking
+from edge.rpc.batches import BatchService
 from edge.rpc.calls import Calls
 from edge.rpc.control import ControlService
 from edge.rpc.conversations import ConversationsService
@@ -45,6 +50,7 @@ _KEPT = responses_service_pb2.DESCRIPTOR.services_by_name
 _RESPONSES = _KEPT["ResponsesService"].full_name
 _CONVERSATIONS = _KEPT["ConversationsService"].full_name
 _FILES = file_service_pb2.DESCRIPTOR.services_by_name["FileService"].full_name
+_BATCHES = batch_service_pb2.DESCRIPTOR.services_by_name["BatchService"].full_name
 _CONTROL = control_service_pb2.DESCRIPTOR.services_by_name["ControlService"].full_name
 # A client that has vanished without a word is noticed after the two together.
 _PING_MS = 30_000
@@ -72,6 +78,7 @@ class RpcServer:
         held: Held,
         responses: ResponseService | None = None,
         files: FileService | None = None,
+        batches: tuple[batches_service.BatchService, Estimating] | None = None,
     ) -> None:
         limits = settings.limits
         self._engine = engine
@@ -122,10 +129,15 @@ class RpcServer:
             file_service_pb2_grpc.add_FileServiceServicer_to_server(
                 FilesService(files, self._calls, limits), tolerant
             )
+        if batches is not None:
+            batch_service_pb2_grpc.add_BatchServiceServicer_to_server(
+                BatchService(*batches, self._calls, streams), tolerant
+            )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = [_INFERENCE, _CONTROL, health.SERVICE_NAME, reflection.SERVICE_NAME]
         names += (_RESPONSES, _CONVERSATIONS) if responses is not None else ()
         names += (_FILES,) if files is not None else ()
+        names += (_BATCHES,) if batches is not None else ()
         reflection.enable_server_reflection(names, server)
 
     async def start(self) -> None:

@@ -1,0 +1,1 @@
+"""Batches for both front ends: made, watched, steered and read. Who runs them is the broker."""

@@ -1,0 +1,173 @@
+"""What a batch would be: every mistake of its lines, how many there are, their tokens and price.
+
+One pass over the file, in flat memory, in steps that leave this process's requests their turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from broker.batch import lines
+from broker.batch.sizes import size
+from broker.batching.check import Check
+from broker.batching.routes import Routes
+from broker.bus.files import Files
+from broker.catalog.bill import Bill
+from broker.catalog.cost import usd
+from broker.errors import InferenceError
+from broker.fleet import FleetView
+from broker.routing import Target
+from broker.translate.batches import errors_shown
+from broker.translate.refusals import invalid
+from broker.v1 import batch_pb2, event_pb2, file_pb2
+from edge.responses.service import told
+
+# Bytes between two turns of others: a millisecond's work or so.
+_STEP = 64 << 10
+# Models that are told apart.
+MOST_MODELS = 100
+
+
+@dataclass(slots=True)
+class Estimate:
+    """See the module. `low` and `high` without any answer, and with all that is allowed."""
+
+    total: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    low: event_pb2.Cost | None = None
+    high: event_pb2.Cost | None = None
+    duplicates: int = 0
+    # At the present pace of the models' workers; 0 = not known.
+    seconds: int = 0
+    models: dict[str, int] = field(default_factory=dict)
+    errors: list[batch_pb2.BatchError] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Model:
+    """The lines of one model."""
+
+    count: int = 0
+    read: int = 0
+    written: int = 0
+
+
+class Estimating:
+    """See the module. Models are priced where a request for them would go now."""
+
+    def __init__(self, files: Files, routes: Routes, bill: Bill, fleet: FleetView) -> None:
+        self._files = files
+        self._routes = routes
+        self._bill = bill
+        self._fleet = fleet
+
+    async def estimate(self, owner: str, wanted: batch_pb2.StoredBatch) -> Estimate:
+        """What this batch would be. Raises `InferenceError`."""
+        models: dict[str, _Model] = {}
+
+        def seen(line: lines.Line, model: str) -> None:
+            known = models.get(model)
+            if known is None:
+                known = models[model] = _Model()
+            read, written = size(line.body)
+            known.count += 1
+            known.read += read
+            known.written += written
+
+        wanted.options.dedupe = True
+        check = Check(wanted, seen)
+        try:
+            await self._feed(await self._input(owner, wanted.input_file_id), check)
+            check.finish()
+            errors = sorted(check.mistakes, key=lambda mistake: mistake.line)
+            found = Estimate(
+                total=check.total,
+                input_tokens=sum(model.read for model in models.values()),
+                output_tokens=sum(model.written for model in models.values()),
+                duplicates=len(check.repeats) // 2,
+                models={
+                    name: models[name].count
+                    for name in sorted(models, key=lambda name: -models[name].count)[:MOST_MODELS]
+                },
+                errors=errors,
+            )
+        finally:
+            check.close()
+        if not errors:
+            await self._price(wanted.endpoint, models, found)
+        return found
+
+    async def _input(self, owner: str, file_id: str) -> file_pb2.StoredFile:
+        with told():
+            record = await self._files.get(owner, file_id)
+        if record is None:
+            raise invalid("input_file_id", f"No such File object: {file_id[:60]}")
+        return record
+
+    async def _feed(self, record: file_pb2.StoredFile, check: Check) -> None:
+        with told():
+            async with aclosing(self._files.read(record)) as chunks:
+                async for chunk in chunks:
+                    for piece in _steps(chunk):
+                        check.feed(piece)
+                        await asyncio.sleep(0)
+                    if check.enough:
+                        return
+
+    async def _price(self, endpoint: str, models: dict[str, _Model], found: Estimate) -> None:
+        low = high = 0
+        cost: event_pb2.Cost | None = None
+        targets: dict[str, Target] = {}
+        for name in models:
+            decided = await self._routes.decide(endpoint, lines.Head(name), b"")
+            if isinstance(decided, InferenceError):
+                return
+            targets[name] = decided[0]
+        found.seconds = round(sum(self._takes_s(targets[name], models[name]) for name in models))
+        for name, model in models.items():
+            target = targets[name]
+            usage = event_pb2.Usage(input_tokens=model.read)
+            completed = event_pb2.Completed(usage=usage)
+            cost = self._bill.cost(target.provider, target.model, completed)
+            if cost is None:
+                return
+            low += cost.nano_usd
+            completed.usage.output_tokens = model.written
+            cost = self._bill.cost(target.provider, target.model, completed)
+            high += cost.nano_usd if cost is not None else 0
+        if cost is not None:
+            found.low = event_pb2.Cost(nano_usd=low, source=cost.source, date=cost.date)
+            found.high = event_pb2.Cost(nano_usd=high, source=cost.source, date=cost.date)
+
+    def _takes_s(self, target: Target, model: _Model) -> float:
+        """Seconds for all lines of a model, were the pool theirs alone."""
+        pace = self._fleet.pace(target.provider, target.model)
+        slots = self._fleet.slots.get((target.provider, target.pool), 0)
+        if not slots:
+            return 0.0
+        return (model.count * pace.first_ms + model.written * pace.token_ms) / 1000 / slots
+
+
+def shown(found: Estimate) -> dict[str, Any]:
+    """The estimate's object."""
+    return {
+        "object": "batch.estimate",
+        "total": found.total,
+        "models": found.models,
+        "duplicates": found.duplicates,
+        "input_tokens": found.input_tokens,
+        "output_tokens": found.output_tokens,
+        "cost_low": usd(found.low.nano_usd) if found.low is not None else None,
+        "cost_high": usd(found.high.nano_usd) if found.high is not None else None,
+        "seconds": found.seconds,
+        "errors": errors_shown(found.errors),
+    }
+
+
+def _steps(chunk: bytes) -> Iterator[bytes]:
+    return (chunk[at : at + _STEP] for at in range(0, len(chunk), _STEP))

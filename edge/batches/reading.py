@@ -1,0 +1,180 @@
+"""What a batch's lines have answered, in the order of the input, while it runs and after.
+
+While it runs the results are read where workers put them; when it is over they are in its files,
+and nowhere else. Raises `InferenceError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from broker.batch import chunks, lines, projection, states
+from broker.errors import InferenceError
+from broker.v1 import batch_pb2, file_pb2
+from edge.batches.service import BatchService
+from edge.responses.service import told
+
+# Lines that are asked for at a time, and how often those are looked at that are waited for.
+_AT_ONCE = 500
+_LOOK_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One line and its row as the files have it, with the end of the line."""
+
+    number: int
+    row: bytes
+    # While the batch runs: with usage and cost.
+    result: batch_pb2.LineResult | None = None
+
+
+class Reading:
+    """Reads the results of one batch."""
+
+    def __init__(self, service: BatchService, owner: str, batch_id: str) -> None:
+        self._service = service
+        self._owner = owner
+        self._id = batch_id
+
+    async def rows(self, after: int, *, wait: bool) -> AsyncGenerator[Answered, None]:
+        """Results of lines behind `after`.
+
+        `wait`: every line, in order, as it ends. Otherwise those that have ended.
+        """
+        at = after
+        while True:
+            record = await self._service.get(self._owner, self._id)
+            if record.status in states.FINAL:
+                break
+            numbers = range(at + 1, _published(record) + 1)[:_AT_ONCE]
+            found = await self._live(numbers)
+            # What is missing may have gone into the files meanwhile.
+            record = await self._service.get(self._owner, self._id)
+            if record.status in states.FINAL:
+                break
+            for number in numbers:
+                if (result := found.get(number)) is not None:
+                    yield Answered(number, await self._row(result), result)
+                elif wait:
+                    break
+                at = number
+            if not wait and not numbers:
+                return
+            if wait and len(found) < _AT_ONCE:
+                await asyncio.sleep(_LOOK_S)
+        async with aclosing(self._filed(record, at)) as filed:
+            async for answered in filed:
+                yield answered
+
+    async def _live(self, numbers: range) -> dict[int, batch_pb2.LineResult]:
+        if not numbers:
+            return {}
+        with told():
+            return await self._service.results.range(self._id, numbers)
+
+    async def _row(self, result: batch_pb2.LineResult) -> bytes:
+        body = None
+        if result.HasField("object"):
+            with told():
+                body = await self._service.blobs.get(result.object.name)
+            if body is None:
+                raise InferenceError("internal", f"the answer of line {result.number} is gone")
+        return projection.row(self._id, result, body)
+
+    async def _filed(
+        self, record: batch_pb2.StoredBatch, after: int
+    ) -> AsyncGenerator[Answered, None]:
+        """The rows of both files, each at the line of the input that it belongs to."""
+        source = await self._file(record.input_file_id)
+        if source is None:
+            raise InferenceError("not_found", f"The file '{record.input_file_id}' is gone.")
+        ends = [
+            _Rows(self._service, await self._file(name))
+            for name in (record.output_file_id, record.error_file_id)
+        ]
+        async with (
+            aclosing(self._lines(source)) as given,
+            aclosing(ends[0]),
+            aclosing(ends[1]),
+        ):
+            async for number, custom_id in given:
+                for rows in ends:
+                    if await rows.custom_id() == custom_id:
+                        row = rows.take()
+                        if number > after:
+                            yield Answered(number, row)
+                        break
+
+    async def _lines(self, source: file_pb2.StoredFile) -> AsyncGenerator[tuple[int, str], None]:
+        """Numbers and names of the lines of the input."""
+        cursor = chunks.Cursor(0)
+        with told():
+            async with aclosing(self._service.files.read(source)) as data:
+                async for some in data:
+                    cursor.feed(some)
+                    while (chunk := cursor.take(last=False)) is not None:
+                        for raw in chunk.lines:
+                            yield raw.number, lines.custom_id(raw.data)
+                        await asyncio.sleep(0)
+        while (chunk := cursor.take(last=True)) is not None:
+            for raw in chunk.lines:
+                yield raw.number, lines.custom_id(raw.data)
+
+    async def _file(self, file_id: str) -> file_pb2.StoredFile | None:
+        if not file_id:
+            return None
+        with told():
+            return await self._service.files.get(self._owner, file_id)
+
+
+class _Rows:
+    """The rows of a file one after the other; of none where there is no file."""
+
+    def __init__(self, service: BatchService, file: file_pb2.StoredFile | None) -> None:
+        self._data = None if file is None else service.files.read(file)
+        self._rest = b""
+        # Where in `_rest` the next row begins.
+        self._at = 0
+        self._row = b""
+        self._name: str | None = None
+
+    async def custom_id(self) -> str | None:
+        """Whose the next row is; None behind the last one."""
+        if not self._row:
+            self._row = await self._next()
+            self._name = projection.decode_row(self._row).custom_id if self._row else None
+        return self._name
+
+    def take(self) -> bytes:
+        """The row that `custom_id` told of."""
+        row, self._row = self._row, b""
+        return row
+
+    async def aclose(self) -> None:
+        """Stop reading."""
+        if self._data is not None:
+            await self._data.aclose()
+
+    async def _next(self) -> bytes:
+        while (end := self._rest.find(b"\n", self._at) + 1) == 0:
+            some = b""
+            if self._data is not None:
+                with told():
+                    some = await anext(self._data, b"")
+            if not some:
+                self._data = None
+                end = len(self._rest)
+                break
+            self._rest, self._at = self._rest[self._at :] + some, 0
+        row, self._at = self._rest[self._at : end], end
+        return row
+
+
+def _published(record: batch_pb2.StoredBatch) -> int:
+    """The last line that may have ended."""
+    progress = record.progress
+    return max(progress.next_line - 1, progress.total if progress.published else 0)

@@ -1,0 +1,199 @@
+"""The routes of batches."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request, Response
+from starlette.types import Receive, Scope, Send
+
+from broker.batch import states
+from broker.catalog.cost import usd
+from broker.errors import InferenceError
+from broker.keys import KeyRecord
+from broker.translate.batches import read_create, read_estimate, shown
+from broker.translate.pages import read_limit
+from broker.translate.refusals import invalid
+from edge.auth import Authenticator
+from edge.batches.estimate import Estimating
+from edge.batches.estimate import shown as estimate_shown
+from edge.batches.reading import Reading
+from edge.batches.service import BatchService
+from edge.http.call import idempotency_key
+from edge.http.protocol import Connection
+from edge.http.routes import signed_in
+
+_JSON = "application/json"
+# Rows go out together when they are this many bytes.
+_FLUSH = 64 << 10
+_log = logging.getLogger(__name__)
+
+
+def _json(value: object) -> Response:
+    return Response(orjson.dumps(value), media_type=_JSON)
+
+
+def _key(request: Request) -> KeyRecord:
+    key: KeyRecord = request.state.key
+    return key
+
+
+def batch_routes(
+    service: BatchService, estimating: Estimating, auth: Authenticator, *, patience_s: float
+) -> APIRouter:
+    """Everything about batches. A reader that takes nothing for `patience_s` is let go."""
+    router = APIRouter(prefix="/v1/batches", tags=["Batches"], dependencies=signed_in(auth))
+
+    @router.post("", summary="Create a batch")
+    async def create(request: Request) -> Response:
+        """With an `Idempotency-Key`, asking again answers with the same batch."""
+        wanted = read_create(await request.body())
+        name = idempotency_key(dict(request.headers.raw)) or ""
+        return _json(shown(await service.create(_key(request), wanted, name)))
+
+    @router.post("/estimate", summary="Check every line of a file and price it")
+    async def estimated(request: Request) -> Response:
+        wanted = read_estimate(await request.body())
+        return _json(estimate_shown(await estimating.estimate(_key(request).owner, wanted)))
+
+    @router.get("", summary="List batches")
+    async def list_(request: Request) -> Response:
+        """Newest first."""
+        limit = read_limit(request.query_params)
+        after = request.query_params.get("after", "")
+        found, more = await service.list(_key(request).owner, after, limit)
+        data = [shown(record) for record in found]
+        return _json(
+            {
+                "object": "list",
+                "data": data,
+                "first_id": data[0]["id"] if data else None,
+                "last_id": data[-1]["id"] if data else None,
+                "has_more": more,
+            }
+        )
+
+    @router.get("/{batch_id}", summary="Retrieve a batch")
+    async def retrieve(batch_id: str, request: Request) -> Response:
+        return _json(shown(await service.get(_key(request).owner, batch_id)))
+
+    @router.get("/{batch_id}/progress", summary="Show how far a batch is, and what it costs")
+    async def progress(batch_id: str, request: Request) -> Response:
+        record = await service.get(_key(request).owner, batch_id)
+        cost = usd(record.progress.cost.nano_usd)
+        return _json({"batch": shown(record), "cost": cost, "paused": record.paused})
+
+    @router.get(
+        "/{batch_id}/results", summary="Read what the lines of a batch have answered so far"
+    )
+    async def results(batch_id: str, request: Request) -> Response:
+        """Rows as the files of the batch have them, in the order of the input.
+
+        `after` is the number of a line: rows of later ones alone. `follow=true` waits for lines
+        that have not ended, until the batch is over. `X-Incomplete` says whether some are missing.
+        """
+        after, follow = _place(request), request.query_params.get("follow") == "true"
+        owner = _key(request).owner
+        record = await service.get(owner, batch_id)
+        reading = Reading(service, owner, batch_id)
+        over = record.status in states.FINAL
+        return _Rows(reading, after, wait=follow, over=over, patience_s=patience_s)
+
+    @router.post("/{batch_id}/cancel", summary="Cancel a batch")
+    async def cancel(batch_id: str, request: Request) -> Response:
+        """Lines that run end, and what was answered is kept."""
+        return _json(shown(await service.cancel(_key(request).owner, batch_id)))
+
+    @router.post("/{batch_id}/pause", summary="Begin no more lines of a batch for a while")
+    async def pause(batch_id: str, request: Request) -> Response:
+        return _json(shown(await service.pause(_key(request).owner, batch_id)))
+
+    @router.post("/{batch_id}/resume", summary="Go on with a batch")
+    async def resume(batch_id: str, request: Request) -> Response:
+        return _json(shown(await service.resume(_key(request).owner, batch_id)))
+
+    @router.post("/{batch_id}/retry", summary="Run the lines again that have no answer")
+    async def retry(batch_id: str, request: Request) -> Response:
+        """A batch of its own; asked again, the same one."""
+        name = idempotency_key(dict(request.headers.raw)) or ""
+        return _json(shown(await service.retry(_key(request), batch_id, name)))
+
+    return router
+
+
+def _place(request: Request) -> int:
+    after = request.query_params.get("after", "0")
+    if not (after.isascii() and after.isdigit() and len(after) < len(str(1 << 62))):
+        raise invalid("after", "Invalid 'after': expected the number of a line.")
+    return int(after)
+
+
+class _Rows(Response):
+    """Rows as they are read; a reply that broke off never looks complete."""
+
+    def __init__(
+        self, reading: Reading, after: int, *, wait: bool, over: bool, patience_s: float
+    ) -> None:
+        self._reading = reading
+        self._after = after
+        self._wait = wait
+        self._over = over
+        self._patience_s = patience_s
+        super().__init__()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        connection: Connection = scope["state"]["connection"]
+        task = asyncio.current_task()
+        if task is not None:
+            connection.watch(task.cancel)
+        try:
+            await self._send(connection, send)
+        except asyncio.CancelledError:
+            if not connection.response.gone:
+                raise
+        finally:
+            connection.unwatch()
+
+    async def _send(self, connection: Connection, send: Send) -> None:
+        head: dict[str, Any] = {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [
+                (b"content-type", b"application/jsonl"),
+                (b"x-incomplete", b"false" if self._over or self._wait else b"true"),
+            ],
+        }
+        async with aclosing(self._chunks()) as chunks:
+            # While nothing was sent an error has a status.
+            chunk = b"" if connection.response.bodiless else await anext(chunks, b"")
+            await send(head)
+            try:
+                while chunk and not connection.response.gone:
+                    async with asyncio.timeout(self._patience_s):
+                        body = {"type": "http.response.body", "body": chunk, "more_body": True}
+                        await send(body)
+                    chunk = await anext(chunks, b"")
+            except (InferenceError, TimeoutError) as exc:
+                _log.warning("reading results broke off: %s", exc or "nobody reads them")
+                connection.abort()
+                return
+        if not connection.response.gone:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _chunks(self) -> AsyncGenerator[bytes, None]:
+        held: list[bytes] = []
+        size = 0
+        async with aclosing(self._reading.rows(self._after, wait=self._wait)) as rows:
+            async for answered in rows:
+                held.append(answered.row)
+                size += len(answered.row)
+                if size >= _FLUSH or self._wait:
+                    yield b"".join(held)
+                    held, size = [], 0
+        if held:
+            yield b"".join(held)

@@ -1,0 +1,178 @@
+"""BatchService: batches for programs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+
+from broker.batch import states
+from broker.translate.rpc_batches import (
+    batch,
+    read_create,
+    read_cursor,
+    read_estimate,
+    read_limit,
+    result,
+)
+from broker.translate.usage import completion_tokens, prompt_tokens
+from broker.v1 import batch_pb2
+from broker.v1 import batch_service_pb2 as pb
+from broker.v1 import batch_service_pb2_grpc as pb_grpc
+from edge.batches.estimate import Estimate, Estimating
+from edge.batches.reading import Reading
+from edge.batches.service import BatchService as Service
+from edge.http.slots import OpenStreams
+from edge.rpc.calls import Calls, Context
+
+# Changes come to a watcher no more often.
+_PACE_S = 1.0
+# Seconds that rates are taken over.
+_OVER_S = 10.0
+
+
+class BatchService(pb_grpc.BatchServiceServicer):
+    """See the proto."""
+
+    def __init__(
+        self, service: Service, estimating: Estimating, calls: Calls, streams: OpenStreams
+    ) -> None:
+        self._service = service
+        self._estimating = estimating
+        self._calls = calls
+        self._streams = streams
+
+    async def CreateBatch(  # noqa: N802
+        self, request: pb.CreateBatchRequest, context: Context
+    ) -> pb.CreateBatchResponse:
+        """A new batch, or the one of this request_id."""
+        async with self._calls.call(context, request) as call:
+            wanted = read_create(request)
+            record = await self._service.create(call.key, wanted, request.request_id)
+            return pb.CreateBatchResponse(batch=batch(record))
+
+    async def EstimateBatch(  # noqa: N802
+        self, request: pb.EstimateBatchRequest, context: Context
+    ) -> pb.EstimateBatchResponse:
+        """What a batch would be."""
+        async with self._calls.call(context, request) as call:
+            wanted = read_estimate(request)
+            return _estimated(await self._estimating.estimate(call.key.owner, wanted))
+
+    async def GetBatch(  # noqa: N802
+        self, request: pb.GetBatchRequest, context: Context
+    ) -> pb.GetBatchResponse:
+        """One batch."""
+        async with self._calls.call(context, request) as call:
+            record = await self._service.get(call.key.owner, request.batch_id)
+            return pb.GetBatchResponse(batch=batch(record))
+
+    async def ListBatches(  # noqa: N802
+        self, request: pb.ListBatchesRequest, context: Context
+    ) -> pb.ListBatchesResponse:
+        """Batches, newest first."""
+        async with self._calls.call(context, request) as call:
+            limit = read_limit(request)
+            found, more = await self._service.list(call.key.owner, request.after, limit)
+            return pb.ListBatchesResponse(batches=map(batch, found), has_more=more)
+
+    async def WatchBatch(  # type: ignore[override]  # noqa: N802
+        self, request: pb.WatchBatchRequest, context: Context
+    ) -> None:
+        """State and counts until the batch is over."""
+        async with self._calls.call(context, request) as call:
+            with self._streams.one(call.key.id):
+                meter = _Meter()
+                records = self._service.watch(call.key.owner, request.batch_id)
+                async with contextlib.aclosing(records):
+                    async for record in records:
+                        await context.write(meter.see(record))
+                        if record.status not in states.FINAL:
+                            await asyncio.sleep(_PACE_S)
+
+    async def ReadResults(  # type: ignore[override]  # noqa: N802
+        self, request: pb.ReadResultsRequest, context: Context
+    ) -> None:
+        """Results in the order of the input."""
+        async with self._calls.call(context, request) as call:
+            after = read_cursor(request.after_cursor)
+            with self._streams.one(call.key.id):
+                reading = Reading(self._service, call.key.owner, request.batch_id)
+                rows = reading.rows(after, wait=request.follow)
+                async with contextlib.aclosing(rows):
+                    async for answered in rows:
+                        await context.write(result(answered.number, answered.row, answered.result))
+
+    async def CancelBatch(  # noqa: N802
+        self, request: pb.CancelBatchRequest, context: Context
+    ) -> pb.CancelBatchResponse:
+        """Begin no more lines."""
+        async with self._calls.call(context, request) as call:
+            record = await self._service.cancel(call.key.owner, request.batch_id)
+            return pb.CancelBatchResponse(batch=batch(record))
+
+    async def PauseBatch(  # noqa: N802
+        self, request: pb.PauseBatchRequest, context: Context
+    ) -> pb.PauseBatchResponse:
+        """Begin no more lines for a while."""
+        async with self._calls.call(context, request) as call:
+            record = await self._service.pause(call.key.owner, request.batch_id)
+            return pb.PauseBatchResponse(batch=batch(record))
+
+    async def ResumeBatch(  # noqa: N802
+        self, request: pb.ResumeBatchRequest, context: Context
+    ) -> pb.ResumeBatchResponse:
+        """Go on."""
+        async with self._calls.call(context, request) as call:
+            record = await self._service.resume(call.key.owner, request.batch_id)
+            return pb.ResumeBatchResponse(batch=batch(record))
+
+    async def RetryBatch(  # noqa: N802
+        self, request: pb.RetryBatchRequest, context: Context
+    ) -> pb.RetryBatchResponse:
+        """Run the lines again that have no answer."""
+        async with self._calls.call(context, request) as call:
+            record = await self._service.retry(call.key, request.batch_id, request.request_id)
+            return pb.RetryBatchResponse(batch=batch(record))
+
+
+class _Meter:
+    """How fast a batch goes, from what is seen of it."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        # When, and lines and tokens by then.
+        self._seen: deque[tuple[float, int, int]] = deque()
+
+    def see(self, record: batch_pb2.StoredBatch) -> pb.WatchBatchResponse:
+        """The batch, with its rates over the last seconds."""
+        progress, now = record.progress, self._loop.time()
+        ended = progress.completed + progress.failed
+        tokens = prompt_tokens(progress.usage) + completion_tokens(progress.usage)
+        self._seen.append((now, ended, tokens))
+        while len(self._seen) > 2 and self._seen[1][0] < now - _OVER_S:
+            self._seen.popleft()
+        shown = pb.WatchBatchResponse(batch=batch(record))
+        then, lines, before = self._seen[0]
+        if now > then:
+            shown.lines_per_second = (ended - lines) / (now - then)
+            shown.tokens_per_second = (tokens - before) / (now - then)
+        if shown.lines_per_second > 0:
+            shown.seconds_left = int((progress.total - ended) / shown.lines_per_second)
+        return shown
+
+
+def _estimated(found: Estimate) -> pb.EstimateBatchResponse:
+    shown = pb.EstimateBatchResponse(
+        total=found.total,
+        input_tokens=found.input_tokens,
+        output_tokens=found.output_tokens,
+        errors=found.errors,
+        duplicates=found.duplicates,
+        models=found.models,
+        seconds=found.seconds,
+    )
+    if found.low is not None and found.high is not None:
+        shown.low.CopyFrom(found.low)
+        shown.high.CopyFrom(found.high)
+    return shown
