@@ -58,6 +58,7 @@ async def test_reflection_lists_the_services_and_their_types(client: Client) -> 
         "broker.v1.InferenceService",
         "broker.v1.ResponsesService",
         "broker.v1.ConversationsService",
+        "broker.v1.BatchService",
         "broker.v1.FileService",
         "broker.v1.ControlService",
         "grpc.health.v1.Health",
