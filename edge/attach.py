@@ -34,11 +34,27 @@ _Code = grpc.StatusCode
 _STANDINGS = {_Code.NOT_FOUND: Standing.UNKNOWN}
 
 
+class Host(Protocol):
+    """What an edge knows and does."""
+
+    def edge_address(self, name: str) -> str | None:
+        """Where another edge is reached; None = not known."""
+
+    def hold(self, whole: object) -> None:
+        """Wait for this too when draining, until it is let go."""
+
+    def let_go(self, whole: object) -> None:
+        """It is over. Idempotent."""
+
+
 class AttachService(pb_grpc.AttachServiceServicer):
     """The edge that runs it. `standing` finds requests by id."""
 
-    def __init__(self, fleet_token: str, standing: Callable[[str], Run | Standing]) -> None:
+    def __init__(
+        self, fleet_token: str, host: Host, standing: Callable[[str], Run | Standing]
+    ) -> None:
         self._token = fleet_token
+        self._host = host
         self._standing = standing
 
     def add(self, server: grpc.aio.Server) -> None:
@@ -58,6 +74,7 @@ class AttachService(pb_grpc.AttachServiceServicer):
             reader = run.join()
         if reader is None:
             await context.abort(_Code.FAILED_PRECONDITION, "it cannot be joined")
+        self._host.hold(reader)
         try:
             head = pb.AttachResponse(answer_id=reader.answer_id, created=reader.created)
             await context.write(head)
@@ -69,19 +86,7 @@ class AttachService(pb_grpc.AttachServiceServicer):
             await context.write(pb.AttachResponse(events=[failed]))
         finally:
             reader.close()
-
-
-class Host(Protocol):
-    """What the edge that reads knows and does."""
-
-    def edge_address(self, name: str) -> str | None:
-        """Where another edge is reached; None = not known."""
-
-    def hold(self, whole: object) -> None:
-        """Wait for this too when draining, until it is let go."""
-
-    def let_go(self, whole: object) -> None:
-        """It is over. Idempotent."""
+            self._host.let_go(reader)
 
 
 class OtherEdges:

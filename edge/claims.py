@@ -57,9 +57,12 @@ class Standing(Enum):
     UNKNOWN = "unknown"
 
 
-def digest(request: generation_pb2.Request, attachments: Sequence[bytes | memoryview]) -> bytes:
-    """What tells a request from another one: all of it, its files too."""
-    total = hashlib.sha256(request.SerializeToString(deterministic=True))
+def digest(
+    asked_for: str, request: generation_pb2.Request, attachments: Sequence[bytes | memoryview]
+) -> bytes:
+    """What tells a request from another one: what is asked for, all of it, and its files."""
+    total = hashlib.sha256(asked_for.encode() + b"\0")
+    total.update(request.SerializeToString(deterministic=True))
     for attachment in attachments:
         total.update(hashlib.sha256(attachment).digest())
     return total.digest()

@@ -66,7 +66,7 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
     claims = Claims(bus, engine.name, engine.edge_lives)
     others = OtherEdges(token, engine)
     once = Once(claims, others)
-    engine.serve_beside(AttachService(token, once.standing).add)
+    engine.serve_beside(AttachService(token, engine, once.standing).add)
     keyring = Keyring(bus)
     auth = Authenticator(keyring)
     tools = HostedTools(engine, settings)

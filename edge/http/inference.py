@@ -56,6 +56,8 @@ class Asked:
     timeout_s: float
     # What references in the request count (R10).
     attachments: Sequence[bytes | memoryview] = ()
+    # With the name that its caller gave it, if any.
+    named: Named | None = None
 
 
 class InferenceRoute:
@@ -91,11 +93,26 @@ class InferenceRoute:
         call.held = held = HeldRequest(self._held, key.id)
         timeout_s = call.timeout_s(self._limits.request_timeout_s)
         request, attachments = await self._received(call, receive, timeout_s, held.grow)
-        asked = Asked(request, key, timeout_s, attachments)
+        # Before headers come to it: those of a second try may be others.
+        named = self._named(call, request, attachments, timeout_s)
+        asked = Asked(request, key, timeout_s, attachments, named)
         call.pass_on_headers(asked.request.platform)
         if router_metadata.wanted(call.headers):
             router_metadata.ask(asked.request)
         await self._answer(call, asked, send)
+
+    def _named(
+        self,
+        call: Call,
+        request: generation_pb2.Request,
+        attachments: Sequence[bytes | memoryview],
+        timeout_s: float,
+    ) -> Named | None:
+        name = call.idempotency_key()
+        if name is None or call.key is None:
+            return None
+        told = digest(self._form.title, request, attachments)
+        return Named(call.key.owner, name, call.request_id, told, timeout_s)
 
     async def _received(
         self, call: Call, receive: Receive, timeout_s: float, hold: Hold
@@ -231,20 +248,12 @@ class InferenceRoute:
 
     async def _submit(self, call: Call, asked: Asked) -> ExchangeLike:
         """The exchange of a request, or the answer of the one that has its name."""
-        if (named := self._named(call, asked)) is None or self._once is None:
+        if asked.named is None or self._once is None:
             return await self._run(call, asked, asked.timeout_s)
         call.named = True
-        joined = await self._once.submit(named, partial(self._run_named, call, asked))
+        joined = await self._once.submit(asked.named, partial(self._run_named, call, asked))
         call.replayed = joined.replayed
         return joined
-
-    def _named(self, call: Call, asked: Asked) -> Named | None:
-        """The request with its name, if its caller gave it one."""
-        name = call.idempotency_key()
-        if name is None:
-            return None
-        told = digest(asked.request, asked.attachments)
-        return Named(asked.key.owner, name, call.request_id, told, asked.timeout_s)
 
     async def _run(self, call: Call, asked: Asked, timeout_s: float) -> ExchangeLike:
         return await self._engine.submit(

@@ -51,7 +51,7 @@ class CreateResponse(InferenceRoute):
     async def _answer(self, call: Call, asked: Asked, send: Send) -> None:
         try:
             turn = await self._service.turn(asked.request, asked.key)
-            whole = _Asked(asked.request, asked.key, asked.timeout_s, turn=turn)
+            whole = _Asked(asked.request, asked.key, asked.timeout_s, named=asked.named, turn=turn)
             if turn.background:
                 await self._background(call, whole, send)
             else:
@@ -110,7 +110,7 @@ class CreateResponse(InferenceRoute):
                 asked.turn,
                 own_provider_key=call.provider_key() is not None,
                 watched=stream,
-                named=self._named(call, asked),
+                named=asked.named,
             )
             call.replayed = begun.replayed
             if stream:
@@ -135,7 +135,8 @@ class CountInput(InferenceRoute):
             request = generation_pb2.Request(
                 count_tokens=turn.whole.generate, platform=turn.whole.platform
             )
-            await super()._answer(call, Asked(request, asked.key, asked.timeout_s), send)
+            counted = Asked(request, asked.key, asked.timeout_s, named=asked.named)
+            await super()._answer(call, counted, send)
         except InferenceError as exc:
             raise as_responses(exc) from exc
 

@@ -74,7 +74,7 @@ class Question:
 
     def named(self, attachments: Sequence[bytes] = ()) -> Named:
         """What it is called; `attachments` are the files that were in it."""
-        told = digest(self.request, attachments)
+        told = digest("", self.request, attachments)
         return Named(
             self.key.owner, self.name, self.request_id, told, self.timeout_s, param="request_id"
         )

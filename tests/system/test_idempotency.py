@@ -69,6 +69,10 @@ async def test_the_same_request_on_two_edges_runs_once_and_is_answered_alike(two
         replayed = [answer.headers.get("idempotent-replayed") for answer in answers]
         assert sorted(map(str, replayed)) == ["None"] + ["true"] * 9
         assert await calls(two) == 1
+        # What comes with a second try alone is no part of the request.
+        tried = named("k1") | {"x-client-request-id": "2nd", "x-stainless-retry-count": "1"}
+        again = await other.post("/v1/chat/completions", json=asked, headers=tried)
+        assert again.content == answers[0].content
         # Afterwards too; a stream of it is another request.
         assert (await post(other, "k1", asked)).content == answers[0].content
         streamed = [
@@ -305,6 +309,8 @@ async def test_a_conversation_goes_on_once_and_what_was_deleted_stays_deleted(tw
         items = (await client.get(f"/v1/conversations/{conversation}/items")).json()["data"]
         assert len(items) == 2
         path = f"/v1/responses/{first.json()['id']}"
+        counted = await client.post("/v1/responses/input_tokens", json=asked, headers=named("c"))
+        assert counted.status_code == 409
         assert (await client.delete(path)).status_code == 200
         assert (await client.post("/v1/responses", json=asked, headers=named("c"))).is_success
         assert (await client.get(path)).status_code == 404
