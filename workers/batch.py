@@ -266,7 +266,7 @@ class Batch:
 
         await self._outcomes.write(job.line.batch_id, attempt.failed(error), stored)
         await told
-        if not lines.loggable(job.line.json):
+        if job.line.json and not lines.loggable(job.line.json):
             job.line.ClearField("body")
         await self._jobs.bury(
             subjects.BATCH, route.provider, route.pool, job.SerializeToString(), why

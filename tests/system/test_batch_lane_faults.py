@@ -16,11 +16,11 @@ LEASE_S = 8.0
 HELD = "sim-ttft_ms=1500"
 
 
-async def shorten_leases(stack: Stack) -> None:
+async def shorten_leases(stack: Stack, seconds: float = LEASE_S) -> None:
     name = subjects.consumer(subjects.BATCH, "sim", "main")
     info = await stack.bus.js.consumer_info("BAT", name)
     config: ConsumerConfig = info.config
-    config.ack_wait = LEASE_S
+    config.ack_wait = seconds
     await stack.bus.js.add_consumer("BAT", config)
 
 
@@ -81,6 +81,16 @@ async def test_a_worker_that_leaves_passes_on_what_it_cannot_finish(make_stack: 
     found = [await lines.result(n) for n in range(1, 11)]
     # Not a minute later, when their leases would have run out.
     assert sorted(result.attempt for result in found if result) == [1] * 3 + [2] * 7
+
+
+async def test_a_line_whose_lease_ran_out_where_it_runs_is_not_run_twice(
+    make_stack: MakeStack,
+) -> None:
+    stack = await make_stack(workers=1, slots=8)
+    await shorten_leases(stack, 1.0)
+    lines = Lines(stack)
+    await lines.send(*(chat("sim-ttft_ms=3500") for _ in range(3)))
+    await once_each(lines, extra=0)
 
 
 async def test_results_wait_while_their_stream_is_full(make_stack: MakeStack) -> None:
