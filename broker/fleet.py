@@ -12,6 +12,7 @@ from broker.bus import Bus
 from broker.bus.mirror import Mirror
 from broker.presence import Pace
 from broker.routing import Fleet
+from broker.routing.residency import Claim, agreed
 
 UNKNOWN = Pace(0.0, 0.0, 0.0)
 
@@ -105,6 +106,7 @@ class FleetView:
         live: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
         slots: dict[tuple[str, str], int] = defaultdict(int)
         workers: dict[str, presence.WorkerLease] = {}
+        claims: dict[str, list[frozenset[Claim]]] = defaultdict(list)
         edges = 0
         for key, value in self._leases.entries.items():
             if key.startswith("e."):
@@ -117,6 +119,7 @@ class FleetView:
             live[lease.provider][lease.pool].update(lease.models)
             slots[lease.provider, lease.pool] += lease.slots
             workers[lease.worker] = lease
+            claims[lease.provider].append(lease.claims)
         known = set(live)
         for key, value in self._cfg.entries.items():
             if key.startswith("pool."):
@@ -127,6 +130,7 @@ class FleetView:
                 for provider, pools in live.items()
             },
             frozenset(known),
+            agreed(claims),
         )
         self.slots = dict(slots)
         self.workers = workers

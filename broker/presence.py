@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import msgspec
 
+from broker.routing.residency import Claim
+
 
 class Pace(msgspec.Struct, frozen=True, array_like=True):
     """How fast a model answered lately; 0 = not known.
@@ -33,11 +35,13 @@ class WorkerLease(msgspec.Struct, frozen=True, omit_defaults=True):
     version: str = ""
     busy: int = 0
     paces: Mapping[str, Pace] = {}
+    # Where the address that it calls processes requests, by the provider's own documents.
+    claims: frozenset[Claim] = frozenset()
 
     @property
     def place(self) -> tuple[object, ...]:
         """What routes depend on: it stays while the rest of the lease changes."""
-        return self.provider, self.pool, self.slots, self.models
+        return self.provider, self.pool, self.slots, self.models, self.claims
 
 
 class EdgeLease(msgspec.Struct, frozen=True, omit_defaults=True):

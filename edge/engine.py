@@ -386,7 +386,7 @@ class Engine:
         live = {provider: dict(pools) for provider, pools in fleet.live.items()}
         for link in self._delivery.links:
             live.setdefault(link.provider, {}).setdefault(link.pool, frozenset())
-        return routing.Fleet(live, fleet.known)
+        return routing.Fleet(live, fleet.known, fleet.claims)
 
     def _own(self, provider: str) -> int:
         """Requests of this edge that wait for a provider or run there."""

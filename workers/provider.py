@@ -14,6 +14,7 @@ from typing import Protocol, runtime_checkable
 
 from broker.errors import InferenceError
 from broker.operations import GENERATE, WORDS
+from broker.routing.residency import Claim
 from broker.v1 import event_pb2, generation_pb2
 from broker.v1.content_pb2 import Part
 from broker.v1.operations_pb2 import Attachment
@@ -204,9 +205,21 @@ class Provider:
     alternative: Alternative | None = None
     # What it offers beside generation: operation -> the format it is asked for in.
     operations: Mapping[str, Dialect] = field(default_factory=dict)
+    # Where addresses of its own process requests: an expression for the host, and what the
+    # provider's documents say of it.
+    residency: tuple[tuple[str, Claim], ...] = ()
     # Draws conclusions from the operator's options, which are among the quirks, such as the host
     # of a region. Raises ValueError, saying which option to set.
     configure: Callable[[Provider], Provider] | None = None
+
+    @property
+    def claims(self) -> frozenset[Claim]:
+        """Where requests are processed that go to its address."""
+        return frozenset(
+            claim
+            for host, claim in self.residency
+            if re.fullmatch(rf"https://{host}(:443)?(/.*)?", self.base_url)
+        )
 
     def serving(self, request: generation_pb2.Request, model: str) -> Provider:
         """The provider as this request is made: itself, or with its second format for the first."""

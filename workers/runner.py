@@ -184,6 +184,7 @@ class Runner:
             models=self._settings.models or self._provider.models,
             busy=self._slots.busy,
             paces=self._paces.known(time.monotonic()),
+            claims=self._provider.claims,
         )
         return presence.encode(lease)
 

@@ -67,6 +67,11 @@ def _explain(decision: Mapping[str, Any]) -> None:
     for candidate in decision["candidates"]:
         if candidate["resting"]:
             typer.echo(f"tried last: {_name(candidate)}: it has been failing")
+    for candidate in decision["candidates"]:
+        if claim := candidate["compliance"]:
+            read = f" ({claim['date']})" if claim["date"] else ""
+            regions = ", ".join(claim["regions"]) or "nowhere"
+            typer.echo(f"compliant: {_name(candidate)}: {regions}, by {claim['source']}{read}")
     for candidate in decision["left_out"]:
         typer.echo(f"left out: {_name(candidate)}: {candidate['reason']}")
 

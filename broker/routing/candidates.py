@@ -9,8 +9,10 @@ from broker import providers
 from broker.catalog.offers import NANO, Offer
 from broker.errors import InferenceError
 from broker.routing import fleet as fleets
+from broker.routing import residency
 from broker.routing.fleet import Fleet, Target
 from broker.routing.names import Wish
+from broker.routing.residency import Claim
 from broker.routing.world import UNKNOWN, Live, World
 
 
@@ -25,11 +27,15 @@ class Candidate:
     weight: float = 1.0
     # Which of the names that were asked for it serves: 0 is the first.
     rank: int = 0
+    # Where it processes requests, and who says so; None = nobody does.
+    claim: Claim | None = None
     excluded: str = ""
 
     def now(self, live: Live) -> Candidate:
         """The same, in the present state."""
-        return Candidate(self.target, self.wish, self.offer, live, self.weight, self.rank)
+        return Candidate(
+            self.target, self.wish, self.offer, live, self.weight, self.rank, self.claim
+        )
 
     @property
     def provider(self) -> str:
@@ -86,7 +92,9 @@ def _candidate(provider: str, model: str, wish: Wish, world: World) -> Candidate
         thinks = "reasoning" in offer.abilities
         prefill = "prefill" in offer.abilities and providers.continues(provider, model)
         target = replace(target, window=offer.max_input, thinks=thinks, prefill=prefill)
-    return Candidate(target, wish, offer)
+    written = world.rules.compliance.get(provider)
+    held = residency.claim(model, written, world.fleet.claims.get(provider, ()))
+    return Candidate(target, wish, offer, claim=held)
 
 
 def _best(offers: Iterable[Offer], fleet: Fleet) -> list[Offer]:

@@ -79,10 +79,14 @@ def _ordered(candidate: Candidate, ask: Ask, _world: World) -> str:
     return "" if candidate.provider in named(order) else "not in provider.order"
 
 
-def _compliant(candidate: Candidate, ask: Ask, world: World) -> str:
-    certified = world.rules.compliance.get(candidate.provider, frozenset())
+def _compliant(candidate: Candidate, ask: Ask, _world: World) -> str:
+    claim = candidate.claim
+    certified = claim.regions if claim is not None else frozenset()
     missing = [code for code in ask.preferences.regions if not covers(certified, code)]
-    return f"not certified for {', '.join(missing)}" if missing else ""
+    if not missing:
+        return ""
+    known = f"it is for {claim}" if claim is not None else "nobody says that it is for any region"
+    return f"not certified for {', '.join(missing)}: {known}"
 
 
 def _private(candidate: Candidate, ask: Ask, world: World) -> str:

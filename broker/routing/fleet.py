@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from broker import subjects
 from broker.errors import InferenceError
+from broker.routing.residency import Claim
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ class Fleet:
 
     live: Mapping[str, Mapping[str, frozenset[str]]] = field(default_factory=dict)
     known: frozenset[str] = frozenset()
+    # Provider -> where it processes requests, as its workers announce it.
+    claims: Mapping[str, frozenset[Claim]] = field(default_factory=dict)
 
     def models(self) -> list[tuple[str, str]]:
         """(provider, model) of everything that is listed, in order."""

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from broker.errors import InferenceError
 from broker.routing import Decision
 from broker.routing.candidates import Candidate
+from broker.routing.residency import Claim
 from broker.translate.chat_request import parse_chat
 from edge.auth import Authenticator
 from edge.http.routes import signed_in
@@ -46,7 +47,7 @@ def shown(decision: Decision) -> dict[str, Any]:
 
 def _shown(candidate: Candidate) -> dict[str, Any]:
     """Prices in USD per million tokens, times in milliseconds; null = not known."""
-    live = candidate.live
+    live, claim = candidate.live, candidate.claim
     return {
         "provider": candidate.provider,
         "model": candidate.target.model,
@@ -60,4 +61,10 @@ def _shown(candidate: Candidate) -> dict[str, Any]:
         "in_flight": live.busy,
         "slots": live.slots or None,
         "resting": live.resting,
+        "compliance": None if claim is None else _claimed(claim),
     }
+
+
+def _claimed(claim: Claim) -> dict[str, Any]:
+    """Where it is compliant, and who says so."""
+    return {"regions": sorted(claim.regions), "source": claim.source, "date": claim.date or None}

@@ -57,8 +57,10 @@ class Town:
 async def town(make_stack: MakeStack) -> AsyncIterator[Town]:
     async with fake_provider(lambda _: chat_answer()) as fake:
         rows = {kind: {"base_url": fake.url(kind) + "/v1", "api_key": "k"} for kind in KINDS}
+        # Nobody calls it: its address says where it is.
+        rows["mistral"] = {"base_url": "https://api.us.mistral.ai/v1", "api_key": "k"}
         stack = await make_stack(
-            workers=1, serves=KINDS, providers=rows, sections={"routing": RULES}
+            workers=1, serves=(*KINDS, "mistral"), providers=rows, sections={"routing": RULES}
         )
         yield Town(stack, fake)
 
@@ -164,7 +166,30 @@ async def test_a_decision_is_explained_without_asking_anybody(town: Town) -> Non
     assert [(c["provider"], c["reason"]) for c in decision["left_out"]] == [
         ("cerebras", "in provider.ignore")
     ]
+    by_settings = {"regions": ["EU"], "source": "the settings", "date": None}
+    assert decision["left_out"][0]["compliance"] == by_settings
+    assert decision["candidates"][0]["compliance"] is None
     assert town.asked() == []
+
+
+async def test_what_a_provider_says_of_its_address_counts_where_nobody_wrote_anything(
+    town: Town,
+) -> None:
+    async with town.stack.client() as client:
+        for region, status in (("US", 200), ("EU", 403)):
+            body = {
+                "model": "mistral/mistral-small-latest",
+                "messages": [{"role": "user", "content": "x"}],
+                "provider": {"compliance": region},
+            }
+            answer = await client.post("/v0/route", json=body)
+            assert answer.status_code == status
+            if status == 403:
+                assert "docs.mistral.ai" in answer.json()["error"]["message"]
+                continue
+            known = answer.json()["candidates"][0]["compliance"]
+            assert (known["regions"], known["date"]) == (["US"], "2026-11-21")
+            assert known["source"].startswith("https://docs.mistral.ai/")
 
 
 async def test_an_answer_tells_on_request_how_it_was_routed(town: Town) -> None:

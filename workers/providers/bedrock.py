@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from broker.operations import COUNT_TOKENS, EMBED, IMAGE, RERANK
+from broker.routing.residency import Claim
 from workers.dialects.anthropic_messages.on_bedrock import (
     PARAMETERS,
     AnthropicOnBedrock,
@@ -31,12 +32,24 @@ def _configure(declared: Provider) -> Provider:
     return replace(declared, base_url=host_of(declared.quirks.get("region", _REGION)))
 
 
+# Of models that several regions of one part of the world answer. Callers choose the host's region.
+_RESIDENCY = (
+    "https://docs.aws.amazon.com/bedrock/latest/userguide/geographic-cross-region-inference.html"
+)
+
 PROVIDER = Provider(
     name="bedrock",
     dialect=DIALECT,
     base_url=host_of(_REGION),
     credentials="aws",
     configure=_configure,
+    residency=tuple(
+        (
+            r"bedrock-runtime(-fips)?\.[a-z0-9-]+\.amazonaws\.com",
+            Claim(frozenset({place.upper()}), _RESIDENCY, "2026-11-21", f"{place}."),
+        )
+        for place in ("us", "eu")
+    ),
     operations={
         COUNT_TOKENS: TokenCounts(DIALECT.error, of_converse),
         EMBED: BedrockEmbeddings(DIALECT.error),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from broker.operations import COMPLETE, EMBED, MODERATE, SPEAK, TRANSCRIBE
+from broker.routing.residency import Claim
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, NAME_IN_TEXT, PLAIN, USAGE_ALWAYS
 from workers.dialects.openai_completions import ONE_PROMPT, OpenAiCompletions
@@ -23,6 +24,11 @@ _FIM = OpenAiCompletions(
     | {"presence_penalty", "frequency_penalty"},
     {"seed": "random_seed"},
     models="codestral",
+)
+_REGIONAL = "https://docs.mistral.ai/studio/regional-inference"
+_RESIDENCY = (
+    (r"api\.eu\.mistral\.ai", Claim(frozenset({"EU"}), _REGIONAL, "2026-11-21")),
+    (r"api\.us\.mistral\.ai", Claim(frozenset({"US"}), _REGIONAL, "2026-11-21")),
 )
 _EMBEDDINGS = OpenAiEmbeddings(
     DIALECT.error, dimensions="output_dimension", tokens=False, at_most=_MOST
@@ -46,6 +52,7 @@ PROVIDER = Provider(
         "audio": "bare",
         "prefix": "/chat/completions",
     },
+    residency=_RESIDENCY,
     operations={
         TRANSCRIBE: OpenAiTranscriptions(
             DIALECT.error,

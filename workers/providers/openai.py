@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from broker.operations import COMPLETE, EMBED, IMAGE, MODERATE, SPEAK, TRANSCRIBE
+from broker.routing.residency import Claim
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, OPENAI_FAMILIES
 from workers.dialects.openai_completions import OpenAiCompletions
@@ -19,11 +20,14 @@ from workers.provider import Provider
 _RESPONSES_ONLY = (
     r"^(o\d+-pro|o\d+(-mini)?-deep-research|gpt-\d+(\.\d+)?-(pro|codex)|codex|computer-use)"
 )
+# What its Europe takes in is not said there.
+_RESIDENCY = "https://developers.openai.com/api/docs/guides/data-residency"
 
 PROVIDER = Provider(
     name="openai",
     dialect=DIALECT,
     base_url="https://api.openai.com/v1",
+    residency=((r"us\.api\.openai\.com", Claim(frozenset({"US"}), _RESIDENCY, "2026-11-21")),),
     # Source: the model names in the official SDK that chat takes and no shutdown date has passed.
     models=(
         "gpt-6.1-sol",

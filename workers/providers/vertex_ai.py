@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from broker.errors import InferenceError
 from broker.operations import COUNT_TOKENS, EMBED, IMAGE, RERANK, SPEAK, TRANSCRIBE
+from broker.routing.residency import Claim
 from workers.dialects.anthropic_messages import ON_VERTEX_AI
 from workers.dialects.anthropic_messages.table import TABLE
 from workers.dialects.gemini import (
@@ -59,12 +60,17 @@ def _error(status: int, headers: Mapping[str, str], body: bytes) -> InferenceErr
     return dialect.error(status, headers, body)
 
 
+_RESIDENCY = "https://docs.cloud.google.com/vertex-ai/generative-ai/docs/learn/data-residency"
 PROVIDER = Provider(
     name="vertex_ai",
     dialect=_DIALECT,
     base_url=f"https://{_HOSTS[_GLOBAL]}",
     credentials="google",
     configure=_configure,
+    residency=tuple(
+        (re.escape(_HOSTS[place]), Claim(frozenset({place.upper()}), _RESIDENCY, "2026-11-21"))
+        for place in ("us", "eu")
+    ),
     operations={
         COUNT_TOKENS: TokenCounts(_error, of_publishers),
         EMBED: VertexAiEmbeddings(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from broker.operations import IMAGE
+from broker.routing.residency import Claim
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, CUT_STOP, NO_EFFORT, NOT_OPENAI, efforts
 from workers.dialects.openai_images import Edits, OpenAiImages, as_ratio
@@ -45,10 +46,12 @@ _IMAGES = OpenAiImages(
     edits=Edits("/images/edits", _sources, most=3),
     formats=".",
 )
+_REGIONS = "https://docs.x.ai/developers/advanced-api-usage/regions"
 PROVIDER = Provider(
     name="xai",
     dialect=DIALECT,
     base_url="https://api.x.ai/v1",
+    residency=((r"us\.api\.x\.ai", Claim(frozenset({"US"}), _REGIONS, "2026-11-21")),),
     models=("grok-4.7", "grok-4.5", "grok-4.3", "grok-3-mini", "grok-imagine-image"),
     operations={IMAGE: _IMAGES},
     quirks={"assistant_fields": "plain", "reasoning_field": "reasoning_content"},

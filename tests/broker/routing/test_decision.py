@@ -6,6 +6,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from broker.errors import InferenceError
 from broker.routing import Ask, Decision, Fleet, World, decide, slate
 from broker.routing.decision import MAX_TARGETS
 from broker.routing.preferences import read
+from broker.routing.residency import Claim, agreed
 from broker.routing.world import Alias, Deployment, Live, Rules
 
 LLAMA = "meta/llama-3-1-70b"
@@ -163,6 +165,58 @@ def test_compliance_is_what_the_operator_wrote() -> None:
     given = world(rules=rules)
     assert providers(LLAMA, given, provider={"compliance": "DE"}) == ["bedrock"]
     assert set(providers(LLAMA, given, provider={"compliance": "us"})) == {"bedrock", "groq"}
+
+
+def claim(*regions: str, models: str = "", source: str = "https://a.example/where") -> Claim:
+    return Claim(frozenset(regions), source, "2026-11-21", models)
+
+
+CLAIMS = {
+    "groq": frozenset({claim("US")}),
+    "bedrock": frozenset({claim("EU", models="meta."), claim("US", models="other.")}),
+}
+
+
+@pytest.mark.parametrize(
+    ("region", "written", "expected"),
+    [
+        ("US", {}, {"groq"}),
+        ("DE", {}, {"bedrock"}),
+        # The operator's word counts, and takes a default back where it is empty.
+        ("US", {"groq": frozenset({"EU"})}, set()),
+        ("DE", {"groq": frozenset({"EU"})}, {"groq", "bedrock"}),
+        ("DE", {"bedrock": frozenset()}, set()),
+    ],
+)
+def test_where_the_operator_wrote_nothing_what_workers_announce_counts(
+    region: str, written: dict[str, frozenset[str]], expected: set[str]
+) -> None:
+    fleet = replace(FLEET, claims=CLAIMS)
+    given = replace(world(rules=Rules(compliance=written)), fleet=fleet)
+    if expected:
+        assert set(providers(LLAMA, given, provider={"compliance": region})) == expected
+    else:
+        with pytest.raises(InferenceError) as told:
+            decision(LLAMA, given, provider={"compliance": region})
+        assert told.value.reason == "no_compliant_provider"
+
+
+def test_who_says_so_is_told() -> None:
+    given = replace(world(), fleet=replace(FLEET, claims=CLAIMS))
+    with pytest.raises(InferenceError) as told:
+        decision(LLAMA, given, provider={"compliance": "JP"})
+    message = told.value.message
+    assert "groq: not certified for JP: it is for US, by https://a.example/where" in message
+    assert "fireworks: not certified for JP: nobody says" in message
+    rules = Rules(compliance={"groq": frozenset({"US"})})
+    found = decision(LLAMA, world(rules=rules), provider={"compliance": "US"})
+    assert str(found.chosen[0].claim) == "US, by the settings"
+
+
+def test_only_what_all_workers_of_a_provider_announce_counts() -> None:
+    us, eu = claim("US"), claim("EU")
+    said = {"a": [frozenset({us}), frozenset({us, eu})], "b": [frozenset({us}), frozenset()]}
+    assert agreed(said) == {"a": {us}, "b": frozenset()}
 
 
 def test_a_mode_in_the_name_sorts_by_what_was_measured() -> None:
