@@ -21,6 +21,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, RawStreamMsg
 from nats.js.errors import Error as JetStreamError
 
 from broker.bus.connection import Bus, BusError
+from broker.bus.ending import end
 from broker.bus.steady import last_message, mapped, patiently, subjects_of
 from broker.v1 import file_pb2
 
@@ -29,6 +30,7 @@ CHUNK = 512 * 1024
 # Chunks that a reader has on their way to it.
 _AHEAD = 4
 _FETCH_S = 5.0
+_ARRIVES_S = 5.0
 # The server forgets the consumer of a reader that died after this long.
 _FORGET_S = 30.0
 # Beyond this an object is taken for left behind, so no writer may take longer.
@@ -203,10 +205,10 @@ class _Writer:
         return self._piece
 
     async def stop(self) -> None:
-        """Give up what is on its way."""
+        """Nothing more comes. What is on its way is let arrive, or it would after the others go."""
         if self._sending is not None:
-            self._sending.cancel()
-            await asyncio.wait((self._sending,))
+            await asyncio.wait((self._sending,), timeout=_ARRIVES_S)
+            await end(self._sending)
 
     async def _send(self) -> None:
         chunk = bytes(self._buffer)

@@ -249,6 +249,19 @@ async def test_a_restart_of_nats_breaks_neither_reading_nor_writing(
     assert read == BODY
 
 
+async def test_a_reader_that_the_server_forgot_reads_on(files: Files, bus: Bus) -> None:
+    """As it forgets one whose client did not read for half a minute."""
+    record = await put(files, BODY * 4)
+    read, forgotten = b"", 0
+    async for some in files.read(record):
+        read += some
+        if len(read) == 2 * CHUNK:
+            for consumer in await bus.js.consumers_info("OBJ_batch_in"):
+                forgotten += await bus.js.delete_consumer("OBJ_batch_in", consumer.name)
+    assert forgotten == 1
+    assert read == BODY * 4
+
+
 async def test_readers_leave_no_consumers(files: Files, bus: Bus) -> None:
     record = await put(files, BODY)
     await content(files, record)
