@@ -7,6 +7,7 @@ A command's module is loaded when the command runs, so that --help needs neither
 from __future__ import annotations
 
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -29,9 +30,11 @@ _key = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=Tru
 _provider_key = typer.Typer(
     help="Keep callers' own provider keys with their API keys, encrypted.", no_args_is_help=True
 )
+_files = typer.Typer(help="Upload, list, download and delete files.", no_args_is_help=True)
 _config = typer.Typer(help="Look at the settings.", no_args_is_help=True)
 app.add_typer(_key, name="key")
 _key.add_typer(_provider_key, name="provider-key")
+app.add_typer(_files, name="files")
 app.add_typer(_config, name="config")
 app.add_typer(batch_app, name="batch")
 
@@ -244,3 +247,64 @@ def provider_key_remove(settings: Settings, key_id: _KeyId, provider: _ProviderN
     from broker.cli.provider_keys import remove
 
     remove(settings, key_id, provider)
+
+
+_FileId = Annotated[str, typer.Argument(metavar="ID", help="file-...; see millrace files list")]
+
+
+@_files.command("upload")
+@with_settings
+def files_upload(
+    settings: Settings,
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="What to upload, up to 8 GiB.")],
+    purpose: Annotated[str, typer.Option(help="batch, user_data, vision, ...")] = "batch",
+    expires: Annotated[
+        int | None,
+        typer.Option(metavar="SECONDS", help="How long to keep it: 3600 to 2592000."),
+    ] = None,
+) -> None:
+    """Upload FILE and print its id."""
+    from broker.cli.files import upload
+
+    upload(settings, path, purpose, expires)
+
+
+@_files.command("list")
+@with_settings
+def files_list(
+    settings: Settings,
+    purpose: Annotated[str | None, typer.Option(help="Only those with this purpose.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, newest first.")] = 100,
+) -> None:
+    """List the files that the API key may see."""
+    from broker.cli.files import show
+
+    show(settings, purpose, limit)
+
+
+@_files.command("get")
+@with_settings
+def files_get(
+    settings: Settings,
+    file_id: _FileId,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Where to write it; what broke off goes on there."),
+    ] = None,
+) -> None:
+    """Write the content of a file to standard output, or to a file."""
+    from broker.cli.files import get
+
+    get(settings, file_id, output)
+
+
+@_files.command("delete")
+@with_settings
+def files_delete(
+    settings: Settings,
+    file_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="file-...")],
+) -> None:
+    """Delete files and their bytes."""
+    from broker.cli.files import delete
+
+    delete(settings, file_ids)
