@@ -20,7 +20,18 @@ from collections import Counter
 from typing import Any
 
 from tests.faults.formats import ANSWERS, error
-from tests.faults.scenes import SCENES, Asked, Close, Pause, Reset, Slowly, Steps, body, fine
+from tests.faults.scenes import (
+    SCENES,
+    VOICES,
+    Asked,
+    Close,
+    Pause,
+    Reset,
+    Slowly,
+    Steps,
+    body,
+    fine,
+)
 
 _FORMATS = {"/v1/chat/completions": "openai", "/v1/messages": "anthropic"}
 _LINGER = struct.pack("ii", 1, 0)
@@ -82,6 +93,8 @@ class Provider:
         if path == "/mend":
             self.mended.add(rest)
             return [body(b"{}")]
+        if path == "/v1/audio/speech":
+            return VOICES[json.loads(sent)["model"].partition(".")[0]]
         if path not in _FORMATS:
             return [body(error("openai", 404), 404)]
         asked: Any = json.loads(sent)

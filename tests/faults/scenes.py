@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from functools import partial
 
-from tests.faults.formats import ANSWERS, TEXT, WORDS, Answer, Json, error, parse, sse
+from tests.faults.formats import Answer, Json, error, parse, sse
 
 
 @dataclass(frozen=True)
@@ -330,6 +330,14 @@ def lines_end(end: bytes) -> Scene:
     return written(lambda raw: [Slowly(raw.replace(b"\n", end))])
 
 
+_VOICE = head(200, {"content-type": "audio/mpeg", "transfer-encoding": "chunked"})
+# Sound has no last word: what breaks off may only be told by how the connection ends.
+VOICES: dict[str, Steps] = {
+    "fine": [_VOICE, chunk(b"sound" * 1000), _END],
+    "cut": [_VOICE, chunk(b"sound" * 1000), Pause(0.5), Close()],
+    "stall": [_VOICE, chunk(b"sound" * 1000), FOREVER],
+}
+
 SCENES: dict[str, Scene] = {
     "fine": fine,
     # Statuses.
@@ -445,5 +453,3 @@ SCENES: dict[str, Scene] = {
     "no-finish": with_events(unfinished),
     "event-20-mb": with_events(partial(large, size=20 << 20)),
 }
-
-__all__ = ["ANSWERS", "SCENES", "TEXT", "WORDS", "Asked", "Close", "Pause", "Reset", "Slowly"]

@@ -187,3 +187,19 @@ async def test_s16_what_failed_is_on_record_and_only_answers_are_charged(stage: 
         await until(charged, "the answer is charged")
         after = await total()
     assert after.failed == before.failed + 2
+
+
+async def test_sound_that_breaks_off_or_falls_silent_never_looks_whole(stage: Stage) -> None:
+    async def hear(http: httpx.AsyncClient, scene: str) -> bytes:
+        body = {"model": f"openai/{scene}.0.voice", "input": "hello", "voice": "alloy"}
+        answer = await http.post("/v1/audio/speech", json=body)
+        assert answer.status_code == 200
+        return answer.content
+
+    async def breaks(http: httpx.AsyncClient, scene: str) -> None:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await hear(http, scene)
+
+    async with stage.client() as http:
+        assert await hear(http, "fine") == b"sound" * 1000
+        await asyncio.gather(breaks(http, "cut"), breaks(http, "stall"))
