@@ -361,7 +361,10 @@ class Engine:
     def limits(self, exchange: Exchange, attempt: Attempt) -> delivery_service_pb2.TimeLimits:
         """How long the upstream call of an attempt may be silent."""
         return self._patience.of(
-            attempt.target, has_next=exchange.plan.has_next, tools=exchange.tools
+            attempt.target,
+            has_next=exchange.plan.has_next,
+            tools=exchange.tools,
+            left_ms=exchange.remaining_ms(),
         )
 
     # Inside.

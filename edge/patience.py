@@ -29,10 +29,18 @@ class Patience:
             for slow in (False, True)
         }
 
-    def of(self, target: Target, *, has_next: bool, tools: bool) -> delivery_service_pb2.TimeLimits:
-        """The limits of an attempt at `target`.
+    def of(
+        self, target: Target, *, has_next: bool, tools: bool, left_ms: int
+    ) -> delivery_service_pb2.TimeLimits:
+        """The limits of an attempt at `target`, `left_ms` before the deadline.
 
         Where nobody else is left to ask, a late first token is better than none. Models that reason
         fall silent while they do, and providers that send tool calls whole while they write one.
+        What is not streamed gets half of the time, so that the next candidate has the other half.
         """
-        return self._limits[target.thinks, has_next, target.thinks or tools]
+        limits = self._limits[target.thinks, has_next, target.thinks or tools]
+        if not has_next or target.thinks:
+            return limits
+        halved = delivery_service_pb2.TimeLimits(whole_ms=left_ms // 2)
+        halved.MergeFrom(limits)
+        return halved

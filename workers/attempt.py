@@ -357,15 +357,15 @@ async def _read_tail(reply: Reply) -> None:
 
 
 def _limits(grant: delivery_service_pb2.Grant, request: generation_pb2.Request) -> Limits:
-    """A whole answer has no first token and no pauses: its deadline is its limit.
+    """A whole answer has no first token and no pauses: a share of its time is its limit.
 
-    So has a picture, and of what takes minutes only the first byte is waited for that long.
+    A streamed picture has none, and of what takes minutes only the first byte is waited for.
     """
     limits, streams = grant.limits, operations.streams(request)
-    first = streams and not request.HasField("image")
+    first_ms = limits.first_token_ms if streams else limits.whole_ms
     return Limits(
         connect_s=limits.connect_ms / 1000,
-        first_byte_s=limits.first_token_ms / 1000 if first else 0,
+        first_byte_s=0 if streams and request.HasField("image") else first_ms / 1000,
         stall_s=limits.stall_ms / 1000 if streams and not operations.pauses(request) else 0,
         deadline_s=grant.remaining_ms / 1000,
     )

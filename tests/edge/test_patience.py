@@ -22,9 +22,11 @@ CASES = [
 @pytest.mark.parametrize(("thinks", "has_next", "tools", "first", "stall"), CASES)
 def test_limits(thinks: bool, has_next: bool, tools: bool, first: int, stall: int) -> None:
     target = Target("p", "main", "m", listed=True, thinks=thinks)
-    limits = Patience(Limits()).of(target, has_next=has_next, tools=tools)
+    limits = Patience(Limits()).of(target, has_next=has_next, tools=tools, left_ms=80_000)
     assert (limits.connect_ms, limits.first_token_ms, limits.stall_ms) == (
         5_000,
         first * 1000,
         stall * 1000,
     )
+    # The next candidate has the other half.
+    assert limits.whole_ms == (40_000 if has_next and not thinks else 0)

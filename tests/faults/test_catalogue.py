@@ -127,6 +127,23 @@ async def test_a_provider_that_cannot_be_reached_is_the_next_ones_turn(stage: St
         )
 
 
+async def test_s06_a_whole_answer_that_does_not_come_leaves_time_for_the_next_one(
+    stage: Stage,
+) -> None:
+    async with stage.client() as http:
+        http.headers["x-millrace-timeout"] = "12"
+        begun = time.monotonic()
+        heard = await asyncio.gather(
+            *(
+                ASK["chat"](http, f"{name}/{scene}.0.s06", stream=False, models=[BACKUP[name]])
+                for name in BACKUP
+                for scene in ("hang", "slow-head", "late")
+            )
+        )
+    assert {one.text for one in heard} == {TEXT}
+    assert 5 < time.monotonic() - begun < 11
+
+
 async def test_s12_what_is_too_long_goes_to_a_model_that_is_known_to_be_larger(
     stage: Stage,
 ) -> None:
