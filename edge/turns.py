@@ -16,19 +16,22 @@ from typing import Protocol
 LAUNCHED = 2
 # The part of the stream that new requests may fill.
 ADMITTED = 0.9
-# As much lies published ahead of the workers as they take in this time, at least this part of the
-# slots: a place that becomes free is filled from there while the edge publishes the next.
+# When the slots are taken as much lies published as workers take in this time, and at least this
+# part of what runs: a place that becomes free is filled from there while the edge publishes more.
 REFILL_S = 0.05
 LEAST_AHEAD = 1 / 8
+# While slots are free it is what they take in this time: they may have slots that they cannot use,
+# because a provider allows less.
+BACKLOG_S = 0.5
 # Cost that a key of weight 1 may launch in its turn. A request costs one, and one more for each so
 # many tokens that it has and may get, up to a few.
 QUANTUM = 1
 MAX_COST = 8
 COST_TOKENS = 8192
 _TOKEN_BYTES = 4
-# Requests by which a rate is known, and those it takes to speak of one.
+# Requests by which a rate is known, those it takes to speak of one, and to refuse somebody for it.
 _SEEN = 64
-_ENOUGH = 16
+_FEW, _ENOUGH = 4, 16
 # How far from what is expected a number of answers in a time is taken to be possible.
 _SIGMAS = 2
 
@@ -117,7 +120,7 @@ class PoolQueue:
         self._share = 1
         # In the order of turns.
         self._lines: OrderedDict[str, _Line] = OrderedDict()
-        # Attempts that workers took since there is a line.
+        # Attempts that workers took since some lie published all the time.
         self._taken = Rate()
 
     def resize(self, slots: int, edges: int, *, capacity: int, now: float) -> None:
@@ -143,12 +146,14 @@ class PoolQueue:
         return self.published < self._share and self.launched < LAUNCHED * max(1, self.slots)
 
     def _may_launch(self) -> bool:
-        return self._has_place() and (self.launched < self._share or self.published < self._ahead())
-
-    def _ahead(self) -> int:
-        """How many may lie published when the slots are taken."""
-        least = math.ceil(self.slots * LEAST_AHEAD / self._edges)
-        return max(1, least, int(self._taken.per_s(2) * REFILL_S))
+        if not self._has_place():
+            return False
+        rate = self._taken.per_s(_FEW)
+        free = self.launched < self._share
+        if free and not rate:
+            return True
+        least = math.ceil((self.launched - self.published) * LEAST_AHEAD)
+        return self.published < max(1, least, int(rate * (BACKLOG_S if free else REFILL_S)))
 
     def launch(self, item: Waiting) -> None:
         """Launch a request past the line; for its key that is the turn of this round."""
@@ -159,9 +164,6 @@ class PoolQueue:
 
     def wait(self, item: Waiting, now: float, *, weight: int = 1, cost: int = 1) -> None:
         """Queue a request behind those of its key, which has `weight` among keys."""
-        if not self.waiting:
-            # What was learnt before there was a line says nothing about it now.
-            self._taken.clear()
         line = self._lines.get(item.key_id)
         if line is None:
             # First in the round, since it is new in it.
@@ -191,8 +193,8 @@ class PoolQueue:
     def _seconds(self, count: float) -> float:
         """How long workers need to take so many; 0 = nobody knows.
 
-        A rate counts when all slots were free twice since the line began: those that were taken
-        together become free together.
+        A rate counts when all slots were free twice: those that were taken together become free
+        together.
         """
         rate = self._taken.per_s(max(_ENOUGH, 2 * self.slots))
         return count / rate if rate else 0.0
@@ -223,6 +225,9 @@ class PoolQueue:
         self.published -= 1
         self._taken.note(now, max(_SEEN, 3 * self.slots))
         self._release(now)
+        if not self.published:
+            # Workers wait for requests: how often one comes is not how fast they are.
+            self._taken.clear()
 
     def vacate(self, now: float) -> None:
         """A launched request ended."""

@@ -131,11 +131,13 @@ def test_defaults_are_those_of_the_settings() -> None:
 def test_limits_are_those_of_the_settings() -> None:
     shown = [row[1] for row in rows(section("Limits"))]
     limits = Limits()
-    assert shown[:11] == [
+    assert limits.share_per_key == 0.8
+    assert shown[:12] == [
         f"{limits.max_body_bytes >> 20} MiB",
         f"{limits.max_header_bytes >> 10} KiB",
         f"{limits.streams_per_key:,}",
         f"{limits.queue_size:,}",
+        f"{limits.held_bytes >> 30} GiB",
         f"{limits.request_timeout_s:g} s",
         f"{limits.first_token_timeout_s:g} s",
         f"{limits.last_first_token_timeout_s:g} s",

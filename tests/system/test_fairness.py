@@ -19,14 +19,14 @@ from tests.system.test_metrics import number
 
 EDGES = ("edge", "edge1")
 FLOOD = 10_000
-SLOTS = 8
+SLOTS = 16
 # Requests of the modest key, of which so many run at a time.
 MODEST = 60
-TOGETHER = 2
-MODEL = "sim/sim-tokens=1,ttft_ms=200"
+TOGETHER = 3
+MODEL = "sim/sim-tokens=1,ttft_ms=250"
 # As long on the average, and no two of them in step.
 FLOOD_MODELS = [
-    f"sim/sim-tokens=1,ttft_ms={ms}" for ms in random.Random(7).sample(range(100, 301), 50)
+    f"sim/sim-tokens=1,ttft_ms={ms}" for ms in random.Random(7).sample(range(150, 351), 50)
 ]
 
 
