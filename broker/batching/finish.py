@@ -30,6 +30,7 @@ async def write(run: Run) -> None:
     output = _Sink(run, names.output_file(run.id), "output")
     errors = _Sink(run, names.error_file(run.id), "error")
     models: set[str] = set()
+    run.large.clear()
     try:
         async with contextlib.aclosing(_results(run)) as results:
             async for result in results:
@@ -38,6 +39,7 @@ async def write(run: Run) -> None:
                     models.add(result.answered_model)
                 body = None
                 if result.HasField("object"):
+                    run.large.append(result.object.name)
                     body = await run.services.blobs.get(result.object.name) or b"null"
                 sink = output if answered else errors
                 await sink.add(projection.row(run.id, result, body))
@@ -64,6 +66,9 @@ async def clean(run: Run) -> None:
     if queued:
         await services.batches.stop(run.id, record.stop_code or states.BATCH_EXPIRED)
     await services.results.purge(run.id)
+    # Those of a process that died here are left to their retention.
+    for name in run.large:
+        await services.blobs.discard(name)
     if record.progress.copies:
         await copies.forget(run)
     if not queued:

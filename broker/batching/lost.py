@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from broker import subjects
 from broker.batch import lines, projection, states
 from broker.batching import reading
 from broker.batching.copies import Copies, write_all
@@ -34,8 +33,7 @@ class Lookout:
         self._looked_at = loop.time()
         done = states.done(run.record)
         lane = await backlog.lane(run.services.bus)
-        prefix = subjects.line_id(run.id, 0).removesuffix("0")
-        if await backlog.scheduled(run.services.bus, prefix):
+        if (await backlog.scheduled(run.services.bus))[run.line_prefix]:
             self._done = -1
             return False
         if done != self._done:  # the first look, or it goes on

@@ -14,11 +14,13 @@ from broker.bus.layout import MAX_INLINE_BODY
 from broker.dispatch import Plan
 from broker.errors import InferenceError
 from broker.routing import Target
-from broker.translate.errors import error_body, error_status
+from broker.translate.lines import fail
 from broker.v1 import batch_pb2, job_pb2
 
 # Attempts of the n-th sweep begin above n times this.
 EPOCH = 1000
+# Beyond this the deadline bounds no call.
+_LONGEST_CALL_S = 3600
 
 
 @dataclass(slots=True)
@@ -53,7 +55,13 @@ async def prepare(run: Run, chunk: Chunk) -> Prepared:
             if decided.reason == "no_worker":
                 made.waiting += 1
             else:
-                made.refused.append(_refused(raw.number, line.custom_id, decided))
+                refused = batch_pb2.LineResult(
+                    number=raw.number,
+                    custom_id=line.custom_id,
+                    request_id=subjects.line_id(run.id, raw.number).removeprefix("batch_"),
+                )
+                fail(refused, endpoint, decided)
+                made.refused.append(refused)
             continue
         message = jobs.message(raw, line, decided)
         made.demand[message.subject] += 1
@@ -69,7 +77,9 @@ class _Jobs:
     def __init__(self, run: Run) -> None:
         self._record = run.record
         self._attempt = EPOCH * run.record.progress.epoch + 1
-        self._left_ms = 1000 * max(1, run.record.expires_at - run.services.now())
+        left_s = max(1, run.record.expires_at - run.services.now())
+        # What one call may take: 0 is what the workers' settings say.
+        self._left_ms = 1000 * left_s if left_s < _LONGEST_CALL_S else 0
         self._shared: dict[tuple[Target, ...], tuple[str, bytes]] = {}
 
     def message(self, raw: Raw, line: lines.Line, targets: tuple[Target, ...]) -> Message:
@@ -109,10 +119,3 @@ class _Jobs:
         model = durable.model_token(target)
         subject = subjects.job(subjects.BATCH, target.provider, target.pool, model)
         return subject, job.SerializeToString()
-
-
-def _refused(number: int, custom_id: str, error: InferenceError) -> batch_pb2.LineResult:
-    """What an edge would have answered."""
-    return batch_pb2.LineResult(
-        number=number, custom_id=custom_id, status=error_status(error), json=error_body(error)
-    )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 from broker.batch import states
 from broker.batch.chunks import LINES, Cursor
-from broker.batch.window import Rates, Turns, window
+from broker.batch.window import SMALLEST, Rates, Turns, window
 from broker.batching.copies import write_all
 from broker.batching.prepare import Prepared, prepare
 from broker.batching.reading import InputGoneError, next_chunk
@@ -49,6 +49,9 @@ class Publishing:
         self._ahead: dict[str, int] = {}
         self._sent: Counter[str] = Counter()
         self._looked_at = 0.0
+        # Delayed lines, which providers' limits made wait, by batch.
+        self._delayed: Counter[str] = Counter()
+        self._delays_at = 0.0
         self._ready: dict[str, Prepared] = {}
         # Where a batch's lines go, as far as that is one place.
         self._hints: dict[str, str] = {}
@@ -88,6 +91,8 @@ class Publishing:
             taken = before - lane.ahead.get(subject, 0)
             if self._looked_at and elapsed > 0 and before:
                 self._rates.seen(subject, max(0, taken), elapsed)
+        if now - self._delays_at >= _REST_S:
+            self._delayed, self._delays_at = await backlog.scheduled(self._services.bus), now
         self._looked_at, self._ahead = now, lane.ahead
         self._sent.clear()
         self._room.clear()
@@ -121,6 +126,10 @@ class Publishing:
         if self._resting.get(run.id, 0.0) > asyncio.get_running_loop().time():
             return False
         hint = self._hints.get(run.id)
+        # What was delayed is ahead, too: limits would drain a whole batch into the schedules.
+        wide = window(self._slots(hint), self._rates.of(hint)) if hint else SMALLEST
+        if self._delayed[run.line_prefix] >= wide:
+            return False
         return not hint or self._room_of(hint) >= LINES
 
     def _room_of(self, subject: str) -> int:

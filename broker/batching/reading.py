@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from broker.batch.chunks import Chunk, Cursor
 from broker.batching.run import Run
 from broker.bus.connection import BusError
+from broker.bus.objects import GoneError
 
 # What is read at a time. Files are stored in pieces of this size, so that one is one request.
 _STEP = 512 << 10
@@ -30,8 +31,11 @@ async def next_chunk(run: Run, cursor: Cursor) -> Chunk | None:
         if chunk is not None or at >= size:
             return chunk
         end = min(size, (at // _STEP + 1) * _STEP)
-        async with contextlib.aclosing(run.services.files.read(run.input, at, end)) as pieces:
-            cursor.feed(b"".join([piece async for piece in pieces]))
+        try:
+            async with contextlib.aclosing(run.services.files.read(run.input, at, end)) as pieces:
+                cursor.feed(b"".join([piece async for piece in pieces]))
+        except GoneError as exc:
+            raise InputGoneError(f"the input of {run.id}: {exc}") from exc
 
 
 async def chunks(run: Run, offset: int, number: int) -> AsyncGenerator[Chunk, None]:

@@ -9,7 +9,7 @@ from broker.batch.lines import Head
 from broker.errors import InferenceError
 from broker.router import Router
 from broker.routing import Target
-from broker.translate.forms import KEPT, ROUTES
+from broker.translate import lines
 from broker.v1 import generation_pb2
 
 # How long a decision for a model holds, in seconds: the fleet changes.
@@ -68,8 +68,7 @@ def _minimal(endpoint: str, model: str) -> generation_pb2.Request:
 
 
 def _whole(endpoint: str, body: bytes) -> generation_pb2.Request | InferenceError:
-    form = ROUTES.get(endpoint) or KEPT[endpoint]
     try:
-        return form.parse(body)
+        return lines.read(endpoint, body)
     except InferenceError as exc:
         return exc

@@ -52,6 +52,8 @@ class Run:
         self.services = services
         self.record = kept.record
         self.key = subjects.batch_key(kept.record.owner, kept.record.id)
+        # What the request ids of its lines begin with.
+        self.line_prefix = subjects.line_id(kept.record.id, 0).rpartition("_")[0]
         self._revision = kept.revision
         # What the stored progress was when this process wrote or read it last.
         self._stored = batch_pb2.BatchProgress()
@@ -68,6 +70,8 @@ class Run:
         self.publishing = False
         self.input: file_pb2.StoredFile | None = None
         self.cursor: Cursor | None = None
+        # Objects that hold bodies of its results.
+        self.large: list[str] = []
         # Lines that are not published in this pass: they have a result, or get another one's.
         self.skips: Callable[[int], bool] = _none
 

@@ -7,6 +7,7 @@ whoever published it.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -48,11 +49,11 @@ async def lane(bus: Bus) -> Lane:
     return Lane(ahead, last)
 
 
-async def scheduled(bus: Bus, prefix: str) -> bool:
-    """Whether a delayed line waits whose request id begins so."""
-    waiting, _ = await _subjects(bus, _SCHEDULES, subjects.schedule(subjects.BATCH, "x")[:-1] + "*")
-    start = subjects.schedule(subjects.BATCH, prefix)
-    return any(subject.startswith(start) for subject in waiting)
+async def scheduled(bus: Bus) -> Counter[str]:
+    """How many delayed lines each batch has, by what its lines' request ids begin with."""
+    pattern = subjects.schedule(subjects.BATCH, "x")[:-1] + "*"
+    waiting, _ = await _subjects(bus, _SCHEDULES, pattern)
+    return Counter(name.rpartition(".")[2].rpartition("_")[0] for name in waiting)
 
 
 async def passed(bus: Bus, watermark: int, pools: Collection[tuple[str, str]]) -> bool:

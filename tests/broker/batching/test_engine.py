@@ -1,0 +1,253 @@
+"""The engine beside others and in bad times: lines that strand, tenants, deadlines, lost inputs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from nats.errors import Error as NatsError
+
+from broker import subjects
+from broker.batch import states
+from broker.batching import publish
+from broker.bus import Bus, BusError
+from broker.bus.ending import end
+from broker.bus.layout import ensure_layout, ensure_pool
+from broker.bus.usage import usage_groups
+from broker.ledger import Ledger
+from broker.v1 import batch_pb2, job_pb2
+from tests.broker.batching.leading import Author, Leader, Worker
+from tests.broker.bus.server import NatsServer, until
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
+    server = NatsServer(tmp_path)
+    await server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+async def bus(server: NatsServer) -> AsyncIterator[Bus]:
+    bus = await server.bus()
+    await ensure_layout(bus, 1)
+    await ensure_pool(bus, "sim", "main", 4)
+    yield bus
+    await bus.close()
+
+
+@pytest.fixture
+async def worker(bus: Bus) -> AsyncIterator[Worker]:
+    worker = Worker(bus)
+    working = asyncio.create_task(worker.work())
+    yield worker
+    await end(working)
+
+
+def lines(count: int, text: str = "") -> bytes:
+    return b"".join(
+        b'{"custom_id":"c%d","method":"POST","url":"/v1/chat/completions",'
+        b'"body":{"model":"m","user":"%b","messages":[]}}\n' % (number, text.encode())
+        for number in range(1, count + 1)
+    )
+
+
+async def ledger(bus: Bus) -> int:
+    found = Ledger()
+    async for group in usage_groups(bus):
+        found.apply(group)
+    return found.total().charges
+
+
+async def test_r18_lines_that_strand_are_found_and_run_again(
+    bus: Bus, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: set[str] = set()
+
+    def loses(job: job_pb2.Job) -> bool:
+        first = job.line.number % 7 == 0 and job.request_id not in lost
+        lost.add(job.request_id)
+        return first
+
+    worker.loses = loses
+    author = Author(bus)
+    batch = await author.create(lines(200))
+    async with Leader(bus, monkeypatch):
+        await until(lambda: author.over(batch), "it is over", 30)
+        await until(lambda: author.let_go(batch), "it is let go", 10)
+        record = await author.get(batch)
+        assert record.status == states.COMPLETED
+        assert (record.progress.completed, record.progress.epoch) == (200, 1)
+        assert set(worker.asked.values()) == {1}
+        assert await ledger(bus) == 200
+        # A copy of such a line may be queued still: it must not run.
+        kv = await bus.kv(subjects.BATCHES)
+        assert (await kv.get(subjects.stop_key(batch))).value
+
+
+async def test_a_stopped_batch_ends_though_some_of_its_lines_are_lost(
+    bus: Bus, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker.loses = lambda job: job.line.number == 3
+    author = Author(bus)
+    batch = await author.create(lines(20), window_s=2)
+    async with Leader(bus, monkeypatch):
+        await until(lambda: author.over(batch), "it is over", 30)
+    record = await author.get(batch)
+    assert record.status == states.EXPIRED
+    assert record.progress.completed == 19
+    errors = await author.content(record.error_file_id)
+    assert errors.count(b"\n") == 1
+    assert b'"custom_id":"c3"' in errors
+    assert b'"batch_expired"' in errors
+
+
+async def test_two_leaders_at_once_do_no_harm(
+    bus: Bus, server: NatsServer, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = await server.bus("other")
+    author = Author(bus)
+    async with Leader(bus, monkeypatch), Leader(other, monkeypatch):
+        batches = [await author.create(lines(500)) for _ in range(3)]
+        for batch in batches:
+            await until(partial(author.over, batch), "it is over", 40)
+    for batch in batches:
+        record = await author.get(batch)
+        assert (record.status, record.progress.completed) == (states.COMPLETED, 500)
+        assert record.progress.usage.output_tokens == 500
+        assert (await author.content(record.output_file_id)).count(b"\n") == 500
+    assert set(worker.asked.values()) == {1}
+    assert await ledger(bus) == 1500
+    await other.close()
+
+
+async def test_the_server_may_be_killed_in_the_middle(
+    bus: Bus, server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Worker(bus)
+    author = Author(bus)
+    batch = await author.create(lines(1500))
+
+    async def some() -> bool:
+        return 0 < (await author.get(batch)).progress.completed < 1500
+
+    async def work() -> None:
+        while True:
+            try:
+                await worker.work()
+            except (NatsError, BusError):
+                await asyncio.sleep(0.1)
+
+    working = asyncio.create_task(work())
+    async with Leader(bus, monkeypatch):
+        await until(some, "some are answered", 20)
+        server.kill()
+        await server.start()
+        await until(lambda: bus.connected, "it is connected again")
+        await until(lambda: author.over(batch), "it is over", 60)
+    await end(working)
+    record = await author.get(batch)
+    assert (record.status, record.progress.completed) == (states.COMPLETED, 1500)
+    assert (await author.content(record.output_file_id)).count(b"\n") == 1500
+    assert await ledger(bus) == 1500
+
+
+async def test_lines_are_never_further_ahead_than_the_window_and_tenants_take_turns(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    author = Author(bus)
+    late = await author.create(lines(2000), tenant="big", window_s=9000)
+    soon = await author.create(lines(2000), tenant="big", window_s=600)
+    small = await author.create(lines(2000), tenant="small", window_s=9000)
+    monkeypatch.setattr(publish, "window", lambda _slots, _rate: 384)
+    worker = Worker(bus)
+
+    async def ahead() -> int:
+        return (await bus.js.stream_info("BAT")).state.messages
+
+    async with Leader(bus, monkeypatch):
+        await until(ahead, "lines are queued")
+
+        async def full() -> bool:
+            return await ahead() == 384
+
+        await until(full, "the window is full")
+        working = asyncio.create_task(worker.work())
+        most = 0
+        while len(worker.asked) < 1000:
+            most = max(most, await ahead())
+            await asyncio.sleep(0.01)
+        await end(working)
+    assert most <= 384
+    shares = Counter(name.rsplit("_", 1)[0].removeprefix("batch_req_") for name in worker.asked)
+    by_batch = {batch: shares[batch.removeprefix("batch_")] for batch in (late, soon, small)}
+    assert by_batch[late] <= 384, by_batch
+    assert abs(by_batch[soon] + by_batch[late] - by_batch[small]) <= 2 * 384, by_batch
+
+
+async def test_an_active_key_without_a_batch_is_forgotten(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    author = Author(bus)
+    batch = "batch_" + "0" * 32
+    await author.batches.touch("acme", batch)
+    async with Leader(bus, monkeypatch):
+        await until(lambda: author.let_go(batch), "it is forgotten", 10)
+
+
+async def test_an_input_that_is_deleted_stops_its_batch_and_keeps_what_was_answered(
+    bus: Bus, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    author = Author(bus)
+    monkeypatch.setattr(publish, "window", lambda _slots, _rate: 128)
+    worker.held.clear()
+    batch = await author.create(lines(5000))
+    async with Leader(bus, monkeypatch):
+
+        async def queued() -> bool:
+            return (await bus.js.stream_info("BAT")).state.messages > 0
+
+        await until(queued, "lines are queued")
+        await author.files.delete("acme", (await author.get(batch)).input_file_id)
+        worker.held.set()
+        await until(lambda: author.over(batch), "it is over", 30)
+    record = await author.get(batch)
+    assert record.status == states.CANCELLED
+    assert [error.code for error in record.errors] == ["file_not_found"]
+    answered = (await author.content(record.output_file_id)).count(b"\n")
+    assert 0 < answered == record.progress.completed < 5000
+
+
+async def test_a_cost_that_is_reached_stops_a_batch(
+    bus: Bus, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    author = Author(bus)
+    options = batch_pb2.BatchOptions(max_cost_nano=1)
+    batch = await author.create(lines(10), options=options)
+    cost = batch_pb2.LineResult(number=99, status=200, attempt=0)
+    cost.cost.nano_usd = 5
+    async with Leader(bus, monkeypatch):
+        worker.held.clear()
+
+        async def begun() -> bool:
+            return (await author.get(batch)).status == states.IN_PROGRESS
+
+        await until(begun, "it runs")
+        await bus.js.publish(subjects.result(batch, 99), cost.SerializeToString())
+        worker.held.set()
+        await until(lambda: author.over(batch), "it is over", 30)
+    record = await author.get(batch)
+    assert record.status == states.CANCELLED
+    assert record.errors[0].code == "max_cost_exceeded"
+    assert time.time() - record.created_at < 60
