@@ -90,6 +90,9 @@ class Admission:
         self._waited = metrics.histogram(
             "queue_wait_seconds", "How long requests waited in this edge that had to.", "provider"
         )
+        self._hedged = metrics.counter(
+            "hedges", "Second attempts beside slow ones, by how they went.", "outcome"
+        )
         metrics.gauge(
             "queue_waiting",
             "Requests waiting in this edge: of the key with the most of them, and of the others.",
@@ -126,6 +129,11 @@ class Admission:
             return False
         queue.launched += 1
         return True
+
+    def hedged(self, free: Target, outcome: str, now: float) -> None:
+        """How a second attempt went; the place of one of the two is free."""
+        self._hedged.add(outcome)
+        self.of(free).vacate(now)
 
     def resize(self, slots: Mapping[tuple[str, str], int], edges: int, *, now: float) -> None:
         """The slots of every pool, which so many edges share."""

@@ -297,9 +297,9 @@ class Engine:
         live = self._health.state(target.provider, target.model)
         return self._admission.hedge(target, live)
 
-    def vacate(self, target: routing.Target) -> None:
-        """One of two attempts is over: its place is free."""
-        self._admission.of(target).vacate(self._loop.time())
+    def hedged(self, free: routing.Target, outcome: str) -> None:
+        """How a second attempt went; the place of one of the two is free."""
+        self._admission.hedged(free, outcome, self._loop.time())
 
     def charge(
         self,

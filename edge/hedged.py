@@ -14,6 +14,7 @@ from typing import Any
 from broker import dispatch, operations
 from broker.errors import InferenceError, Retry
 from broker.resume import CONTENT
+from broker.routing import Target
 from broker.routing.world import Rules
 from broker.v1 import event_pb2, generation_pb2
 from edge.attempt import Attempt, Session
@@ -163,8 +164,7 @@ class HedgedExchange(Exchange):
 
     def _go_on_with(self, rival: Attempt, outcome: str) -> None:
         """The second attempt is the only one from now on; what it has said counts."""
-        if self.attempt is not None:
-            self._host.vacate(self.attempt.target)
+        first = self.attempt
         if self._retry_timer is not None:
             self._retry_timer.cancel()  # the first attempt's patience with its queue
             self._retry_timer = None
@@ -173,7 +173,7 @@ class HedgedExchange(Exchange):
             self.plan.go_on(self._place)
         self._forget()
         self._intake.start_over()
-        self._ended(rival, outcome)
+        self._ended(rival, outcome, rival.target if first is None else first.target)
         super().on_events(rival, self._held, self._held_size)
 
     def _drop(self, outcome: str, *, stop: str = "") -> None:
@@ -183,15 +183,15 @@ class HedgedExchange(Exchange):
             return
         if stop:
             self._stop(rival, stop)
-        self._host.vacate(rival.target)
-        self._ended(rival, outcome)
+        self._ended(rival, outcome, rival.target)
 
     def _give_back(self, rival: Attempt) -> None:
         rival.session = None
         self._host.withdraw(rival)
         self._drop("failed")
 
-    def _ended(self, rival: Attempt, outcome: str) -> None:
+    def _ended(self, rival: Attempt, outcome: str, free: Target) -> None:
+        self._host.hedged(free, outcome.replace(" ", "_"))
         self._tell(f"hedge {rival.target.provider}/{rival.target.model} {outcome}")
 
     def _end(self, error: Exception | None, kill_reason: str) -> None:

@@ -31,8 +31,8 @@ class Host(Protocol[_Exchange_contra]):
     def hedge(self, target: Target) -> bool:
         """Whether a second attempt may run at `target` now: it then has a place there."""
 
-    def vacate(self, target: Target) -> None:
-        """One of two attempts is over: its place is free."""
+    def hedged(self, free: Target, outcome: str) -> None:
+        """How a second attempt went; the place of one of the two is free."""
 
     def charge(
         self,

@@ -71,8 +71,8 @@ class Host:
     def hedge(self, target: Target) -> bool:
         return self.room
 
-    def vacate(self, target: Target) -> None:
-        self.vacated.append(target)
+    def hedged(self, free: Target, outcome: str) -> None:
+        self.vacated.append(free)
 
     def charge(
         self,

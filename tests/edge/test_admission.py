@@ -10,6 +10,7 @@ from broker.config import Limits
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
 from broker.routing import Target
+from broker.routing.world import Live
 from broker.telemetry import Metrics
 from edge.admission import Admission
 
@@ -179,3 +180,30 @@ def test_what_waited_is_seen_in_the_metrics() -> None:
         edge.end(n * 2.0)
     assert edge.shown("queue_wait_seconds_count") == 3
     assert edge.shown("queue_wait_seconds_sum") == 2 + 4 + 6
+
+
+@pytest.mark.parametrize(
+    ("live", "waiting", "may"),
+    [
+        (Live(busy=1, slots=2), 0, True),
+        (Live(busy=2, slots=2), 0, False),
+        (Live(), 0, False),  # nobody knows of a slot
+        (Live(busy=1, slots=2, resting=True), 0, False),
+        (Live(busy=1, slots=2), 1, False),
+    ],
+    ids=["room", "full", "unknown", "failing", "somebody waits"],
+)
+def test_a_second_attempt_takes_a_place_that_nobody_needs(
+    live: Live, waiting: int, may: bool
+) -> None:
+    edge = Edge()
+    edge.enter("a", waiting)
+    queue = edge.admission.of(TARGET)
+    assert queue.waiting == waiting
+    before = queue.launched
+    assert edge.admission.hedge(TARGET, live) is may
+    assert queue.launched == before + may
+    if may:
+        edge.admission.hedged(TARGET, "won", 1.0)
+        assert queue.launched == before
+        assert edge.shown("hedges_total") == 1
