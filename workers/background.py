@@ -77,7 +77,7 @@ class Background:
         if self._slots.draining or self._slots.reserved:
             return 0
         standing = self._puller.credits
-        free = self._slots.left_by_interactive() - standing
+        free = self._slots.room(subjects.BACKGROUND) - standing
         return free if free > 0 and (free * 4 >= self._slots.count or standing < free) else 0
 
     def pull(self) -> None:
@@ -87,7 +87,11 @@ class Background:
 
     def _delivered(self, delivery: Delivery) -> None:
         self._slots.hold(delivery.reply)
-        if self._slots.draining or self._slots.reserved or self._slots.left_by_interactive() <= 0:
+        if (
+            self._slots.draining
+            or self._slots.reserved
+            or self._slots.room(subjects.BACKGROUND) <= 0
+        ):
             self._slots.answer(delivery.reply, nak(0.0 if self._slots.draining else _ROOM_S))
             return
         job = job_pb2.Job.FromString(delivery.data)

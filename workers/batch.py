@@ -135,7 +135,7 @@ class Batch:
             return 0
         # While results cannot be stored, no more is begun.
         unsettled = 2 * slots.count - len(self._lines) + len(self._waiting)
-        return min(slots.left_by_others(), unsettled)
+        return min(slots.room(subjects.BATCH), unsettled)
 
     def _delivered(self, delivery: Delivery) -> None:
         job = job_pb2.Job.FromString(delivery.data)

@@ -200,7 +200,7 @@ class Runner:
     def _wanted(self) -> int:
         """Slots to ask for: none while the pull that stands has plenty of credit left."""
         standing = self._puller.credits
-        free = self._settings.slots - self._slots.busy - standing
+        free = self._slots.room(subjects.INTERACTIVE) - standing
         return free if free * 4 >= self._settings.slots or standing < free else 0
 
     def _start_pull(self) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 
+from broker import subjects
 from broker.bus import Bus
 from broker.bus.jobs import settle
 from broker.bus.queue import IN_PROGRESS
@@ -31,9 +32,12 @@ class Slots:
         self.busy = 0
         # Interactive work is left a twentieth, but never none, nor all.
         reserve = min(max(1, int(count * _RESERVE)), count - 1)
-        self._for_background = count - reserve
-        # Where there are many, one less: what becomes free is the background's first.
-        self._for_batch = self._for_background - (reserve > 1)
+        self._most = {
+            subjects.INTERACTIVE: count,
+            subjects.BACKGROUND: count - reserve,
+            # Where there are many, one less: what becomes free is the background's first.
+            subjects.BATCH: count - reserve - (reserve > 1),
+        }
         # Whether this worker is leaving.
         self.draining = False
         # What runs in them.
@@ -62,15 +66,11 @@ class Slots:
     @property
     def open(self) -> bool:
         """Whether anything may be begun."""
-        return not (self.draining or self.reserved) and self.busy < self.count
+        return not (self.draining or self.reserved) and self.room(subjects.INTERACTIVE) > 0
 
-    def left_by_interactive(self) -> int:
-        """Slots that work in the background may take now."""
-        return self._for_background - self.busy
-
-    def left_by_others(self) -> int:
-        """Slots that lines of batches may take now."""
-        return self._for_batch - self.busy
+    def room(self, lane: str) -> int:
+        """Slots that a lane may take now; below 0 where others have what it leaves to them."""
+        return self._most[lane] - self.busy
 
     def occupy(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
         """Run `work` in a slot."""
