@@ -13,6 +13,8 @@ import pytest
 from broker import presence, subjects
 from broker.bus.fleet import fleet_token
 from broker.config import Settings
+from broker.v1 import attach_service_pb2 as attach_pb
+from broker.v1 import attach_service_pb2_grpc as attach_grpc
 from broker.v1 import delivery_service_pb2 as pb
 from broker.v1 import delivery_service_pb2_grpc as pb_grpc
 from broker.v1 import job_pb2
@@ -56,6 +58,7 @@ async def test_r20_the_delivery_port_takes_only_peers_with_the_token_and_claims_
     stack: Stack = await make_stack(workers=1)
     stack.processes["worker0"].kill(signal.SIGSTOP)
     async with stack.client() as client:
+        client.headers["idempotency-key"] = "k"
         request = asyncio.create_task(stack.chat(client, "sim/sim-tokens=2"))
         job = await waiting_job(stack)
         async with grpc.aio.insecure_channel(await delivery_address(stack)) as channel:
@@ -69,6 +72,16 @@ async def test_r20_the_delivery_port_takes_only_peers_with_the_token_and_claims_
 
             token = await fleet_token(stack.bus, Settings())
             metadata = (("authorization", f"Bearer {token}"),)
+            other_edges = attach_grpc.AttachServiceStub(channel)
+            for request_id, shown, code in (
+                (job.request_id, (), grpc.StatusCode.UNAUTHENTICATED),
+                (job.request_id, metadata, grpc.StatusCode.FAILED_PRECONDITION),
+                ("req_unknown", metadata, grpc.StatusCode.NOT_FOUND),
+            ):
+                along = attach_pb.AttachRequest(request_id=request_id, request_hash=b"guessed")
+                with pytest.raises(grpc.aio.AioRpcError) as kept_out:
+                    await other_edges.Attach(along, metadata=shown).read()
+                assert kept_out.value.code() == code
             ask = pb.FetchBodyRequest(request_id=job.request_id, attempt=1, secret=b"guessed")
             with pytest.raises(grpc.aio.AioRpcError) as unknown:
                 await stub.FetchBody(ask, metadata=metadata).read()
