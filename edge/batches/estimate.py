@@ -125,9 +125,7 @@ class Estimating:
         targets: dict[str, Target] = {}
         for name in models:
             decided = await self._routes.decide(endpoint, lines.Head(name), b"")
-            if isinstance(decided, InferenceError):
-                return
-            targets[name] = decided[0]
+            targets[name] = _named(name) if isinstance(decided, InferenceError) else decided[0]
         found.seconds = round(sum(self._takes_s(targets[name], models[name]) for name in models))
         for name, model in models.items():
             target = targets[name]
@@ -151,6 +149,12 @@ class Estimating:
         if not slots:
             return 0.0
         return (model.count * pace.first_ms + model.written * pace.token_ms) / 1000 / slots
+
+
+def _named(name: str) -> Target:
+    """Whose price counts where nobody serves the model at the moment: the one it is named for."""
+    provider, _, model = name.partition("/")
+    return Target(provider, "", model, listed=False)
 
 
 def shown(found: Estimate) -> dict[str, Any]:
