@@ -7,7 +7,6 @@ What is not there and what is another owner's are the same: `not_found`. Everyth
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Protocol
 
@@ -19,8 +18,6 @@ from broker.files import Purpose, store_of
 from broker.keys import KeyRecord
 from broker.translate.files import Listing, Wanted, check_filename, no_file
 from broker.v1 import file_pb2
-
-_log = logging.getLogger(__name__)
 
 
 class Holds(Protocol):
