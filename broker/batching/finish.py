@@ -77,7 +77,9 @@ async def clean(run: Run) -> None:
 
 
 async def _results(run: Run) -> AsyncGenerator[batch_pb2.LineResult, None]:
-    """What becomes of each line, in their order."""
+    """What becomes of each line, in their order; nothing of an input that was never valid."""
+    if not run.record.in_progress_at:
+        return
     try:
         async with contextlib.aclosing(_by_input(run)) as results:
             async for result in results:

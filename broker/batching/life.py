@@ -29,17 +29,17 @@ class Life:
         # Copies that have results: known once they were given them.
         self._copied: int | None = None
         self._lookout = lost.Lookout(run)
-        # Lines behind the last checkpoint of another process may be on their way.
-        self._inherited = run.record.status != states.VALIDATING
 
     async def live(self) -> None:
         """Until the batch is over. Raises `BusError`, `FencedError`: begin anew then."""
         run = self._run
         while run.record.status not in states.FINAL:
             if run.record.status == states.FINALIZING:
-                await finish.write(run)
+                await self._finish()
             elif run.record.status == states.VALIDATING and not await self._stop():
-                await self._validate()
+                async with await self._turn():
+                    await run.refresh()
+                    await self._validate()
             else:
                 await self._run_lines()
         await finish.clean(run)
@@ -51,6 +51,17 @@ class Life:
                 await retry.make_input(run)
             if run.record.status == states.VALIDATING:
                 await validate(run)
+
+    async def _turn(self) -> asyncio.Semaphore:
+        run = self._run
+        if run.input is None:
+            record = run.record
+            run.input = await self._services.files.get(record.owner, record.input_file_id)
+        return self._services.turn(run.input.bytes if run.input is not None else 0)
+
+    async def _finish(self) -> None:
+        async with await self._turn():
+            await finish.write(self._run)
 
     async def _run_lines(self) -> None:
         """Until all lines that were begun have their results, and the next state is stored."""
@@ -72,7 +83,7 @@ class Life:
         if run.dirty:
             await run.checkpoint()
         if run.record.status == states.CANCELLING:
-            await finish.write(run)
+            await self._finish()
         else:
             await run.edit(lambda kept: states.finalize(kept, self._services.now()))
 
@@ -131,11 +142,12 @@ class Life:
         if states.done(record) < progress.sent + (self._copied or 0):
             await self._look_for_lost()
             return False
-        doubtful = stopped and self._inherited and not progress.published
+        doubtful = stopped and run.doubtful and not progress.published
         if doubtful and not await self._lookout.nothing_left():
             return False
         if self._copies is not None and self._copied is None:
-            self._copied = await copies.write(run, self._copies)
+            async with await self._turn():
+                self._copied = await copies.write(run, self._copies)
             return states.done(record) >= progress.sent + self._copied
         return True
 

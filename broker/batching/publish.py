@@ -28,7 +28,8 @@ _log = logging.getLogger(__name__)
 # Chunks that are published at once: together they are one round trip.
 _GROUP = 8
 _GROUP_BYTES = 4 << 20
-# Chunks that are ready and do not fit yet; more are made anew when they do.
+# Chunks that are ready and do not fit yet, and inputs that are read ahead; others have to be read
+# again.
 _HELD = 32
 # How long a batch waits that cannot go on for reasons of its own.
 _REST_S = 1.0
@@ -56,6 +57,8 @@ class Publishing:
         # Where a batch's lines go, as far as that is one place.
         self._hints: dict[str, str] = {}
         self._resting: dict[str, float] = {}
+        # Those whose input was read ahead, the one before last first.
+        self._read_ahead: dict[str, Run] = {}
 
     async def publish(self) -> None:
         """Publish for ever."""
@@ -80,6 +83,7 @@ class Publishing:
         self._ready.pop(run.id, None)
         self._hints.pop(run.id, None)
         self._resting.pop(run.id, None)
+        self._read_ahead.pop(run.id, None)
 
     async def _look(self) -> None:
         """See how much is ahead of the workers, and how fast they take it."""
@@ -150,6 +154,8 @@ class Publishing:
             await self._give_up(run)
             return 0
         except BusError:
+            # It may have been stored all the same.
+            run.doubtful = True
             if group:
                 self._go_back(run, group[0])
             raise
@@ -191,6 +197,12 @@ class Publishing:
         return group
 
     async def _next(self, run: Run) -> Prepared | None:
+        self._read_ahead.pop(run.id, None)
+        self._read_ahead[run.id] = run
+        if len(self._read_ahead) > _HELD:
+            last = self._read_ahead.pop(next(iter(self._read_ahead)))
+            if last.cursor is not None:
+                last.cursor.trim()
         chunk = await next_chunk(run, run.cursor) if run.cursor is not None else None
         return await prepare(run, chunk) if chunk is not None else None
 

@@ -68,6 +68,9 @@ class Run:
         self.moved_at = asyncio.get_running_loop().time()
         # A chunk of it is being published.
         self.publishing = False
+        # Lines that are not known to be begun may be: those of another process, behind its last
+        # checkpoint, or of a publish that was not answered.
+        self.doubtful = kept.record.status != states.VALIDATING
         self.input: file_pb2.StoredFile | None = None
         self.cursor: Cursor | None = None
         # Objects that hold bodies of its results.

@@ -16,6 +16,11 @@ from broker.bus.recorder import Recorder
 from broker.bus.responses import Blobs
 from broker.bus.results import Results
 
+# Inputs that are read whole at the same time, and from how many bytes on one is large.
+_LARGE = 4 << 20
+_LARGE_AT_ONCE = 2
+_SMALL_AT_ONCE = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Pace:
@@ -49,8 +54,15 @@ class Services:
     publisher: Publisher
     routes: Routes
     pace: Pace = field(default_factory=Pace)
+    # What reads a whole input takes turns: memory is bounded however many batches there are.
+    _large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_LARGE_AT_ONCE))
+    _small: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_SMALL_AT_ONCE))
     # Set when there may be lines to publish.
     wanted: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def turn(self, size: int) -> asyncio.Semaphore:
+        """What whoever reads an input of so many bytes has to hold."""
+        return self._large if size > _LARGE else self._small
 
     def now(self) -> int:
         """Unix seconds by this process's clock, which decides on deadlines (R11)."""

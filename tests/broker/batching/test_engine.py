@@ -251,3 +251,31 @@ async def test_a_cost_that_is_reached_stops_a_batch(
     assert record.status == states.CANCELLED
     assert record.errors[0].code == "max_cost_exceeded"
     assert time.time() - record.created_at < 60
+
+
+async def test_what_ends_before_it_is_validated_has_no_files(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    author = Author(bus)
+    cancelled = await author.create(b"nonsense\n")
+    late = await author.create(b"nonsense\n", window_s=-1)
+    await author.batches.change("acme", cancelled, lambda kept: states.cancel(kept, 7))
+    async with Leader(bus, monkeypatch):
+        for batch, status in ((cancelled, states.CANCELLED), (late, states.EXPIRED)):
+            await until(partial(author.over, batch), "it is over", 20)
+            record = await author.get(batch)
+            assert record.status == status
+            assert not record.output_file_id
+            assert not record.error_file_id
+
+
+async def test_many_small_batches_at_once_are_all_run(
+    bus: Bus, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    author = Author(bus)
+    batches = [await author.create(lines(3), tenant=f"t{n % 7}") for n in range(60)]
+    async with Leader(bus, monkeypatch):
+        for batch in batches:
+            await until(partial(author.over, batch), "it is over", 40)
+            assert (await author.get(batch)).progress.completed == 3
+    assert set(worker.asked.values()) == {1}
