@@ -23,6 +23,9 @@ BACKOFF_CAP_S = 8.0
 LINE_BACKOFF_S = 1.0
 LINE_BACKOFF_GROWTH = 3.0
 LINE_BACKOFF_CAP_S = 60.0
+# For a limit, where the provider does not say how long: it may have room again at any moment.
+LIMIT_GROWTH = 2.0
+LIMIT_CAP_S = 8.0
 # Reasons after which an answer that was shown in part may be run again and compared (R4).
 RESUMABLE = frozenset(
     {"worker_lost", "upstream_incomplete", "upstream_error", "upstream_unreachable", "stalled"}
@@ -135,8 +138,13 @@ def after_line_failure(plan: Plan, error: InferenceError, *, tries: int, jitter:
             plan.limited += limit
             plan.tries += not limit
             plan.tired_keys.clear()
-            waits = plan.limited if limit else plan.tries - 1
-            return Again(_line_delay(waits, judged.retry_after or 0.0, jitter))
+            if limit:
+                grown = min(LINE_BACKOFF_S * LIMIT_GROWTH ** min(plan.limited - 1, 9), LIMIT_CAP_S)
+            else:
+                grown = LINE_BACKOFF_S * LINE_BACKOFF_GROWTH ** min(plan.tries - 2, 9)
+            wait = min(max(grown, judged.retry_after or 0.0), LINE_BACKOFF_CAP_S)
+            # Spread, or all that were refused would come back together.
+            return Again(wait * (1 + 0.4 * jitter))
     return _elsewhere(plan, judged)
 
 
@@ -218,9 +226,3 @@ def delay(tries: int, retry_after: float | None, jitter: float) -> float | None:
     if retry_after is not None:
         return retry_after if retry_after <= PATIENCE_S else None
     return min(BACKOFF_S * 2.0 ** (tries - 1), BACKOFF_CAP_S) * (0.8 + 0.4 * jitter)
-
-
-def _line_delay(waits: int, retry_after: float, jitter: float) -> float:
-    """Seconds until a line is tried again; spread, or all that were refused would come at once."""
-    grown = LINE_BACKOFF_S * LINE_BACKOFF_GROWTH ** min(waits - 1, 10)
-    return min(max(grown, retry_after), LINE_BACKOFF_CAP_S) * (1 + 0.4 * jitter)

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from broker import durable
-from broker.dispatch import LINE_BACKOFF_CAP_S, Again, GiveUp, Plan, Step, after_line_failure
+from broker.dispatch import (
+    LIMIT_CAP_S,
+    LINE_BACKOFF_CAP_S,
+    Again,
+    GiveUp,
+    Plan,
+    Step,
+    after_line_failure,
+)
 from broker.errors import TABLE, InferenceError, Retry
 from broker.routing import Target
 from broker.v1 import job_pb2
@@ -37,8 +45,8 @@ def test_failures_are_tried_again_with_growing_pauses_then_elsewhere_then_told()
 def test_limits_are_sat_out_however_often_and_use_up_no_try() -> None:
     plan = Plan([A])
     pauses = [waits(fail(plan, LIMIT)) for _ in range(20)]
-    assert pauses[:4] == [1, 3, 9, 27]
-    assert set(pauses[4:]) == {LINE_BACKOFF_CAP_S}
+    assert pauses[:4] == [1, 2, 4, 8]
+    assert set(pauses[4:]) == {LIMIT_CAP_S}
     assert plan.tries == 1
 
 
@@ -86,4 +94,4 @@ def test_how_often_a_line_waited_travels_with_its_job() -> None:
     job, plan = job_pb2.Job(), Plan([A])
     fail(plan, LIMIT)
     durable.put_plan(job, plan)
-    assert waits(fail(durable.plan_of(job), LIMIT)) == 3
+    assert waits(fail(durable.plan_of(job), LIMIT)) == 2
