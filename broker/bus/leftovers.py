@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import AsyncGenerator
 
+from google.protobuf.message import DecodeError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from broker import subjects
@@ -28,6 +30,7 @@ _FETCHED = 256
 _FETCH_S = 5.0
 # The server forgets the consumer of a sweep that died after this long.
 _FORGET_S = 30.0
+_OURS = re.compile(r"[0-9a-f]{32}")
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +57,7 @@ async def sweep(bus: Bus, older_than_s: float = _OLD_S) -> int:
             there.discard((piece.store, piece.name))
     count = 0
     for store, name in there:
-        if now() - int(name[:8], 16) >= older_than_s:
+        if _OURS.fullmatch(name) and now() - int(name[:8], 16) >= older_than_s:
             await objects.delete(store, name)
             count += 1
     return count
@@ -79,7 +82,11 @@ async def _referred_to(bus: Bus) -> AsyncGenerator[file_pb2.StoredPiece, None]:
             while left:
                 for message in await pull.fetch(min(left, _FETCHED), timeout=_FETCH_S):
                     left = message.metadata.num_pending
-                    for piece in _pieces(message.subject, message.data):
+                    try:
+                        pieces = _pieces(message.subject, message.data)
+                    except DecodeError as exc:
+                        raise BusError(f"{message.subject} is no record") from exc
+                    for piece in pieces:
                         yield piece
         finally:
             await pull.unsubscribe()

@@ -301,3 +301,15 @@ async def test_a_sweep_that_cannot_read_everything_deletes_nothing(files: Files,
     with pytest.raises(BusError):
         await sweep(bus, older_than_s=0)
     assert len(await objects(files)) == 1
+
+
+async def test_a_sweep_leaves_alone_what_it_does_not_understand(files: Files, bus: Bus) -> None:
+    await files.objects.write(subjects.FILES, pieces(BODY))
+    await bus.js.publish(f"$O.{subjects.FILES}.C.somebody-elses.0", b"x")
+    await bus.js.publish(f"$KV.{subjects.FILES}.f.a.b", b"garbage")
+    with pytest.raises(BusError, match="is no record"):
+        await sweep(bus, older_than_s=0)
+    assert len(await objects(files)) == 2
+    await bus.js.purge_stream(f"KV_{subjects.FILES}")
+    assert await sweep(bus, older_than_s=0) == 1
+    assert await objects(files) == ["somebody-elses"]
