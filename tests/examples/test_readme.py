@@ -100,7 +100,7 @@ def test_every_command_prints_what_the_readme_shows(up: Up) -> None:
 
 def test_every_command_of_the_table_exists(up: Up) -> None:
     said = [words for row in rows(section("Command line")) for words in names(row[0])]
-    helps = ("", "files", "key", "key provider-key", "config")
+    helps = ("", "batch", "files", "key", "key provider-key", "config")
     offered = shell("; ".join(f"millrace {words} --help" for words in helps), up)
     for words in said:
         for word in words.removeprefix("millrace ").split():
