@@ -15,6 +15,8 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from functools import partial
 
+from google.protobuf.message import DecodeError
+
 from broker import durable, subjects
 from broker.batch.states import STOPPED
 from broker.bus import Bus, BusError
@@ -138,7 +140,12 @@ class Batch:
         return min(slots.room(subjects.BATCH), unsettled)
 
     def _delivered(self, delivery: Delivery) -> None:
-        job = job_pb2.Job.FromString(delivery.data)
+        job = _line_of(delivery.data)
+        if job is None:
+            _log.error("what is no line of a batch is dropped")
+            self._slots.hold(delivery.reply)
+            self._slots.answer(delivery.reply, ACK)
+            return
         name = subjects.message_id(job.request_id, job.attempt)
         known = self._lines.get(name)
         if known is not None:  # its lease ran out, though it is here
@@ -177,6 +184,10 @@ class Batch:
             if not self._slots.draining:
                 raise
             await self._pass_on(line)
+        except Exception:
+            # Its lease runs out, and what no worker can deal with counts as lost.
+            self._forget(line)
+            raise
 
     async def _serve(self, line: _Line) -> None:
         """Do what the line asks for. Raises `BusError` where nothing was done."""
@@ -244,12 +255,15 @@ class Batch:
         )
 
     async def _pass_on(self, line: _Line) -> None:
-        """Make the line any worker's, as its next attempt; otherwise its lease runs out."""
+        """Make the line any worker's, as its next attempt; where that fails it stays here."""
         line.job.losses = line.losses
         try:
             await self._publish_next(line.job, Again(), 1.0)
         except BusError as exc:
             _log.warning("line %s: %s", line.job.request_id, exc)
+            if not self._slots.draining:
+                line.since = self._now()
+                self._waiting.append(line)
             return
         self._settle(line)
 
@@ -273,10 +287,13 @@ class Batch:
         )
         self._settle(line)
 
+    def _forget(self, line: _Line) -> None:
+        self._lines.pop(subjects.message_id(line.job.request_id, line.job.attempt), None)
+        self._slots.let_go(line.reply)
+
     def _settle(self, line: _Line) -> None:
-        job = line.job
-        self._lines.pop(subjects.message_id(job.request_id, job.attempt), None)
         self._slots.answer(line.reply, ACK)
+        self._forget(line)
         if len(self._lines) > self._slots.count:  # no more is begun while too many are not stored
             self._slots.changed()
 
@@ -310,6 +327,14 @@ class _Both:
         self._left -= 1
         if not self._left:
             self._then()
+
+
+def _line_of(data: bytes) -> job_pb2.Job | None:
+    try:
+        job = job_pb2.Job.FromString(data)
+    except DecodeError:
+        return None
+    return job if job.HasField("line") else None
 
 
 def _gone() -> InferenceError:

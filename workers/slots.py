@@ -118,6 +118,10 @@ class Slots:
         self._held.discard(reply)
         self._held.add(newer)
 
+    def let_go(self, reply: str) -> None:
+        """Extend the lease of a delivery no longer."""
+        self._held.discard(reply)
+
     def answer(self, reply: str, answer: bytes) -> None:
         """Settle a delivery; one that is not held is settled already, or there is none."""
         if reply not in self._held:

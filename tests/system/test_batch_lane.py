@@ -199,6 +199,21 @@ async def test_lines_of_a_batch_that_is_stopped_end_without_a_call(
     await batches.unstop(lines.batch)
 
 
+async def test_what_is_no_job_is_dropped_and_what_has_no_plan_fails_by_itself(
+    lines: Lines, shared: Stack
+) -> None:
+    subject = "req.bat.sim.main._"
+    for garbage in (b"", b"\xff\xff\xff", b"garbage"):
+        await shared.bus.js.publish(subject, garbage)
+    job = lines.job(chat("sim-status=500"))
+    job.ClearField("plan")
+    await lines.publish(job)
+    (result,) = await lines.all()
+    assert result.status == 500
+    subjects = (await shared.bus.js.stream_info("RES", subjects_filter="res.*.*")).state.subjects
+    assert all(subject.startswith("res.batch_") for subject in subjects or ())
+
+
 @pytest.mark.parametrize("logged", [True, False])
 async def test_a_line_that_is_lost_too_often_is_told_then_put_aside(
     lines: Lines, shared: Stack, logged: bool
