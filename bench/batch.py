@@ -14,7 +14,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,6 +47,7 @@ class Figures:
     files_s: float = 0.0
     rss: dict[str, int] = field(default_factory=dict)
     cpu_us: dict[str, float] = field(default_factory=dict)
+    files_cpu_us: dict[str, float] = field(default_factory=dict)
     stored: dict[str, float] = field(default_factory=dict)
 
 
@@ -170,6 +171,8 @@ async def _run(bus: Bus, roles: Roles, count: int, model: str) -> Figures:
     begun = time.monotonic()
     done = await _until(bus, record.id, roles, figures, states.COMPLETED)
     figures.files_s = time.monotonic() - begun
+    ended = cpu_by_role(roles)
+    figures.files_cpu_us = {role: (ended[role] - used[role]) / 1000 / count for role in roles}
     if done.progress.completed != count:
         raise BenchError(f"{count - done.progress.completed} of {count} lines were not answered")
     return figures
@@ -200,11 +203,16 @@ def _text(figures: Figures) -> str:
         f"validated in {figures.validation_s:.1f} s",
         f"run in {figures.run_s:.1f} s: {figures.lines / figures.run_s:,.0f} lines/s",
         f"files written in {figures.files_s:.1f} s",
-        "CPU, us a line: " + ", ".join(f"{k} {v:.0f}" for k, v in figures.cpu_us.items()),
-        "memory, MB: " + ", ".join(f"{k} {v / 1e6:.0f}" for k, v in figures.rss.items()),
-        "stored, bytes a line: " + ", ".join(f"{k} {v:.0f}" for k, v in figures.stored.items()),
+        "CPU of the run, us a line: " + _each(figures.cpu_us),
+        "CPU of the files, us a line: " + _each(figures.files_cpu_us),
+        "memory, MB: " + _each({role: size / 1e6 for role, size in figures.rss.items()}),
+        "stored, bytes a line: " + _each(figures.stored),
     ]
     return "\n".join(rows)
+
+
+def _each(figures: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {figure:.0f}" for name, figure in figures.items())
 
 
 if __name__ == "__main__":

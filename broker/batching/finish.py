@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from itertools import islice
 
 from broker.batch import lines, names, projection, states
 from broker.batching import copies, reading
 from broker.batching.run import Run
+from broker.bus.ending import end
 from broker.bus.responses import ConflictError
 from broker.v1 import batch_pb2, file_pb2
 
@@ -23,6 +25,7 @@ _WAITING = 4
 # Lines whose results are read at once, while they are small.
 _MOST = 512
 _FEWEST = 8
+_GROUP_BYTES = 4 << 20
 
 
 async def write(run: Run) -> None:
@@ -32,17 +35,19 @@ async def write(run: Run) -> None:
     models: set[str] = set()
     run.large.clear()
     try:
-        async with contextlib.aclosing(_results(run)) as results:
-            async for result in results:
-                answered = projection.answered(result)
-                if answered:
-                    models.add(result.answered_model)
-                body = None
-                if result.HasField("object"):
-                    run.large.append(result.object.name)
-                    body = await run.services.blobs.get(result.object.name) or b"null"
-                sink = output if answered else errors
-                await sink.add(projection.row(run.id, result, body))
+        async with contextlib.aclosing(_results(run)) as groups:
+            async for group in groups:
+                for result in group:
+                    answered = projection.answered(result)
+                    if answered:
+                        models.add(result.answered_model)
+                    body = await _body(run, result) if result.HasField("object") else None
+                    (output if answered else errors).add(projection.row(run.id, result, body))
+                    if body is not None:
+                        await output.flush()
+                        await errors.flush()
+                await output.flush()
+                await errors.flush()
         output_id, error_id = await output.finish(), await errors.finish()
     finally:
         await output.stop()
@@ -76,51 +81,63 @@ async def clean(run: Run) -> None:
     await services.batches.let_go(run.id)
 
 
-async def _results(run: Run) -> AsyncGenerator[batch_pb2.LineResult, None]:
-    """What becomes of each line, in their order; nothing of an input that was never valid."""
+async def _body(run: Run, result: batch_pb2.LineResult) -> bytes:
+    run.large.append(result.object.name)
+    return await run.services.blobs.get(result.object.name) or b"null"
+
+
+async def _results(run: Run) -> AsyncGenerator[list[batch_pb2.LineResult], None]:
+    """What becomes of the lines, in their order; nothing of an input that was never valid."""
     if not run.record.in_progress_at:
         return
     try:
-        async with contextlib.aclosing(_by_input(run)) as results:
-            async for result in results:
-                yield result
+        async with contextlib.aclosing(_by_input(run)) as groups:
+            async for group in groups:
+                yield group
     except reading.InputGoneError:
         # Known at once, before the first line: what was answered is kept all the same.
         bits = await run.services.results.present(run.id)
         numbers = (n for n in range(8 * len(bits)) if bits[n >> 3] >> (n & 7) & 1)
         while some := list(islice(numbers, _FEWEST)):
             found = await run.services.results.range(run.id, some)
-            for number in sorted(found):
-                yield found[number]
+            yield [found[number] for number in sorted(found)]
 
 
-async def _by_input(run: Run) -> AsyncGenerator[batch_pb2.LineResult, None]:
-    group: list[tuple[int, bytes]] = []
+async def _by_input(run: Run) -> AsyncGenerator[list[batch_pb2.LineResult], None]:
+    """The same, by the input: while a group is written, the next one is read."""
+    lines_left: list[tuple[int, bytes]] = []
     most = _FEWEST
-    async with contextlib.aclosing(reading.chunks(run, 0, 1)) as chunks:
-        async for chunk in chunks:
-            group += [(raw.number, raw.data) for raw in chunk.lines]
-            while len(group) >= most:
-                part, group = group[:most], group[most:]
-                size = 0
-                async for result in _of_lines(run, part):
-                    size += result.ByteSize()
-                    yield result
-                # Large ones are read a few at a time: memory stays flat.
-                most = max(_FEWEST, min(_MOST, 2 * most, most * (4 << 20) // max(1, size)))
-    async for result in _of_lines(run, group):
-        yield result
+    reads: deque[asyncio.Task[list[batch_pb2.LineResult]]] = deque()
+    try:
+        async with contextlib.aclosing(reading.chunks(run, 0, 1)) as chunks:
+            async for chunk in chunks:
+                lines_left += [(raw.number, raw.data) for raw in chunk.lines]
+                while len(lines_left) >= most:
+                    part, lines_left = lines_left[:most], lines_left[most:]
+                    reads.append(asyncio.create_task(_of_lines(run, part), name="read results"))
+                    if len(reads) > 1:
+                        group = await reads.popleft()
+                        yield group
+                        # Large ones are read a few at a time: memory stays flat.
+                        size = sum(result.ByteSize() for result in group)
+                        fits = len(group) * _GROUP_BYTES // max(1, size)
+                        most = max(_FEWEST, min(_MOST, 2 * most, fits))
+        reads.append(asyncio.create_task(_of_lines(run, lines_left), name="read results"))
+        while reads:
+            yield await reads.popleft()
+    finally:
+        for read in reads:
+            await end(read)
 
 
-async def _of_lines(
-    run: Run, group: list[tuple[int, bytes]]
-) -> AsyncIterator[batch_pb2.LineResult]:
+async def _of_lines(run: Run, group: list[tuple[int, bytes]]) -> list[batch_pb2.LineResult]:
     numbers = [number for number, _ in group]
     found = await run.services.results.range(run.id, numbers) if numbers else {}
     code = run.record.stop_code or states.BATCH_EXPIRED
-    for number, line in group:
-        result = found.pop(number, None)
-        yield result or projection.ended(number, lines.custom_id(line), code)
+    return [
+        found.get(number) or projection.ended(number, lines.custom_id(line), code)
+        for number, line in group
+    ]
 
 
 class _Sink:
@@ -145,10 +162,13 @@ class _Sink:
         self._queue: asyncio.Queue[bytes] = asyncio.Queue(_WAITING)
         self._writing: asyncio.Task[None] | None = None
 
-    async def add(self, row: bytes) -> None:
+    def add(self, row: bytes) -> None:
         """The next row."""
         self._rows.append(row)
         self._size += len(row)
+
+    async def flush(self) -> None:
+        """Hand on what was added, once it is worth it."""
         if self._size >= _PIECE:
             await self._flush()
 
