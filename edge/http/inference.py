@@ -156,7 +156,8 @@ class InferenceRoute:
         finally:
             exchange.close()
         body = await self._body(call, asked, answer)
-        if call.routing and isinstance(body, bytes) and answer.content_type == JSON:
+        told = asked.request.platform.tell_routing and call.routing
+        if told and isinstance(body, bytes) and answer.content_type == JSON:
             body = router_metadata.in_body(body, call.routing)
         headers = call.answer_headers(started, exchange.route)
         headers.append((b"content-type", answer.content_type))
@@ -234,7 +235,8 @@ class InferenceRoute:
             data = events.feed(batch)
             if call.ended():
                 last = await self._last(call, asked, events)
-                if call.routing and events.content_type == EVENT_STREAM:
+                told = asked.request.platform.tell_routing and call.routing
+                if told and events.content_type == EVENT_STREAM:
                     last = router_metadata.in_events(last, call.routing)
                 data += last
             if not data and not call.ended():

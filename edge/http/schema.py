@@ -30,6 +30,12 @@ _TIMEOUT = {
     "description": "Seconds after which the request is given up.",
     "schema": {"type": "number", "exclusiveMinimum": 0},
 }
+_METADATA = {
+    "name": "X-OpenRouter-Metadata",
+    "in": "header",
+    "description": "`enabled`: the answer tells how it was routed, as `openrouter_metadata`.",
+    "schema": {"type": "string", "enum": ["enabled", "disabled"]},
+}
 
 
 def add_raw_routes(document: dict[str, Any]) -> dict[str, Any]:
@@ -58,7 +64,7 @@ def _operation(path: str, form: Form, failed: dict[str, Any]) -> dict[str, Any]:
         "summary": f"Create {article} {form.title}",
         "operationId": "create" + re.sub(r"[^a-z0-9]+", "_", path),
         "security": [{"HTTPBearer": []}],
-        "parameters": [_TIMEOUT],
+        "parameters": [_TIMEOUT, _METADATA],
         "requestBody": {"required": True, "content": _bodies(form)},
         "responses": {
             "200": {"description": "The answer, streamed if asked for.", "content": content},
