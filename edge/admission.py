@@ -155,6 +155,10 @@ class Admission:
         """Requests waiting in this edge."""
         return sum(queue.waiting for queue in self._queues.values())
 
+    def published(self) -> int:
+        """Attempts that were published and not taken yet."""
+        return sum(queue.published for queue in self._queues.values())
+
     def work(self, provider: str) -> int:
         """Requests of this edge that wait for a provider or run there."""
         queues = (queue for (name, _), queue in self._queues.items() if name == provider)
@@ -163,7 +167,7 @@ class Admission:
     def _check(self, item: Entrant, target: Target, queue: PoolQueue, now: float) -> None:
         most = self._limits.queue_size
         of_key = math.ceil(most * self._limits.share_per_key)
-        wait = queue.expected_wait(item.key_id)
+        wait = queue.whole_wait()
         if self.waiting() >= most:
             message = f"{most} requests wait here already, the most that may"
             raise self._refusal("queue", message, wait)
@@ -171,6 +175,9 @@ class Admission:
             message = f"{of_key} requests of this API key wait here already, the most that may"
             raise self._refusal("key", message, wait)
         left = item.deadline - now
+        if not wait or wait + self._fastest(target) <= left:
+            return  # even behind all of them: what follows looks at every key that waits
+        wait = queue.expected_wait(item.key_id)
         least = queue.least_wait(item.key_id) * BELIEVED
         if least and least + self._fastest(target) > left:
             message = (

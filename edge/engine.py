@@ -250,7 +250,7 @@ class Engine:
             edge=self.name,
             in_flight=len(self.exchanges),
             queued=queued,
-            published=len(self.exchanges) - running - queued,
+            published=self._admission.published(),
             running=running,
             tasks=len(asyncio.all_tasks()),
             workers=[

@@ -116,7 +116,6 @@ class PoolQueue:
         self.launched = 0
         self.published = 0
         self.waiting = 0
-        self._edges = 1
         self._share = 1
         # In the order of turns.
         self._lines: OrderedDict[str, _Line] = OrderedDict()
@@ -132,7 +131,6 @@ class PoolQueue:
         if slots != self.slots:
             self._taken.clear()
         self.slots = slots
-        self._edges = edges
         self._share = max(1, -(-min(slots, int(ADMITTED * capacity)) // edges))
         self._release(now)
 
@@ -173,6 +171,10 @@ class PoolQueue:
         line.items[item] = cost, now
         line.cost += cost
         self.waiting += 1
+
+    def whole_wait(self) -> float:
+        """Seconds until all that waits now is launched; 0 = nobody knows."""
+        return self._seconds(self.waiting)
 
     def expected_wait(self, key_id: str) -> float:
         """Seconds until the turn of a request that this key adds now.
