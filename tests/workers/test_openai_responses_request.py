@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from broker.errors import InferenceError
 from broker.translate.chat_request import parse_chat
-from broker.v1 import generation_pb2
+from broker.v1 import content_pb2, generation_pb2
 from tests.edge.hub import asked
 from workers import registry
 from workers.provider import Call
@@ -251,3 +252,11 @@ def test_a_model_that_cannot_be_made_to_call_a_tool_is_asked_to(
     # There is no state to bring along.
     assert not made.keys() & {"tool_choice", "include"}
     assert body(request)["tool_choice"] == choice
+
+
+@pytest.mark.parametrize("provider", ["openai", "deepseek"])
+def test_no_message_is_continued_there(provider: str) -> None:
+    request = asked()
+    request.generate.messages.add(role=content_pb2.ROLE_ASSISTANT, continued=True)
+    with pytest.raises(InferenceError, match="does not continue"):
+        call(request, "m", provider)

@@ -15,7 +15,7 @@ from workers.foreign import asks_for_thoughts, in_openai_terms
 from workers.fragments import fragment, merge
 from workers.parameters import Action, Losses, Row, Sheet, Table, asked, settle
 from workers.parameters.settle import put
-from workers.provider import Call
+from workers.provider import Call, not_continued
 from workers.standins import CALL_A_TOOL
 
 _Generate = generation_pb2.GenerateRequest
@@ -40,6 +40,9 @@ def call_of(
         InferenceError: a field is not JSON where it has to be, or a parameter has to be dropped
             and the caller forbids that.
     """
+    messages = request.generate.messages
+    if messages and messages[-1].continued:
+        raise not_continued("the Responses API")
     losses = Losses()
     sheet = parameters.sheet(model)
     generate = in_openai_terms(request.generate, sheet, {}, losses)
