@@ -12,20 +12,26 @@ from broker.bus.ending import end
 from broker.bus.leftovers import keep_swept
 from broker.config import Settings
 from broker.controller import Controller
+from broker.leader import CapacityLeader
 from broker.telemetry import Telemetry
 
 
-async def _body(settings: Settings, bus: Bus, _telemetry: Telemetry, stop: asyncio.Event) -> None:
+async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asyncio.Event) -> None:
     controller = Controller(bus, settings)
     batching = Batching(bus, settings)
     await controller.start()
+    capacity = CapacityLeader(bus, settings, controller.leases)
     batching.start()
+    if settings.capacity.shared:
+        await capacity.start()
+        capacity.show(telemetry.metrics)
     sweeping = asyncio.create_task(keep_swept(bus), name="leftovers")
     try:
         await stop.wait()
     finally:
         await end(sweeping)
         await batching.close()
+        await capacity.close()
         await controller.close()
 
 

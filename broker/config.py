@@ -29,6 +29,7 @@ from broker.settings import (
     DEFAULT_GRPC,
     DEFAULT_HTTP,
     Address,
+    CapacitySettings,
     FetchSettings,
     ImageToolSettings,
     Limits,
@@ -74,6 +75,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     providers: dict[str, Any] | None = None
     limits: dict[str, Any] | None = None
     fetch: dict[str, Any] | None = None
+    capacity: dict[str, Any] | None = None
     routing: dict[str, Any] | None = None
     tools: dict[str, Any] | None = None
     log: dict[str, Any] | None = None
@@ -110,6 +112,9 @@ def load_settings(
         providers_off=MappingProxyType(off),
         limits=section(Limits, file.limits or {}, env, "limits", ENV_PREFIX),
         fetch=section(FetchSettings, file.fetch or {}, env, "fetch", ENV_PREFIX + "FETCH_"),
+        capacity=section(
+            CapacitySettings, file.capacity or {}, env, "capacity", ENV_PREFIX + "CAPACITY_"
+        ),
         routing=_rules(routing),
         offers=tuple(routing.offers),
         tools=_tools(file.tools or {}, env),

@@ -25,7 +25,7 @@ class Controller:
         self._bus = bus
         self._settings = settings
         self._pools: dict[tuple[str, str], int] = {}
-        self._leases = Mirror(bus, subjects.WORKERS, lambda _key, _value: self._changed.set())
+        self.leases = Mirror(bus, subjects.WORKERS, lambda _key, _value: self._changed.set())
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._token = ""
@@ -34,7 +34,7 @@ class Controller:
         """Lay out the bus; return when edges and workers can use it."""
         await self._lay_out()
         self._token = await create_fleet_token(self._bus)
-        await self._leases.start()
+        await self.leases.start()
         # A server that lost a stream (a fresh disk) gets its layout again.
         self._bus.on_reconnect(self._start_over)
         self._task = asyncio.create_task(self._follow(), name="pools")
@@ -44,7 +44,7 @@ class Controller:
         """Stop."""
         if self._task is not None:
             await end(self._task)
-        await self._leases.close()
+        await self.leases.close()
 
     async def _lay_out(self) -> None:
         kept_s = self._settings.limits.response_retention_s
@@ -71,7 +71,7 @@ class Controller:
     async def _ensure_pools(self) -> None:
         """Create the consumers of pools that have workers; a pool once seen stays known."""
         slots: dict[tuple[str, str], int] = {}
-        for key, value in self._leases.entries.items():
+        for key, value in self.leases.entries.items():
             if not key.startswith("w."):
                 continue
             try:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from broker.limits import Configured
 from broker.routing.residency import Claim
 
 
@@ -37,6 +38,9 @@ class WorkerLease(msgspec.Struct, frozen=True, omit_defaults=True):
     paces: Mapping[str, Pace] = {}
     # Where the address that it calls processes requests, by the provider's own documents.
     claims: frozenset[Claim] = frozenset()
+    # Fingerprints of the operator's keys, and what the settings say that each of them allows.
+    keys: tuple[str, ...] = ()
+    limits: Configured | None = None
 
     @property
     def place(self) -> tuple[object, ...]:

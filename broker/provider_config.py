@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import msgspec
 
 from broker.checking import ConfigError, convert, words
+from broker.limits import Configured
 from broker.providers import REGISTRY, canonical
 from broker.settings import ProviderSettings
 
@@ -18,6 +19,14 @@ from broker.settings import ProviderSettings
 DISABLED = "enabled is false"
 
 _Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class _Limits(msgspec.Struct, forbid_unknown_fields=True):
+    """What a provider allows, as written in YAML."""
+
+    concurrent: _Count | None = None
+    requests_per_second: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    tokens_per_minute: Annotated[float, msgspec.Meta(gt=0)] | None = None
 
 
 class _ProviderFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -30,6 +39,7 @@ class _ProviderFile(msgspec.Struct, forbid_unknown_fields=True):
     api_key_env: str | None = None
     models: list[str] = []
     slots: _Count = 64
+    limits: _Limits | None = None
     pool: str = "main"
     headers: dict[str, str] = {}
     options: dict[str, str] = {}
@@ -104,6 +114,7 @@ def _provider(name: str, row: object, env: Mapping[str, str], path: str) -> Prov
         api_keys=api_keys,
         base_url=base_url.rstrip("/") if base_url else None,
         slots=file.slots,
+        limits=Configured(**msgspec.structs.asdict(file.limits)) if file.limits else None,
         pool=file.pool,
         models=tuple(file.models),
         headers=MappingProxyType(dict(file.headers)),

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from broker.limits import Configured
 from broker.routing.world import Rules
 
 DEFAULT_DATA = "millrace-data"
@@ -85,6 +86,8 @@ class ProviderSettings:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     # What only this kind of provider has, such as a region; see `broker.providers.Entry`.
     options: Mapping[str, str] = field(default_factory=dict)
+    # What each key and model allows the whole fleet.
+    limits: Configured | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +151,18 @@ class ToolSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class CapacitySettings:
+    """How the fleet shares what providers allow.
+
+    `shared` false: each worker goes by what it is refused alone. `interactive_reserve` is the part
+    that background and batch work leave free.
+    """
+
+    shared: bool = True
+    interactive_reserve: Annotated[float, msgspec.Meta(ge=0, le=0.9)] = 0.05
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """How much is logged and in which form; auto is pretty on a terminal and JSON elsewhere."""
 
@@ -180,6 +195,7 @@ class Settings:
     providers_off: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = Limits()
     fetch: FetchSettings = FetchSettings()
+    capacity: CapacitySettings = CapacitySettings()
     routing: Rules = field(default_factory=Rules)
     # Changes to the catalogue: fields of offers.
     offers: tuple[Mapping[str, Any], ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 
 # Lane -> work-queue stream.
 LANES: dict[str, str] = {"int": "INT", "bg": "BG", "bat": "BAT"}
@@ -161,6 +162,27 @@ def once_key(tenant: str, digest: str) -> str:
 def breaker_key(provider: str, model: str) -> str:
     """Key of an open breaker."""
     return f"{token(provider)}.{token(model)}"
+
+
+def capacity_report(provider: str) -> str:
+    """Core subject of what a provider's workers report to the leader."""
+    return f"capacity.{token(provider)}"
+
+
+CAPACITY_REPORTS = "capacity.*"
+# Key in `capacity` of who leads.
+LEADER = "leader.capacity"
+
+
+def allowance_key(provider: str, fingerprint: str, model: str) -> str:
+    """Key in `capacity` of what a place allows."""
+    exact = zlib.crc32(model.encode())
+    return f"p.{token(provider)}.{token(fingerprint)}.{token(model)}-{exact:08x}"
+
+
+def allowance_keys(provider: str) -> str:
+    """Those of one provider."""
+    return f"p.{token(provider)}.>"
 
 
 def edge_key(edge: str) -> str:

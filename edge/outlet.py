@@ -179,6 +179,7 @@ class Outlet:
             delivery_address=self._address,
             claim_secret=attempt.secret,
             avoid_keys=(*exchange.plan.dead_keys, *exchange.plan.tired_keys),
+            own_key=attempt.target.provider in exchange.provider_keys,
         )
 
     def _job(self, exchange: Exchange, attempt: Attempt) -> bytes:

@@ -44,7 +44,16 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
         except ProviderError as exc:
             raise BusError(str(exc)) from exc
         runners.append(
-            Runner(bus, provider, chosen, token, fetcher=fetcher, limits=settings.limits, bill=bill)
+            Runner(
+                bus,
+                provider,
+                chosen,
+                token,
+                fetcher=fetcher,
+                limits=settings.limits,
+                capacity=settings.capacity,
+                bill=bill,
+            )
         )
     for runner in runners:
         await runner.start()
@@ -55,6 +64,12 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
             partial(_read, runners, name),
             "worker",
         )
+    telemetry.metrics.gauge(
+        "capacity_waiting",
+        "Jobs that wait here for an allowance.",
+        lambda: {(runner.name,): float(runner.gate.waiting()) for runner in runners},
+        "worker",
+    )
     await stop.wait()
     grace = settings.limits.drain_grace_s
     await asyncio.gather(*(runner.drain(grace) for runner in runners))

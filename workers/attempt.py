@@ -24,6 +24,7 @@ from workers.emulation import AnyPlan, Plan, Prompts, Split, Stepped, plan_of, t
 from workers.estimate import counted
 from workers.failures import Limits
 from workers.fetch import Fetcher
+from workers.gate import Seats
 from workers.idle import Idle
 from workers.keys import Keys, Turn
 from workers.provider import Call, Decoder, Detached, Dialect, Provider, Unreadable
@@ -73,8 +74,16 @@ class Session(Protocol):
 class Attempt:
     """Runs `job` on `session`; `record` is complete when `run` returns or is cancelled."""
 
-    def __init__(self, job: job_pb2.Job, session: Session, provider: Provider, worker: str) -> None:
+    def __init__(
+        self,
+        job: job_pb2.Job,
+        session: Session,
+        provider: Provider,
+        worker: str,
+        seats: Seats | None = None,
+    ) -> None:
         self._job = job
+        self._seats = seats or Seats()
         self._session = session
         self._provider = provider
         self._begun = time.monotonic()
@@ -107,12 +116,17 @@ class Attempt:
         It is made with the caller's own key, if the grant has one, else with one of `keys`.
         `attachments` opens the files of the request.
         """
-        turn = self._turn = Turn(keys, self._job, grant.credential, time.monotonic())
+        seats, now = self._seats, time.monotonic()
+        chosen = (seats.key,) if seats.chosen else ()
+        turn = self._turn = Turn(keys, self._job, grant.credential, now, chosen=chosen)
         try:
+            if not grant.credential:
+                seats.check()
             await self._answer(request, grant, upstream, fetcher, attachments)
             turn.worked()
         except InferenceError as exc:
-            turn.failed(exc, time.monotonic())
+            if exc is not seats.refusal:
+                turn.failed(exc, time.monotonic())
             self._failed(exc, callers_key=bool(grant.credential))
         except (asyncio.CancelledError, EdgeLost):
             raise
@@ -122,6 +136,9 @@ class Attempt:
             error = InferenceError("internal", "the worker failed; the error is logged there")
             self._failed(error, callers_key=False)
         finally:
+            seats.release()
+            usage = self.record.usage
+            seats.settle(usage.input_tokens + usage.output_tokens + usage.reasoning_tokens)
             self.record.duration_ms = self._elapsed_ms()
 
     async def _answer(
@@ -214,33 +231,36 @@ class Attempt:
         steps = plan.steps() if plan is not None else ()
         call, request = await self._written(line, request)
         self._dropped = call.dropped
-        self.called = True
-        self.record.upstream_calls += 1
-        reply = await line.upstream.open(
-            call,
-            key=self._turn.secret or None,
-            limits=line.limits,
-            extra_headers=request.platform.extra_headers,
-            attachments=line.attachments,
-        )
-        try:
-            self.record.upstream_status = reply.status
-            if not 200 <= reply.status < 300:
-                body = await reply.read(_MAX_ERROR_BODY, cut=True)
-                raise line.dialect.error(reply.status, reply.headers, body)
-            decoder = line.dialect.decoder(request, reply.headers)
-            if decoders is None:
-                await self._stream(line, reply, decoder, send)
-                await _read_tail(reply)
-                return
-            stepped = Stepped(decoder, steps)
-            decoders.append(stepped)
-            await self._stream(line, reply, stepped, send)
-            if stepped.usage is not None:
-                # Otherwise it was cut short, and the provider would go on.
-                await _read_tail(reply)
-        finally:
-            await reply.aclose()
+        with await self._seats.next(self._turn.key, own=self._turn.own) as seat:
+            self.called = True
+            self.record.upstream_calls += 1
+            reply = await line.upstream.open(
+                call,
+                key=self._turn.secret or None,
+                limits=line.limits,
+                extra_headers=request.platform.extra_headers,
+                attachments=line.attachments,
+            )
+            try:
+                self.record.upstream_status = reply.status
+                good = 200 <= reply.status < 300
+                seat.heard(reply.headers, refused=not good)
+                if not good:
+                    body = await reply.read(_MAX_ERROR_BODY, cut=True)
+                    raise line.dialect.error(reply.status, reply.headers, body)
+                decoder = line.dialect.decoder(request, reply.headers)
+                if decoders is None:
+                    await self._stream(line, reply, decoder, send)
+                    await _read_tail(reply)
+                    return
+                stepped = Stepped(decoder, steps)
+                decoders.append(stepped)
+                await self._stream(line, reply, stepped, send)
+                if stepped.usage is not None:
+                    # Otherwise it was cut short, and the provider would go on.
+                    await _read_tail(reply)
+            finally:
+                await reply.aclose()
 
     async def _stream(self, line: _Line, reply: Reply, decoder: Decoder, send: Send) -> None:
         """Pass events on as they come; the terminal one ends it."""

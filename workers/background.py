@@ -22,6 +22,7 @@ from broker.settings import ProviderSettings
 from broker.v1 import job_pb2, stored_pb2
 from workers.claimed import AWAY_S, ClaimedAttempt
 from workers.ending import Ending
+from workers.gate import HandOn, Seats
 from workers.slots import Slots
 from workers.tools import Tools
 
@@ -108,8 +109,12 @@ class Background:
 
     async def _run(self, job: job_pb2.Job, delivery: Delivery) -> None:
         answer = nak(AWAY_S)
+        seats: Seats | None = None
         try:
-            answer = await self._serve(job, again=delivery.deliveries > 1)
+            seats = await self._tools.gate.admit(subjects.BACKGROUND, job)
+            answer = await self._serve(job, seats, again=delivery.deliveries > 1)
+        except HandOn as exc:
+            answer = nak(exc.delay_s)
         except BusError as exc:
             _log.warning("background response %s: %s", job.request_id, exc)
         except asyncio.CancelledError:
@@ -123,9 +128,11 @@ class Background:
             self._cancelled.discard(job.request_id)
             if self._running.get(job.request_id) is asyncio.current_task():
                 del self._running[job.request_id]
+            if seats is not None:
+                seats.release()
             self._slots.answer(delivery.reply, answer)
 
-    async def _serve(self, job: job_pb2.Job, *, again: bool) -> bytes:
+    async def _serve(self, job: job_pb2.Job, seats: Seats, *, again: bool) -> bytes:
         """Do what the job and its record ask for; returns the answer to the delivery."""
         kept = await self._stored.responses.get(job.owner, job.request_id, whole=False)
         if kept is None:
@@ -138,11 +145,13 @@ class Background:
         if verdict is Verdict.POISON:
             return await self._bury(job, kept)
         if verdict is Verdict.RUN:
-            return await self._claimed(job, kept, alone=False)
+            return await self._claimed(job, kept, seats, alone=False)
         async with self._slots.alone():
-            return await self._claimed(job, kept, alone=True)
+            return await self._claimed(job, kept, seats, alone=True)
 
-    async def _claimed(self, job: job_pb2.Job, kept: _Response, *, alone: bool) -> bytes:
+    async def _claimed(
+        self, job: job_pb2.Job, kept: _Response, seats: Seats, *, alone: bool
+    ) -> bytes:
         durable.claim(kept.record, job, self._tools.worker, alone=alone)
         try:
             await self._stored.responses.update(kept)
@@ -155,6 +164,7 @@ class Background:
             kept,
             self._tools,
             self._ending,
+            seats,
             cancelled=lambda: job.request_id in self._cancelled,
             draining=lambda: self._slots.draining,
         )

@@ -164,8 +164,12 @@ class Batch:
             self._begin()
 
     def _begin(self) -> None:
-        while self._waiting and self._room() > 0:
-            line = self._waiting.popleft()
+        for line in list(self._waiting):
+            if self._room() <= 0:
+                break
+            if self._tools.gate.may_hold(subjects.BATCH, line.job.route.model) <= 0:
+                continue  # another one's model may have room
+            self._waiting.remove(line)
             self._slots.occupy(self._run(line), line.job.request_id)
 
     # One line.

@@ -22,6 +22,7 @@ from broker.errors import InferenceError
 from broker.v1 import delivery_service_pb2, event_pb2, generation_pb2, job_pb2, stored_pb2
 from workers.attempt import Attempt
 from workers.ending import PATIENCE_S, Ending, done, now
+from workers.gate import Seats
 from workers.logsession import CREDIT, LogSession
 from workers.tools import Tools
 
@@ -42,6 +43,7 @@ class ClaimedAttempt:
         kept: Kept[stored_pb2.StoredResponse],
         tools: Tools,
         ending: Ending,
+        seats: Seats,
         *,
         cancelled: Callable[[], bool],
         draining: Callable[[], bool],
@@ -50,6 +52,7 @@ class ClaimedAttempt:
         self._kept = kept
         self._tools = tools
         self._ending = ending
+        self._seats = seats
         self._cancelled = cancelled
         self._draining = draining
         self._last = 0
@@ -67,7 +70,7 @@ class ClaimedAttempt:
         if session.shown and not session.resumable:
             message = "the answer was interrupted, and what was shown cannot be resumed"
             return await self._give_up(InferenceError("worker_lost", message, phase="content"))
-        attempt = Attempt(job, session, self._tools.provider, self._tools.worker)
+        attempt = Attempt(job, session, self._tools.provider, self._tools.worker, self._seats)
         interrupted = await self._attempt(attempt, request)
         await self._record(attempt)
         if self._cancelled():

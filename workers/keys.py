@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from broker.dispatch import NEXT_KEY
@@ -26,6 +26,7 @@ LONGEST_S = 3600.0
 # Models that keys rest for are remembered up to this number; then all is forgotten.
 _MOST_RESTS = 10_000
 _EVERY_MODEL = ""
+_KEYLESS = (None,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,36 @@ class Keys:
         self._keys = [Key(secret, fingerprint(secret)) for secret in dict.fromkeys(secrets)]
         # When the rest of (fingerprint, model) ends.
         self._rests: dict[tuple[str, str], float] = {}
+        # Called with the fingerprint and the seconds when a key is of no use for any model.
+        self.on_rest: Callable[[str, float], None] = lambda _key, _seconds: None
+
+    @property
+    def all(self) -> Sequence[Key]:
+        """All of them."""
+        return self._keys
+
+    def turn(
+        self, request_id: str, model: str, avoid: Collection[str], now: float
+    ) -> Sequence[Key | None]:
+        """The keys in the order in which an attempt may be made with them; None is no key."""
+        keys = self._keys
+        if len(keys) < 2:
+            return keys or _KEYLESS
+        first = zlib.crc32(request_id.encode()) % len(keys)
+        turn = keys[first:] + keys[:first]
+        if not self._rests and not avoid:
+            return turn
+        # It is stable, so that healthy keys keep their turn.
+        return sorted(
+            turn, key=lambda key: (key.fingerprint in avoid, self._rested(key, model, now))
+        )
+
+    def rest(self, key: str, model: str, seconds: float, now: float) -> None:
+        """Another worker found that a key is to be left alone; an empty model is every one."""
+        if len(self._rests) >= _MOST_RESTS:
+            self._rests.clear()
+        place = key, model
+        self._rests[place] = max(now + min(seconds, LONGEST_S), self._rests.get(place, 0.0))
 
     def choose(self, request_id: str, model: str, avoid: Collection[str], now: float) -> Key | None:
         """The key for an attempt, None where there are no keys.
@@ -55,15 +86,7 @@ class Keys:
         `avoid` are fingerprints of keys that failed this request. Where all are to be avoided or
         rest, it is the one that may soonest be used: the provider has the last word.
         """
-        keys = self._keys
-        if not keys:
-            return None
-        first = zlib.crc32(request_id.encode()) % len(keys)
-        if not self._rests and not avoid:
-            return keys[first]
-        turn = keys[first:] + keys[:first]
-        # `min` takes the first of equals, so that healthy keys keep their turn.
-        return min(turn, key=lambda key: (key.fingerprint in avoid, self._rested(key, model, now)))
+        return self.turn(request_id, model, avoid, now)[0]
 
     def failed(
         self, key: Key, error: InferenceError, model: str, avoid: Collection[str], now: float
@@ -78,9 +101,9 @@ class Keys:
         if rest is None:
             return
         seconds, whole = rest
-        if len(self._rests) >= _MOST_RESTS:
-            self._rests.clear()
-        self._rests[key.fingerprint, _EVERY_MODEL if whole else model] = now + seconds
+        self.rest(key.fingerprint, _EVERY_MODEL if whole else model, seconds, now)
+        if whole:
+            self.on_rest(key.fingerprint, seconds)
         others = {
             other.fingerprint: self._rested(other, model, now)
             for other in self._keys
@@ -113,17 +136,30 @@ class Keys:
 class Turn:
     """The key that an attempt is made with, and those that take its place on the way.
 
-    `callers` is a key of the caller's own, beside which there is no other.
+    `callers` is a key of the caller's own, beside which there is no other; `chosen` are one or none
+    that was chosen for the first call.
     """
 
-    def __init__(self, keys: Keys, job: job_pb2.Job, callers: str, now: float) -> None:
+    def __init__(
+        self,
+        keys: Keys,
+        job: job_pb2.Job,
+        callers: str,
+        now: float,
+        chosen: Sequence[Key | None] = (),
+    ) -> None:
         self._keys = keys
         self._request_id = job.request_id
         self._model = job.route.model
         self._callers = callers
         self._avoid = list(job.avoid_keys)
-        self.key = None if callers else self._chosen(now)
+        self.key = None if callers else chosen[0] if chosen else self._chosen(now)
         self._used = [self.secret] if self.secret else []
+
+    @property
+    def own(self) -> bool:
+        """Whether the key is the caller's: nothing that becomes of it concerns others."""
+        return bool(self._callers)
 
     @property
     def secret(self) -> str:

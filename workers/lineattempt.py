@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable
 
-from broker import dispatch, durable
+from broker import dispatch, durable, subjects
 from broker.errors import InferenceError
 from broker.translate import lines
 from broker.translate.form import Answer
@@ -125,7 +125,9 @@ class LineAttempt:
             credit_bytes=CREDIT,
             limits=tools.time_limits(),
         )
-        attempt = self._attempt = Attempt(job, session, tools.provider, tools.worker)
+        # Lines are never handed back: who has begun one waits.
+        seats = await tools.gate.admit(subjects.BATCH, job, patient=True)
+        attempt = self._attempt = Attempt(job, session, tools.provider, tools.worker, seats)
         await attempt.run(request, grant, tools.upstream, tools.keys, tools.fetcher)
 
     def _answered(

@@ -24,14 +24,17 @@ from broker.catalog import catalog
 from broker.catalog.bill import Bill
 from broker.config import Limits, ProviderSettings
 from broker.dispatch import LOSSES_BEFORE_ALONE
+from broker.settings import CapacitySettings
 from broker.v1 import delivery_service_pb2, job_pb2
 from workers import credentials
 from workers.attempt import Attempt
 from workers.background import Background
 from workers.batch import Batch
 from workers.calls import CALLS_AT_ONCE
+from workers.capacity import CapacityLink
 from workers.delivery import EdgeLink, EdgeLost, Killed, Session
 from workers.fetch import Fetcher
+from workers.gate import Gate, HandOn, Seats
 from workers.keys import Keys
 from workers.pace import Paces
 from workers.provider import Provider
@@ -61,6 +64,7 @@ class Runner:
         *,
         fetcher: Fetcher,
         limits: Limits | None = None,
+        capacity: CapacitySettings | None = None,
         bill: Bill | None = None,
     ) -> None:
         self.name = f"{settings.name}-{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
@@ -78,11 +82,28 @@ class Runner:
             credentials=credentials.load(provider),
         )
         self._keys = Keys(settings.api_keys)
+        capacity = capacity or CapacitySettings()
+        self.gate = Gate(
+            self._keys,
+            settings.slots,
+            limits=settings.limits if capacity.shared else None,
+            reserve=capacity.interactive_reserve,
+            on_room=self._pull_soon,
+        )
+        self._capacity: CapacityLink | None = None
+        if capacity.shared:
+            self._capacity = CapacityLink(bus, self.gate, self.name, settings.name)
         self._paces = Paces()
         self._publisher = Publisher(bus, timeout_s=2.0)
         self._recorder = Recorder(self._publisher)
         self._links: dict[str, EdgeLink] = {}
-        self._slots = Slots(bus, settings.slots, self._pull_soon)
+        self._slots = Slots(
+            bus,
+            settings.slots,
+            self._pull_soon,
+            gate=self.gate,
+            reserve=capacity.interactive_reserve,
+        )
         # Whom a job that runs answers to.
         self._sessions: dict[asyncio.Task[None], Session] = {}
         self._calls = 0
@@ -106,6 +127,7 @@ class Runner:
             self._recorder,
             limits or Limits(),
             bill or Bill(catalog.load()),
+            self.gate,
         )
         self._lane = Background(bus, settings, self._slots, tools)
         self._batch = Batch(bus, settings, self._slots, tools)
@@ -120,6 +142,8 @@ class Runner:
         await self._puller.start()
         await self._lane.start()
         await self._batch.start()
+        if self._capacity is not None:
+            await self._capacity.start()
         self._stop_direct = await serve_direct(
             self._bus, self._settings.name, self._settings.pool, self._offered
         )
@@ -161,6 +185,8 @@ class Runner:
         await self._slots.flush()
         for task in self._background:
             task.cancel()
+        if self._capacity is not None:
+            await self._capacity.close()
         await self._publisher.close()
         await self._upstream.close()
 
@@ -185,6 +211,8 @@ class Runner:
             busy=self._slots.busy,
             paces=self._paces.known(time.monotonic()),
             claims=self._provider.claims,
+            keys=tuple(key.fingerprint for key in self._keys.all) or ("",),
+            limits=self._settings.limits,
         )
         return presence.encode(lease)
 
@@ -200,7 +228,7 @@ class Runner:
     def _wanted(self) -> int:
         """Slots to ask for: none while the pull that stands has plenty of credit left."""
         standing = self._puller.credits
-        free = self._slots.room(subjects.INTERACTIVE) - standing
+        free = self.gate.room(self._slots.room(subjects.INTERACTIVE)) - standing
         return free if free * 4 >= self._settings.slots or standing < free else 0
 
     def _start_pull(self) -> None:
@@ -222,11 +250,16 @@ class Runner:
         """A job over the direct path (R14): no delivery to settle."""
         if not self._slots.open:
             return False
-        self._begin(job_pb2.Job.FromString(data), None)
-        return True
+        job = job_pb2.Job.FromString(data)
+        seats = self.gate.seats(subjects.INTERACTIVE, job)
+        if seats is not None:
+            self._begin(job, None, seats)
+        return seats is not None
 
-    def _begin(self, job: job_pb2.Job, delivery: Delivery | None) -> None:
-        task = self._slots.occupy(self._run(job, delivery), f"job {job.request_id}")
+    def _begin(
+        self, job: job_pb2.Job, delivery: Delivery | None, seats: Seats | None = None
+    ) -> None:
+        task = self._slots.occupy(self._run(job, delivery, seats), f"job {job.request_id}")
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -234,15 +267,27 @@ class Runner:
 
     # Running one.
 
-    async def _run(self, job: job_pb2.Job, delivery: Delivery | None) -> None:
-        if job.losses < LOSSES_BEFORE_ALONE:
-            await self._claim_and_run(job, delivery, alone=False)
+    async def _run(self, job: job_pb2.Job, delivery: Delivery | None, seats: Seats | None) -> None:
+        reply = delivery.reply if delivery is not None else ""
+        try:
+            seats = seats or await self.gate.admit(subjects.INTERACTIVE, job)
+        except HandOn as exc:
+            self._slots.answer(reply, nak(exc.delay_s))
             return
-        async with self._slots.alone():
-            await self._claim_and_run(job, delivery, alone=True)
+        except asyncio.CancelledError:
+            self._slots.answer(reply, nak(0.0))
+            raise
+        try:
+            if job.losses < LOSSES_BEFORE_ALONE:
+                await self._claim_and_run(job, delivery, seats, alone=False)
+                return
+            async with self._slots.alone():
+                await self._claim_and_run(job, delivery, seats, alone=True)
+        finally:
+            seats.release()
 
     async def _claim_and_run(
-        self, job: job_pb2.Job, delivery: Delivery | None, *, alone: bool
+        self, job: job_pb2.Job, delivery: Delivery | None, seats: Seats, *, alone: bool
     ) -> None:
         """Claim, then run (R1)."""
         reply = delivery.reply if delivery is not None else ""
@@ -265,7 +310,7 @@ class Runner:
                 session.close()
             self._slots.answer(reply, nak(0.0))
             raise
-        await self._granted(job, session, grant, reply)
+        await self._granted(job, session, grant, reply, seats)
 
     async def _granted(
         self,
@@ -273,12 +318,13 @@ class Runner:
         session: Session,
         grant: delivery_service_pb2.Grant,
         reply: str,
+        seats: Seats,
     ) -> None:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a job runs in its own task")
         self._sessions[task] = session
-        attempt = Attempt(job, session, self._provider, self.name)
+        attempt = Attempt(job, session, self._provider, self.name, seats)
         session.when_over(task.cancel)
         self._calls += 1
         try:

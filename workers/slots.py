@@ -14,35 +14,38 @@ from broker import subjects
 from broker.bus import Bus
 from broker.bus.jobs import settle
 from broker.bus.queue import IN_PROGRESS
+from broker.capacity import kept
+from workers.gate import Gate
 
 _log = logging.getLogger(__name__)
-
-# This share of the slots is left to interactive work, whatever waits.
-_RESERVE = 0.05
 
 
 class Slots:
     """`count` calls at a time, whichever lane they are of.
 
-    `changed` is called when what lanes may ask for may have changed.
+    `changed` is called when what lanes may ask for may have changed. `reserve` is the part that is
+    left to interactive work, whatever waits; the gate knows what providers let through.
     """
 
-    def __init__(self, bus: Bus, count: int, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, bus: Bus, count: int, changed: Callable[[], None], *, gate: Gate, reserve: float
+    ) -> None:
         self.count = count
         self.busy = 0
-        # Interactive work is left a twentieth, but never none, nor all.
-        reserve = min(max(1, int(count * _RESERVE)), count - 1)
+        # Interactive work is left one at least, but not all.
+        left = kept(count, reserve)
         self._most = {
             subjects.INTERACTIVE: count,
-            subjects.BACKGROUND: count - reserve,
+            subjects.BACKGROUND: count - left,
             # Where there are many, one less: what becomes free is the background's first.
-            subjects.BATCH: count - reserve - (reserve > 1),
+            subjects.BATCH: count - left - (left > 1),
         }
         # Whether this worker is leaving.
         self.draining = False
         # What runs in them.
         self.tasks: set[asyncio.Task[None]] = set()
         self._bus = bus
+        self._gate = gate
         self.changed = changed
         # Deliveries not yet settled, by where their ack goes.
         self._held: set[str] = set()
@@ -70,7 +73,11 @@ class Slots:
 
     def room(self, lane: str) -> int:
         """Slots that a lane may take now; below 0 where others have what it leaves to them."""
-        return self._most[lane] - self.busy
+        free = self._most[lane] - self.busy
+        # What waits at the gate for its own lane's sake is counted there.
+        if free <= 0 or lane == subjects.INTERACTIVE:
+            return free
+        return min(free, self._gate.may_hold(lane))
 
     def occupy(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
         """Run `work` in a slot."""

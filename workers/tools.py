@@ -10,6 +10,7 @@ from broker.catalog.bill import Bill
 from broker.settings import Limits
 from broker.v1 import delivery_service_pb2
 from workers.fetch import Fetcher
+from workers.gate import Gate
 from workers.keys import Keys
 from workers.provider import Provider
 from workers.upstream import Upstream
@@ -28,6 +29,7 @@ class Tools:
     recorder: Recorder
     limits: Limits
     bill: Bill
+    gate: Gate
 
     def time_limits(self) -> delivery_service_pb2.TimeLimits:
         """The limits of a call that nobody watches: no other provider could be asked sooner."""

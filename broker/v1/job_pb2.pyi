@@ -39,6 +39,7 @@ class Job(_message.Message):
     AVOID_KEYS_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
+    OWN_KEY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     attempt: _builtins.int
     """Counts from 1. A later attempt supersedes every earlier one, unless it hedges it."""
@@ -55,6 +56,8 @@ class Job(_message.Message):
     """The secret that a claim has to show."""
     owner: _builtins.str
     """Who may see the response that a durable job is for: a tenant, or a key that has none."""
+    own_key: _builtins.bool
+    """The grant has a key of the caller's own: the fleet's limits do not bind it."""
     @_builtins.property
     def route(self) -> Global___Route: ...
     @_builtins.property
@@ -88,10 +91,11 @@ class Job(_message.Message):
         avoid_keys: _abc.Iterable[_builtins.str] | None = ...,
         plan: Global___Plan | None = ...,
         owner: _builtins.str = ...,
+        own_key: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "body_reference", b"body_reference", "line", b"line", "plan", b"plan", "request", b"request", "route", b"route"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "avoid_keys", b"avoid_keys", "body", b"body", "body_reference", b"body_reference", "claim_secret", b"claim_secret", "delivery_address", b"delivery_address", "line", b"line", "losses", b"losses", "owner", b"owner", "plan", b"plan", "remaining_ms", b"remaining_ms", "request", b"request", "request_id", b"request_id", "route", b"route", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "avoid_keys", b"avoid_keys", "body", b"body", "body_reference", b"body_reference", "claim_secret", b"claim_secret", "delivery_address", b"delivery_address", "line", b"line", "losses", b"losses", "own_key", b"own_key", "owner", b"owner", "plan", b"plan", "remaining_ms", b"remaining_ms", "request", b"request", "request_id", b"request_id", "route", b"route", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["request", "body_reference", "line"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015

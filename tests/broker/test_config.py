@@ -21,9 +21,10 @@ from broker.config import (
     child_environment,
     load_settings,
 )
+from broker.limits import Configured
 from broker.providers import REGISTRY
 from broker.routing.rules import Section
-from broker.settings import Limits, LogSettings, NatsSettings
+from broker.settings import CapacitySettings, Limits, LogSettings, NatsSettings
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "millrace.yaml"
 
@@ -255,6 +256,15 @@ providers:
     )  # fmt: skip
 
 
+def test_what_a_provider_allows_is_read_with_its_path_in_errors() -> None:
+    text = "providers: {sim: {base_url: 'http://h', limits: {concurrent: 5, %s}}}"
+    on = load(text % "requests_per_second: 0.5").providers["sim"]
+    assert on.limits == Configured(concurrent=5, requests_per_second=0.5)
+    assert load("providers: {sim: {base_url: 'http://h'}}").providers["sim"].limits is None
+    assert refused(text % "tokens_per_minute: 0").startswith("providers.sim.limits.tokens_per")
+    assert refused(text % "slots: 1").startswith("providers.sim.limits")
+
+
 def test_a_kind_of_provider_has_options_of_its_own() -> None:
     text = "providers: {azure: {api_key: k, base_url: 'http://h', options: {api_version: '1'}}}"
     assert load(text).providers["azure"].options == {"api_version": "1"}
@@ -479,20 +489,27 @@ def test_the_example_file_is_valid() -> None:
 def test_the_example_file_documents_every_field_and_shows_the_defaults() -> None:
     document = yaml.safe_load(EXAMPLE.read_text())
     shown = set(leaves(document))
-    own = {"config", "providers", "providers_off", "nats", "limits", "fetch", "log"}
+    own = {"config", "providers", "providers_off", "nats", "limits", "fetch", "capacity", "log"}
     expected = {f.name for f in fields(Settings)} - own - {"routing", "offers", "tools"}
     expected |= {f"routing.{name}" for name in Section.__struct_fields__}
     expected |= {"tools.image_generation.model"}
-    sections = {"nats": NatsSettings, "limits": Limits, "fetch": FetchSettings, "log": LogSettings}
+    sections = {
+        "nats": NatsSettings,
+        "limits": Limits,
+        "fetch": FetchSettings,
+        "capacity": CapacitySettings,
+        "log": LogSettings,
+    }
     for section, cls in sections.items():
         expected |= {f"{section}.{f.name}" for f in fields(cls)}
-    provider = {f.name for f in fields(ProviderSettings)} - {"name", "api_keys"}
+    provider = {f.name for f in fields(ProviderSettings)} - {"name", "api_keys", "limits"}
+    provider |= {f"limits.{name}" for name in Configured.__struct_fields__}
     provider |= {"api_key", "api_key_env", "api_key_file", "enabled"}
     expected |= {f"providers.*.{name}" for name in provider}
     assert shown == expected
     read = load_settings({"MILLRACE_CONFIG": str(EXAMPLE)})
     defaults = Settings()
-    for name in ("data", "http", "grpc", "limits", "fetch", "log", "replicas", "sync_always"):
+    for name in ("data", "http", "grpc", "limits", "fetch", "capacity", "log", "replicas"):
         assert getattr(read, name) == getattr(defaults, name), name
 
 

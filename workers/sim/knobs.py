@@ -64,6 +64,9 @@ class Knobs:
     key: str | None = None
     first_n: int | None = None
     max_open: int | None = None
+    allow_open: int | None = None
+    allow_rate: int | None = None
+    advertise: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +96,13 @@ KNOBS: Mapping[str, Knob] = {
     "after": Knob("int", "tokens before the fault; half of the answer unless given", 0, 1_000_000),
     "status": Knob("int", "HTTP status of fault=status; alone it means that fault", 400, 599),
     "code": Knob("text", "error code of fault=status and fault=error_event"),
-    "retry_after": Knob("float", "seconds in the Retry-After of fault=status", 0, 1_000_000),
-    "key": Knob("text", "what first_n and max_open count by; the model name unless given"),
+    "retry_after": Knob("float", "seconds in Retry-After: fault=status, allow_*", 0, 1_000_000),
+    "key": Knob("text", "what first_n, max_open and allow_* count by; the model name unless given"),
     "first_n": Knob("int", "the fault hits only the first N calls of the key", 0, 1_000_000),
     "max_open": Knob("int", "answers 429 to more than N open calls of the key", 1, 1_000_000),
+    "allow_open": Knob("int", "allows the key N calls at a time, else 429", 1, 1_000_000),
+    "allow_rate": Knob("int", "allows the key N calls in any second, else 429", 1, 1_000_000),
+    "advertise": Knob("flag", "tells of what allow_* allow in x-ratelimit headers"),
 }
 
 _YES_NO: Mapping[object, bool] = {"1": True, "true": True, "0": False, "false": False}

@@ -86,8 +86,8 @@ class Play:
     script: Script
     healed: Script
     key: str
+    knobs: Knobs
     first_n: int | None = None
-    max_open: int | None = None
     keepable: bool = True
 
 
@@ -108,7 +108,7 @@ def play_of(
         healed=_script(healthy) if knobs.first_n is not None else script,
         key=knobs.key or answered.ask.model,
         first_n=knobs.first_n,
-        max_open=knobs.max_open,
+        knobs=knobs,
         keepable=not knobs.vary,
     )
 
@@ -174,6 +174,12 @@ def busy(model: str, limit: int) -> Script:
     """The script for a call above `max_open`."""
     body = error_body(f"more than {limit} calls are open", *_with_param(*STATUS_ERRORS[429]))
     return plain(429, body, model=model, extra=b"retry-after: 1\r\n")
+
+
+def too_many(model: str) -> Script:
+    """The script for a call above what is allowed."""
+    body = error_body("more calls than are allowed", *_with_param(*STATUS_ERRORS[429]))
+    return plain(429, body, model=model)
 
 
 def plain(

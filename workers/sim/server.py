@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 
 import httptools
 import orjson
 
+from workers.sim.allowed import Allowed, limits_of
 from workers.sim.answer import Answer, answer_to
 from workers.sim.audio import SCRIPTS
 from workers.sim.knobs import BadRequestError
@@ -37,6 +38,7 @@ class Simulator:
         self.connections = 0
         self.calls_by_key: Counter[str] = Counter()
         self.open_by_key: Counter[str] = Counter()
+        self.allowed: dict[str, Allowed] = defaultdict(Allowed)
         self.call_number = 0
         self._plays: dict[bytes, Play] = {}
 
@@ -63,8 +65,9 @@ class Simulator:
 
     def script(self, play: Play) -> Script:
         """The script this call of the play's key gets; counts the call."""
-        if play.max_open is not None and self.open_by_key[play.key] >= play.max_open:
-            return busy(play.script.model, play.max_open)
+        most = play.knobs.max_open
+        if most is not None and self.open_by_key[play.key] >= most:
+            return busy(play.script.model, most)
         if play.first_n is None:
             return play.script
         self.calls_by_key[play.key] += 1
@@ -80,6 +83,7 @@ class Connection(asyncio.Protocol):
     """One keep-alive connection: reads a request, plays its answer, one at a time."""
 
     __slots__ = (
+        "_allowed",
         "_body",
         "_call",
         "_complete",
@@ -99,6 +103,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._playback: Playback | None = None
         self._call: tuple[Stats, Script, str | None] | None = None
+        self._allowed: Allowed | None = None
         self._url = b""
         self._body: list[bytes] = []
         self._size = 0
@@ -191,7 +196,14 @@ class Connection(asyncio.Protocol):
             legacy = self._url.partition(b"?")[0] == _COMPLETIONS
             play = sim.play(body, completion_to) if legacy else sim.play(body)
             script = sim.script(play)
-            key = play.key if play.max_open is not None else None
+            key = play.key if play.knobs.max_open is not None else None
+            limits = limits_of(play.knobs)
+            if limits is not None:
+                self._allowed = sim.allowed[play.key]
+                now = asyncio.get_running_loop().time()
+                script, let_in = self._allowed.begin(script, limits, now)
+                if not let_in:
+                    self._allowed = None
         except BadRequestError as error:
             script = refusal(error)
         if key is not None:
@@ -258,6 +270,9 @@ class Connection(asyncio.Protocol):
         stats.end(outcome, script, self._playback.tokens)
         if key is not None:
             self._sim.open_by_key[key] -= 1
+        if self._allowed is not None:
+            self._allowed.end()
+            self._allowed = None
         self._call = self._playback = None
         if outcome == "finished" and not self._keep_alive:
             self._transport.close()

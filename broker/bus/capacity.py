@@ -1,0 +1,100 @@
+"""Capacity on the bus: what workers report to the leader, and what it allows.
+
+Reports are plain messages: what is lost is made up for a second later. Allowances are in the bucket
+`capacity`, so that they outlive the leader, and whoever begins finds them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from nats.js.errors import Error as JetStreamError
+
+from broker import subjects
+from broker.bus.connection import Bus
+from broker.bus.mirror import Mirror
+from broker.capacity import FORGET_S, Allowance, Report
+
+_log = logging.getLogger(__name__)
+
+# What no leader writes again goes by itself.
+ALLOWANCE_TTL_S = math.ceil(FORGET_S * 1.5)
+_WAIT_S = 1.0
+
+
+_encode = msgspec.json.encode
+_decode_report = msgspec.json.Decoder(Report).decode
+decode_allowance = msgspec.json.Decoder(Allowance).decode
+
+
+class Allowances:
+    """A mirror of what is allowed, of one provider or of all."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        provider: str = "",
+        changed: Callable[[str, Allowance | None], None] = lambda _key, _allowance: None,
+    ) -> None:
+        self._changed = changed
+        keys = subjects.allowance_keys(provider) if provider else "p.>"
+        self._mirror = Mirror(bus, subjects.CAPACITY, self._took, keys=keys)
+
+    async def start(self) -> None:
+        """Return once what is allowed now was read."""
+        await self._mirror.start()
+
+    async def close(self) -> None:
+        """Stop following."""
+        await self._mirror.close()
+
+    def all(self) -> list[Allowance]:
+        """All that can be read."""
+        found = []
+        for value in self._mirror.entries.values():
+            with contextlib.suppress(msgspec.DecodeError):
+                found.append(decode_allowance(value))
+        return found
+
+    def _took(self, key: str, value: bytes | None) -> None:
+        try:
+            allowance = decode_allowance(value) if value is not None else None
+        except msgspec.DecodeError:
+            return  # a newer version's
+        self._changed(key, allowance)
+
+
+async def allow(bus: Bus, allowance: Allowance) -> bool:
+    """Have the workers know; False when that failed."""
+    key = subjects.allowance_key(*allowance.place)
+    headers = {"Nats-TTL": str(ALLOWANCE_TTL_S)}
+    try:
+        await bus.js.publish(
+            f"$KV.{subjects.CAPACITY}.{key}", _encode(allowance), headers=headers, timeout=_WAIT_S
+        )
+    except (NatsError, JetStreamError, TimeoutError) as exc:
+        _log.warning("workers were not told of their capacity: %s", exc)
+        return False
+    return True
+
+
+def tell(bus: Bus, report: Report) -> None:
+    """Send a report to whoever leads, if the connection is in good order."""
+    bus.post(subjects.capacity_report(report.provider), _encode(report))
+
+
+async def hear(bus: Bus, take: Callable[[Report], None]) -> Callable[[], Awaitable[None]]:
+    """Call `take` with each report. Returns how to end it."""
+
+    async def heard(msg: Msg) -> None:
+        with contextlib.suppress(msgspec.DecodeError):
+            take(_decode_report(msg.data))
+
+    subscription = await bus.nc.subscribe(subjects.CAPACITY_REPORTS, cb=heard)
+    return subscription.unsubscribe
