@@ -40,6 +40,8 @@ _GUESS_S = 5.0
 _SAVED_S, _LATE_S = 0.02, 0.1
 # A rest that is shorter is over before others hear of it.
 _NEWS_S = 0.2
+# Headers are read this often at most: they hardly change.
+_READ_S = 0.01
 # Part of the newest call in what calls use on average, in tokens.
 _NEWEST = 0.2
 # Places that nobody uses are forgotten when there are so many; a report tells of some.
@@ -69,7 +71,7 @@ class _Place:
         self.rest_until = 0.0
         self.queues: dict[str, deque[asyncio.Future[None]]] = {lane: deque() for lane in _ORDER}
         self.timer: asyncio.TimerHandle | None = None
-        self.used_at = 0.0
+        self.used_at = self.read_at = 0.0
         # By lane: what is kept for lanes that come before it.
         self._reserve = reserve
         self._guess, self._guess_until = math.inf, 0.0
@@ -235,8 +237,12 @@ class Seat:
             self._gate.limited(place, exc.retry_after, spent=self._spent)
         self.close()
 
-    def heard(self, headers: Mapping[str, str]) -> None:
+    def heard(self, headers: Mapping[str, str], *, refused: bool = False) -> None:
         """An answer's headers came."""
+        now = self._gate.now()
+        if not refused and now - self._place.read_at < _READ_S:
+            return
+        self._place.read_at = now
         rest = self._place.quotas.read(headers)
         if rest:
             self._spent = True
@@ -266,7 +272,7 @@ class _Uncounted:
     def __exit__(self, *_: object) -> None:
         return
 
-    def heard(self, headers: Mapping[str, str]) -> None:
+    def heard(self, headers: Mapping[str, str], *, refused: bool = False) -> None:
         """Not of ours."""
 
 

@@ -9,9 +9,11 @@ import msgspec
 from nats.errors import Error as NatsError
 
 from broker import subjects
+from broker.bus.capacity import Allowances
 from broker.bus.connection import Bus, BusError, connect
 from broker.bus.layout import STREAMS
 from broker.bus.mirror import Mirror
+from broker.capacity import Allowance
 from broker.presence import WorkerLease, decode_worker
 from broker.settings import NatsSettings
 
@@ -34,6 +36,7 @@ class Survey:
     missing: tuple[str, ...]
     backlogs: tuple[Backlog, ...]
     workers: tuple[WorkerLease, ...]
+    allowances: tuple[Allowance, ...]
 
 
 async def reach(nats: NatsSettings, *, name: str, patience_s: float) -> Bus:
@@ -72,9 +75,19 @@ async def survey(bus: Bus) -> Survey:
             missing=missing,
             backlogs=tuple(backlogs),
             workers=tuple(await live_workers(bus)) if known else (),
+            allowances=await _allowances(bus) if f"KV_{subjects.CAPACITY}" in present else (),
         )
     except (NatsError, OSError) as exc:
         raise BusError(f"NATS does not answer: {exc or type(exc).__name__}") from exc
+
+
+async def _allowances(bus: Bus) -> tuple[Allowance, ...]:
+    allowances = Allowances(bus)
+    try:
+        await allowances.start()
+        return tuple(allowances.all())
+    finally:
+        await allowances.close()
 
 
 def _version(bus: Bus) -> str:

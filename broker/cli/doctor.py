@@ -112,6 +112,7 @@ def _nats(settings: Settings) -> Iterator[Finding]:
     yield Finding("NATS", OK, where)
     yield from _layout(found)
     yield from _workers(settings, found)
+    yield from _capacity(found)
 
 
 async def _survey(settings: Settings) -> Survey:
@@ -154,6 +155,24 @@ def _workers(settings: Settings, found: Survey) -> Iterator[Finding]:
             yield Finding(f"workers {name}", WRONG, "none is live", advice)
     if not slots and not settings.providers:
         yield Finding("workers", WRONG, "none is live", "start one: millrace worker PROVIDER")
+
+
+def _capacity(found: Survey) -> Iterator[Finding]:
+    """What is known of the places that are limited."""
+    for told in sorted(found.allowances, key=lambda told: told.place):
+        parts = [
+            f"{value:g} {what}"
+            for value, what in (
+                (told.slots, "calls at a time"),
+                (told.rate, "calls/s"),
+                (told.tokens, "tokens/s"),
+            )
+            if value is not None
+        ]
+        if parts:
+            place = " ".join(filter(None, (f"{told.provider}/{told.model or '*'}", told.key)))
+            detail = f"{', '.join(parts)} ({told.why}) for {len(told.shares)} workers"
+            yield Finding(f"capacity {place}", OK, detail)
 
 
 def _providers(settings: Settings) -> Iterator[Finding]:

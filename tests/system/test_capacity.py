@@ -120,12 +120,8 @@ async def test_each_worker_has_a_part_and_the_parts_are_the_whole(stack: Stack) 
         shares = told["shares"].values()
         slots = sum(share["slots"] for share in shares)
         rate = sum(share["rate"] for share in shares)
-        return (
-            told["slots"] == OPEN
-            and len(shares) == WORKERS
-            and slots == OPEN
-            and 0.9 * RATE <= rate <= RATE
-        )
+        met = told["slots"] == OPEN and len(shares) == WORKERS and slots == OPEN
+        return bool(met and 0.9 * RATE <= rate <= RATE)
 
     await until(whole, "the parts are the whole")
 
@@ -194,7 +190,7 @@ async def test_another_leads_when_the_leader_is_killed_and_what_was_allowed_hold
     stack.spawn("broker2", "broker")
 
     async def another() -> bool:
-        return (await leader(stack)).get("epoch", 0) > first["epoch"]
+        return bool((await leader(stack)).get("epoch", 0) > first["epoch"])
 
     await until(another, "another one leads", 20)
     await running
