@@ -21,6 +21,7 @@ import msgspec
 import yaml
 
 from broker import provider_config
+from broker.batch import webhooks
 from broker.checking import ConfigError, convert, section, words
 from broker.providers import REGISTRY
 from broker.routing import rules
@@ -38,6 +39,7 @@ from broker.settings import (
     ProviderSettings,
     Settings,
     ToolSettings,
+    Webhook,
 )
 
 __all__ = [
@@ -78,6 +80,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     capacity: dict[str, Any] | None = None
     routing: dict[str, Any] | None = None
     tools: dict[str, Any] | None = None
+    webhooks: list[dict[str, Any]] | None = None
     log: dict[str, Any] | None = None
     cors_origins: list[str] | None = None
     replicas: Annotated[int, msgspec.Meta(ge=1, le=5)] | None = None
@@ -118,6 +121,7 @@ def load_settings(
         routing=_rules(routing),
         offers=tuple(routing.offers),
         tools=_tools(file.tools or {}, env),
+        webhooks=_webhooks(file.webhooks or []),
         log=section(LogSettings, file.log or {}, env, "log", ENV_PREFIX + "LOG_"),
         cors_origins=tuple(words(pick("cors_origins", str | list[str], ()))),
         replicas=pick("replicas", Annotated[int, msgspec.Meta(ge=1, le=5)], 1),
@@ -235,6 +239,24 @@ def _tools(given: Mapping[str, Any], env: Mapping[str, str]) -> ToolSettings:
     path, prefix = "tools.image_generation", ENV_PREFIX + "IMAGE_GENERATION_"
     written = convert(given.get("image_generation") or {}, dict[str, Any], path, strict=True)
     return ToolSettings(section(ImageToolSettings, written, env, path, prefix))
+
+
+def _webhooks(given: list[dict[str, Any]]) -> tuple[Webhook, ...]:
+    found = []
+    for place, fields in enumerate(given):
+        path = f"webhooks[{place}]"
+        for name in ("url", "secret"):
+            if name not in fields:
+                raise ConfigError(f"{path}.{name}", "missing")
+        hook = section(Webhook, fields, {}, path, "")
+        if urlsplit(hook.url).scheme not in ("http", "https") or not urlsplit(hook.url).hostname:
+            raise ConfigError(f"{path}.url", "expected a URL such as https://example.com/hook")
+        try:
+            webhooks.key(hook.secret)
+        except ValueError as exc:
+            raise ConfigError(f"{path}.secret", str(exc)) from exc
+        found.append(hook)
+    return tuple(found)
 
 
 def _address(text: str, path: str, any_host: str) -> Address:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
@@ -150,6 +150,18 @@ class ToolSettings:
     image_generation: ImageToolSettings = ImageToolSettings()
 
 
+WebhookEvent = Literal["batch.completed", "batch.failed", "batch.expired", "batch.cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """Who is told of batches that are over; `secret` signs, as Standard Webhooks have it."""
+
+    url: str
+    secret: str = field(repr=False)
+    events: tuple[WebhookEvent, ...] = get_args(WebhookEvent)
+
+
 @dataclass(frozen=True, slots=True)
 class CapacitySettings:
     """How the fleet shares what providers allow.
@@ -200,6 +212,7 @@ class Settings:
     # Changes to the catalogue: fields of offers.
     offers: tuple[Mapping[str, Any], ...] = ()
     tools: ToolSettings = ToolSettings()
+    webhooks: tuple[Webhook, ...] = ()
     log: LogSettings = LogSettings()
     cors_origins: tuple[str, ...] = ()
     replicas: int = 1

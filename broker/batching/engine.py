@@ -12,6 +12,7 @@ from broker.batching.life import Life
 from broker.batching.publish import Publishing
 from broker.batching.run import FencedError, Run
 from broker.batching.services import Services
+from broker.batching.telling import Telling
 from broker.bus.batches import KeptBatch
 from broker.bus.connection import BusError
 from broker.bus.ending import end
@@ -31,8 +32,9 @@ _STOPS_LOOKED_AT_S = 3600.0
 class Engine:
     """See the module. Everything it writes is fenced by what it read, so that two do no harm."""
 
-    def __init__(self, services: Services, fleet: FleetView) -> None:
+    def __init__(self, services: Services, fleet: FleetView, telling: Telling) -> None:
         self._services = services
+        self._telling = telling
         self._fleet = fleet
         self._runs: dict[str, Run] = {}
         self._by_token: dict[str, Run] = {}
@@ -109,7 +111,7 @@ class Engine:
         run = Run(self._services, kept)
         self._runs[run.id] = self._by_token[token] = run
         try:
-            await Life(run, self._count_from).live()
+            await Life(run, self._count_from, self._telling).live()
         finally:
             del self._runs[run.id], self._by_token[token]
             self._publishing.forget(run)

@@ -78,7 +78,6 @@ async def clean(run: Run) -> None:
         await copies.forget(run)
     if not queued:
         await services.batches.unstop(run.id)
-    await services.batches.let_go(run.id)
 
 
 async def _body(run: Run, result: batch_pb2.LineResult) -> bytes:

@@ -6,9 +6,11 @@ import socket
 import uuid
 
 from broker import routing, subjects
+from broker.batch import webhooks
 from broker.batching.engine import Engine
 from broker.batching.routes import Routes
 from broker.batching.services import Pace, Services
+from broker.batching.telling import Telling
 from broker.bus import Bus
 from broker.bus.batches import Batches
 from broker.bus.files import Files
@@ -59,6 +61,7 @@ class Batching:
             await fleet.refresh()
             return fleet.fleet
 
+        telling = Telling(settings.webhooks, webhooks.WAITS_S)
         router = Router(fleet, fresh, catalog.load(settings.offers), settings.routing, health)
         services = Services(
             bus=bus,
@@ -76,8 +79,9 @@ class Batching:
         try:
             await fleet.start()
             await health.start()
-            await Engine(services, fleet).lead()
+            await Engine(services, fleet, telling).lead()
         finally:
+            await telling.close()
             await outcomes.close()
             await recorder.close()
             await health.close()

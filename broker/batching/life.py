@@ -12,6 +12,7 @@ from broker.batch.chunks import Cursor
 from broker.batching import copies, finish, lost, retry
 from broker.batching.reading import InputGoneError
 from broker.batching.run import Run
+from broker.batching.telling import Telling
 from broker.batching.validate import StoppedError, validate
 from broker.v1 import batch_pb2
 
@@ -21,8 +22,9 @@ _log = logging.getLogger(__name__)
 class Life:
     """See the module. `count_from(sequence)` has results from there on counted."""
 
-    def __init__(self, run: Run, count_from: Callable[[int], None]) -> None:
+    def __init__(self, run: Run, count_from: Callable[[int], None], telling: Telling) -> None:
         self._run = run
+        self._telling = telling
         self._count_from = count_from
         self._services = run.services
         self._copies: copies.Copies | None = None
@@ -43,6 +45,8 @@ class Life:
             else:
                 await self._run_lines()
         await finish.clean(run)
+        await self._telling.tell(run)
+        await self._services.batches.let_go(run.id)
 
     async def _validate(self) -> None:
         run = self._run

@@ -107,6 +107,7 @@ class StoredBatch(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     RETRY_OF_FIELD_NUMBER: _builtins.int
     STOP_CODE_FIELD_NUMBER: _builtins.int
+    TOLD_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """batch_ and 32 hex digits."""
     owner: _builtins.str
@@ -152,6 +153,10 @@ class StoredBatch(_message.Message):
 
     @_builtins.property
     def progress(self) -> Global___BatchProgress: ...
+    @_builtins.property
+    def told(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Webhooks that were told of its end."""
+
     def __init__(
         self,
         *,
@@ -183,10 +188,11 @@ class StoredBatch(_message.Message):
         progress: Global___BatchProgress | None = ...,
         retry_of: _builtins.str = ...,
         stop_code: _builtins.str = ...,
+        told: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled_at", b"cancelled_at", "cancelling_at", b"cancelling_at", "completed_at", b"completed_at", "completion_window", b"completion_window", "created_at", b"created_at", "endpoint", b"endpoint", "error_file_id", b"error_file_id", "errors", b"errors", "expired_at", b"expired_at", "expires_at", b"expires_at", "failed_at", b"failed_at", "finalizing_at", b"finalizing_at", "id", b"id", "in_progress_at", b"in_progress_at", "input_file_id", b"input_file_id", "metadata", b"metadata", "model", b"model", "options", b"options", "output_expires_after_s", b"output_expires_after_s", "output_file_id", b"output_file_id", "owner", b"owner", "paused", b"paused", "progress", b"progress", "retry_of", b"retry_of", "status", b"status", "stop_code", b"stop_code", "tenant", b"tenant", "window_s", b"window_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled_at", b"cancelled_at", "cancelling_at", b"cancelling_at", "completed_at", b"completed_at", "completion_window", b"completion_window", "created_at", b"created_at", "endpoint", b"endpoint", "error_file_id", b"error_file_id", "errors", b"errors", "expired_at", b"expired_at", "expires_at", b"expires_at", "failed_at", b"failed_at", "finalizing_at", b"finalizing_at", "id", b"id", "in_progress_at", b"in_progress_at", "input_file_id", b"input_file_id", "metadata", b"metadata", "model", b"model", "options", b"options", "output_expires_after_s", b"output_expires_after_s", "output_file_id", b"output_file_id", "owner", b"owner", "paused", b"paused", "progress", b"progress", "retry_of", b"retry_of", "status", b"status", "stop_code", b"stop_code", "tenant", b"tenant", "told", b"told", "window_s", b"window_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -471,6 +471,13 @@ def test_who_draws_is_named_in_the_file_or_by_a_variable() -> None:
     ("text", "path"),
     [
         ("tools: {web_search: {}}", "tools.web_search"),
+        ("webhooks: [{secret: x}]", "webhooks[0].url"),
+        ("webhooks: [{url: 'http://h/'}]", "webhooks[0].secret"),
+        ("webhooks: [{url: 'http://h/', secret: ''}]", "webhooks[0].secret"),
+        ("webhooks: [{url: 'http://h/', secret: whsec_x}]", "webhooks[0].secret"),
+        ("webhooks: [{url: 'ftp://h/', secret: x}]", "webhooks[0].url"),
+        ("webhooks: [{url: 'http://h/', secret: x, events: [x]}]", "webhooks[0].events[0]"),
+        ("webhooks: [{url: 'http://h/', secret: x, event: []}]", "webhooks[0].event"),
         ("tools: {image_generation: {mode: x}}", "tools.image_generation.mode"),
         ("tools: {image_generation: {model: 5}}", "tools.image_generation.model"),
         ("tools: {image_generation: {model: ''}}", "tools.image_generation.model"),

@@ -18,6 +18,7 @@ from broker.batch.lines import Head
 from broker.batching import publish
 from broker.batching.engine import Engine
 from broker.batching.services import Pace, Services
+from broker.batching.telling import Telling
 from broker.bus import Bus
 from broker.bus.atomic import publish_all
 from broker.bus.batches import Batches
@@ -30,6 +31,7 @@ from broker.bus.responses import Blobs
 from broker.bus.results import Results
 from broker.errors import InferenceError
 from broker.routing import Target
+from broker.settings import Webhook
 from broker.v1 import batch_pb2, event_pb2, file_pb2, job_pb2
 
 CHAT = "/v1/chat/completions"
@@ -120,9 +122,16 @@ class Worker:
 class Leader:
     """Leads until it is closed, or killed behind its n-th write."""
 
-    def __init__(self, bus: Bus, monkeypatch: pytest.MonkeyPatch, dies_behind: int = 0) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        monkeypatch: pytest.MonkeyPatch,
+        dies_behind: int = 0,
+        hooks: tuple[Webhook, ...] = (),
+    ) -> None:
         self._bus = bus
         self._dies_behind = dies_behind
+        self._hooks = hooks
         self._monkeypatch = monkeypatch
         self.writes: list[str] = []
         self.dead = asyncio.Event()
@@ -150,7 +159,8 @@ class Leader:
             target = getattr(services, part)
             setattr(target, method, self._counted(method, getattr(target, method)))
         self._monkeypatch.setattr(publish, "publish_all", self._counted("publish", publish_all))
-        engine = Engine(services, Fleet())  # type: ignore[arg-type]
+        self._telling = Telling(self._hooks, (0.05, 0.05, 0.05))
+        engine = Engine(services, Fleet(), self._telling)  # type: ignore[arg-type]
         self._tasks.append(asyncio.create_task(engine.lead()))
         return self
 
@@ -159,6 +169,7 @@ class Leader:
             await end(task)
         for task in list(self._recorder._sending):  # what a killed process had not sent
             task.cancel()
+        await self._telling.close()
         await self._publisher.close()
 
     def _counted(self, name: str, call: Any) -> Any:
