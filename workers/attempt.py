@@ -24,10 +24,10 @@ from workers.emulation import AnyPlan, Plan, Prompts, Split, Stepped, plan_of, t
 from workers.estimate import counted
 from workers.failures import Limits
 from workers.fetch import Fetcher
-from workers.gate import Seats
 from workers.idle import Idle
 from workers.keys import Keys, Turn
 from workers.provider import Call, Decoder, Detached, Dialect, Provider, Unreadable
+from workers.seats import Seats
 from workers.state import own_state
 from workers.upload import Attachments, inlined, none
 from workers.upstream import Reply, Upstream

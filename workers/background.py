@@ -22,7 +22,8 @@ from broker.settings import ProviderSettings
 from broker.v1 import job_pb2, stored_pb2
 from workers.claimed import AWAY_S, ClaimedAttempt
 from workers.ending import Ending
-from workers.gate import HandOn, Seats
+from workers.gate import HandOn
+from workers.seats import Seats
 from workers.slots import Slots
 from workers.tools import Tools
 

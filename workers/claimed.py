@@ -22,8 +22,8 @@ from broker.errors import InferenceError
 from broker.v1 import delivery_service_pb2, event_pb2, generation_pb2, job_pb2, stored_pb2
 from workers.attempt import Attempt
 from workers.ending import PATIENCE_S, Ending, done, now
-from workers.gate import Seats
 from workers.logsession import CREDIT, LogSession
+from workers.seats import Seats
 from workers.tools import Tools
 
 # A job that could not be run because NATS was away comes again after this long.

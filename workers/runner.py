@@ -34,10 +34,11 @@ from workers.calls import CALLS_AT_ONCE
 from workers.capacity import CapacityLink
 from workers.delivery import EdgeLink, EdgeLost, Killed, Session
 from workers.fetch import Fetcher
-from workers.gate import Gate, HandOn, Seats
+from workers.gate import Gate, HandOn
 from workers.keys import Keys
 from workers.pace import Paces
 from workers.provider import Provider
+from workers.seats import Seats
 from workers.slots import Slots
 from workers.tools import Tools
 from workers.upstream import Upstream

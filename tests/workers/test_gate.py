@@ -1,0 +1,310 @@
+"""A worker's gate: who may call now, who waits here, who goes back, and what others are told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Iterator, Mapping
+
+import pytest
+
+from broker import subjects
+from broker.capacity import ANY, Allowance, Seen, Share
+from broker.errors import InferenceError
+from broker.limits import Configured, Quota
+from broker.v1 import job_pb2
+from workers.gate import HOLD_S, Gate, HandOn
+from workers.keys import Keys
+from workers.seats import Seats
+
+INT, BG, BAT = subjects.INTERACTIVE, subjects.BACKGROUND, subjects.BATCH
+_numbers = itertools.count()
+
+
+def job(model: str = "m", **fields: object) -> job_pb2.Job:
+    route = job_pb2.Route(provider="p", pool="main", model=model)
+    return job_pb2.Job(request_id=f"r{next(_numbers)}", route=route, **fields)  # type: ignore[arg-type]
+
+
+def allow(
+    gate: Gate, share: Share, *, key: str = "", model: str = "m", epoch: int = 1, rest_s: float = 0
+) -> None:
+    shares = {"w": share}
+    told = Allowance("p", key, model, epoch, slots=9, shares=shares, rest_s=rest_s)
+    gate.told(told, "w")
+
+
+async def call(
+    seats: Seats, *, headers: Mapping[str, str] = {}, error: InferenceError | None = None
+) -> None:
+    """One call, and what came of it."""
+    with contextlib.suppress(InferenceError), await seats.next(seats.key, own=False) as seat:
+        seat.heard(headers, refused=error is not None)
+        if error is not None:
+            raise error
+
+
+def too_many(retry_after: float | None = None) -> InferenceError:
+    return InferenceError("upstream_rate_limit", "no", retry_after=retry_after)
+
+
+@pytest.fixture
+async def gate() -> Gate:
+    return Gate(Keys(()), 64)
+
+
+def seen(gate: Gate, model: str = "m") -> Seen:
+    return next(one for one in gate.report() if one.model == model)
+
+
+async def test_without_a_limit_everything_passes(gate: Gate) -> None:
+    assert all(gate.seats(INT, job()) is not None for _ in range(500))
+    assert gate.room(64) == 64
+    assert gate.may_hold(BAT) == 64
+
+
+async def test_calls_at_a_time_are_bounded_and_the_next_one_goes_when_one_ends(gate: Gate) -> None:
+    allow(gate, Share(slots=2))
+    first, second = (gate.seats(INT, job()) for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert gate.seats(INT, job()) is None
+    waits = asyncio.create_task(gate.admit(INT, job()))
+    await asyncio.sleep(0.01)
+    assert not waits.done()
+    await call(first)
+    assert (await waits).chosen
+    second.release()  # a call that was not made counts no longer either
+    assert gate.seats(INT, job()) is not None
+
+
+async def test_a_rate_is_kept_whatever_the_number_of_calls(gate: Gate) -> None:
+    allow(gate, Share(rate=50.0))
+    begun = gate.now()
+    for _ in range(20):
+        await call(await gate.admit(INT, job()))
+    assert gate.now() - begun >= 0.3
+
+
+async def test_a_model_that_is_limited_keeps_no_other_one_waiting(gate: Gate) -> None:
+    allow(gate, Share(slots=0))
+    assert gate.seats(INT, job()) is None
+    assert gate.seats(INT, job("other")) is not None
+
+
+async def test_a_few_jobs_wait_here_and_the_others_go_back(gate: Gate) -> None:
+    allow(gate, Share(slots=0))
+    waiting = [asyncio.create_task(gate.admit(INT, job())) for _ in range(2)]
+    await asyncio.sleep(0.01)
+    with pytest.raises(HandOn) as back:
+        await gate.admit(INT, job())
+    assert 0 < back.value.delay_s < 0.5
+    begun = gate.now()
+    assert [type(end) for end in await asyncio.gather(*waiting, return_exceptions=True)] == [
+        HandOn,
+        HandOn,
+    ]
+    assert gate.now() - begun >= 0.8 * HOLD_S
+    assert gate.waiting() == 0
+    assert seen(gate).waiting == 3  # the leader is to know that they were here
+
+
+async def test_more_jobs_are_asked_for_again_after_some_went_back() -> None:
+    asked = asyncio.Event()
+    gate = Gate(Keys(()), 64, on_room=asked.set)
+    allow(gate, Share(slots=0))
+    waiting = [asyncio.create_task(gate.admit(INT, job())) for _ in range(2)]
+    for _ in range(10):  # each of them puts it off
+        await asyncio.sleep(0.01)
+        with pytest.raises(HandOn):
+            await gate.admit(INT, job())
+        assert gate.room(64) == 0
+    asked.clear()
+    await asyncio.wait_for(asked.wait(), 0.9 * HOLD_S)
+    assert gate.room(64) > 0
+    await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_whoever_gives_up_leaves_the_line(gate: Gate) -> None:
+    allow(gate, Share(slots=1))
+    first = gate.seats(INT, job())
+    assert first is not None
+    gone, stays = (asyncio.create_task(gate.admit(INT, job())) for _ in range(2))
+    await asyncio.sleep(0.01)
+    gone.cancel()
+    first.release()  # at the same time as the next one leaves
+    assert (await stays).chosen
+    assert gate.waiting() == 0
+
+
+async def test_interactive_work_goes_first_then_background_then_batches(gate: Gate) -> None:
+    allow(gate, Share(slots=1, durable=1))
+    first = gate.seats(INT, job())
+    assert first is not None
+    order: list[str] = []
+
+    async def waits(lane: str) -> None:
+        seats = await gate.admit(lane, job(), patient=True)
+        order.append(lane)
+        seats.release()
+
+    waiting = [asyncio.create_task(waits(lane)) for lane in (BAT, BG, INT)]
+    await asyncio.sleep(0.01)
+    assert gate.may_hold(BG) == 0  # somebody who comes first waits
+    first.release()
+    await asyncio.gather(*waiting)
+    assert order == [INT, BG, BAT]
+
+
+async def test_batches_have_what_is_left_to_them(gate: Gate) -> None:
+    allow(gate, Share(slots=4, durable=3))
+    assert gate.may_hold(BAT, "m") == 4  # one of them may wait
+    lines = [gate.seats(BAT, job()) for _ in range(4)]
+    assert [line is not None for line in lines] == [True, True, True, False]
+    assert gate.seats(INT, job()) is not None
+    assert gate.may_hold(BAT, "other") == 64
+
+
+async def test_a_provider_that_wants_to_be_left_alone_is(gate: Gate) -> None:
+    seats = gate.seats(INT, job())
+    assert seats is not None
+    await call(seats, error=too_many(retry_after=0.3))
+    assert gate.seats(INT, job()) is None
+    assert seen(gate).rest_s == pytest.approx(0.3, abs=0.1)
+    begun = gate.now()
+    assert (await gate.admit(INT, job())).chosen
+    assert gate.now() - begun >= 0.2
+
+
+async def test_so_is_one_that_says_that_nothing_remains(gate: Gate) -> None:
+    seats = gate.seats(INT, job())
+    assert seats is not None
+    headers = {
+        "x-ratelimit-limit-requests": "10",
+        "x-ratelimit-remaining-requests": "0",
+        "x-ratelimit-reset-requests": "300ms",
+    }
+    await call(seats, headers=headers)
+    assert gate.seats(INT, job()) is None
+    told = seen(gate)
+    assert told.quotas == (Quota("requests", 10, 0, 1.0),)
+    assert (told.answered, told.limited) == (1, 0)
+
+
+async def test_a_rest_that_others_found_holds_here(gate: Gate) -> None:
+    allow(gate, Share(), rest_s=30)
+    with pytest.raises(InferenceError) as refusal:
+        (await gate.admit(INT, job())).check()
+    # Longer than a request waits: its caller, or the next candidate, has it at once.
+    assert refusal.value.reason == "upstream_rate_limit"
+    assert refusal.value.retry_after == 30
+    assert gate.seats(INT, job("other")) is not None
+
+
+async def test_refusals_bound_a_place_until_the_leader_has_spoken(gate: Gate) -> None:
+    running = [gate.seats(INT, job()) for _ in range(10)]
+    for refused in running[:7]:
+        assert refused is not None
+        await call(refused, error=too_many())
+    await asyncio.sleep(0.25)
+    assert gate.seats(INT, job()) is None  # three are carried
+    allow(gate, Share(slots=8))
+    assert gate.seats(INT, job()) is not None
+
+
+async def test_what_a_leader_said_that_was_replaced_does_not_count(gate: Gate) -> None:
+    allow(gate, Share(slots=1), epoch=2)
+    allow(gate, Share(slots=5), epoch=1)
+    assert gate.seats(INT, job()) is not None
+    assert gate.seats(INT, job()) is None
+    gate.forgotten("", "m")
+    assert gate.seats(INT, job()) is not None
+
+
+async def test_a_worker_that_the_leader_has_not_met_takes_little(gate: Gate) -> None:
+    shares = {"other": Share(slots=9, rate=90.0)}
+    gate.told(Allowance("p", "", "m", 1, slots=9, rate=90.0, shares=shares), "w")
+    assert [gate.seats(INT, job()) is not None for _ in range(2)] == [True, False]
+
+
+async def test_the_settings_bind_before_the_leader_has_spoken() -> None:
+    gate = Gate(Keys(["k"]), 64, limits=Configured(concurrent=2))
+    assert [gate.seats(INT, job()) is not None for _ in range(3)] == [True, True, False]
+    (key,) = Keys(["k"]).all
+    allow(gate, Share(slots=1), key=key.fingerprint, model=ANY)
+    assert [gate.seats(INT, job("new")) is not None for _ in range(2)] == [True, False]
+
+
+async def test_another_key_is_used_while_one_has_no_room() -> None:
+    keys = Keys(["a", "b"])
+    gate = Gate(keys, 64)
+    for key in keys.all:
+        allow(gate, Share(slots=1), key=key.fingerprint)
+    first, second = gate.seats(INT, job()), gate.seats(INT, job())
+    assert first is not None
+    assert second is not None
+    assert {first.key, second.key} == set(keys.all)
+    assert gate.seats(INT, job()) is None
+
+
+async def test_a_key_that_was_refused_is_told_to_all() -> None:
+    keys = Keys(["a", "b"])
+    gate = Gate(keys, 64)
+    error = InferenceError("upstream_credentials", "no", upstream_status=401)
+    keys.failed(keys.all[0], error, "m", (), gate.now())
+    (told,) = gate.report()
+    assert (told.key, told.model, told.rest_s) == (keys.all[0].fingerprint, ANY, 60)
+    others = Keys(["a", "b"])
+    gate = Gate(others, 64)
+    gate.told(Allowance("p", told.key, ANY, 1, rest_s=told.rest_s), "w")
+    used = {seats.key for _ in range(20) if (seats := gate.seats(INT, job())) is not None}
+    assert used == {others.all[1]}
+
+
+async def test_callers_own_keys_neither_wait_nor_count(gate: Gate) -> None:
+    allow(gate, Share(slots=0))
+    seats = gate.seats(INT, job(own_key=True))
+    assert seats is not None
+    assert not seats.chosen
+    with await seats.next(None, own=True) as seat:
+        seat.heard({"x-ratelimit-limit-requests": "1", "x-ratelimit-remaining-requests": "0"})
+    assert gate.report() == []
+
+
+async def test_each_further_call_of_an_attempt_has_its_own_seat(gate: Gate) -> None:
+    allow(gate, Share(slots=2))
+    seats = gate.seats(INT, job())
+    assert seats is not None
+    with await seats.next(None, own=False), await seats.next(None, own=False):
+        third = asyncio.ensure_future(seats.next(None, own=False))
+        await asyncio.sleep(0.01)
+        assert not third.done()
+    assert (await third) is not None
+
+
+async def test_tokens_are_paid_for_when_they_are_known(gate: Gate) -> None:
+    allow(gate, Share(tokens=1000.0))
+    seats = gate.seats(INT, job())
+    assert seats is not None
+    await call(seats)
+    seats.settle(300)
+    assert gate.seats(INT, job()) is None
+    begun = gate.now()
+    assert (await gate.admit(INT, job())).chosen
+    assert gate.now() - begun >= 0.15
+
+
+async def test_a_report_tells_of_places_where_something_happened(gate: Gate) -> None:
+    def models() -> Iterator[str]:
+        return (one.model for one in gate.report())
+
+    for number in range(4000):
+        gate.seats(INT, job(f"m{number}"))
+    assert len(list(models())) == 200
+    quiet = Gate(Keys(()), 64)
+    seats = quiet.seats(INT, job())
+    assert seats is not None
+    await call(seats)
+    assert [one.model for one in quiet.report()] == ["m"]
+    assert quiet.report() == []
