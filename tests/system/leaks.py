@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,10 @@ class Held:
 def held(process: Process) -> Held:
     """Open sockets and other files of a process, and its resident memory."""
     folder = Path(f"/proc/{process.popen.pid}")
-    targets = [str(link.readlink()) for link in (folder / "fd").iterdir()]
+    targets = []
+    for link in (folder / "fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            targets.append(str(link.readlink()))
     sockets = sum(target.startswith("socket:") for target in targets)
     found = re.search(r"VmRSS:\s+(\d+)", (folder / "status").read_text())
     return Held(sockets, len(targets) - sockets, int(found[1]) // 1024 if found else 0)
