@@ -62,7 +62,7 @@ TRIED = Required((End.BACKUP,), (1, 6), (0, 40))
 REFUSED = Required((End.ERROR,))
 # What came at once with its end was not shown: then it is the next one's turn.
 TOLD = Required((End.ERROR, End.BACKUP), (1, 3), (0, 90))
-SILENT = Required((End.BACKUP,), (1, 1), (9, 25))
+SILENT = Required((End.BACKUP,), (1, 1), (9, 45))
 NONE = None
 
 # Hits once and hits always, streamed; then both for whole answers.
@@ -87,7 +87,7 @@ SILENCE: Row = (NONE, SILENT, NONE, NONE)
 
 
 def waits(at_least: float) -> Required:
-    return replace(AGAIN, seconds=(at_least, 15))
+    return replace(AGAIN, seconds=(at_least, 30))
 
 
 CATALOGUE: dict[str, Row] = {
@@ -154,7 +154,7 @@ CATALOGUE: dict[str, Row] = {
     **dict.fromkeys(
         ("cut", "cut-reset", "ended-early", "event-cut", "bad-json", "page-between"), BROKEN
     ),  # S08, S10, S14
-    "stall": (replace(AGAIN, seconds=(9, 30)), replace(TOLD, seconds=(9, 60)), NONE, NONE),  # S09
+    "stall": (replace(AGAIN, seconds=(9, 45)), replace(TOLD, seconds=(9, 90)), NONE, NONE),  # S09
     "only-pings": (AGAIN, TOLD, NONE, NONE),
     "error-event": BROKEN,
     "error-event-open": BROKEN,
