@@ -97,15 +97,23 @@ class Outlet:
                 exchange, attempt = self._outbox.popleft()
                 if not exchange.wants(attempt):
                     continue
-                job = self._job(exchange, attempt)
-                await self._publisher.send(
-                    attempt.target.subject,
-                    job,
-                    partial(self._published, exchange, attempt),
-                    Nats_Msg_Id=subjects.message_id(exchange.request_id, attempt.number),
-                    # Whole seconds, rounded up; only a sweep: the timer is the deadline (R11).
-                    Nats_TTL=str(exchange.remaining_ms() // 1000 + 31),
-                )
+                try:
+                    await self._publish(exchange, attempt)
+                except Exception:  # noqa: BLE001
+                    # One request's trouble, or nobody's would ever be published again.
+                    _log.exception("attempt %s.%d", exchange.request_id, attempt.number)
+                    message = "the request could not be queued; the error is logged there"
+                    exchange.refused(attempt, InferenceError("internal", message))
+
+    async def _publish(self, exchange: Exchange, attempt: Attempt) -> None:
+        await self._publisher.send(
+            attempt.target.subject,
+            self._job(exchange, attempt),
+            partial(self._published, exchange, attempt),
+            Nats_Msg_Id=subjects.message_id(exchange.request_id, attempt.number),
+            # Whole seconds, rounded up; only a sweep: the timer is the deadline (R11).
+            Nats_TTL=str(exchange.remaining_ms() // 1000 + 31),
+        )
 
     def _published(self, exchange: Exchange, attempt: Attempt, ack: PubAck) -> None:
         if ack.error is None and not ack.unavailable and not ack.duplicate:

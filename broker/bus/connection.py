@@ -35,6 +35,18 @@ class BusError(Exception):
     """NATS cannot be used; the message says what to do."""
 
 
+class _Client(Client):
+    """The client without its way of failing between a connection's end and the news of it."""
+
+    async def _flush_pending(self, force_flush: bool = False) -> Any:
+        try:
+            return await super()._flush_pending(force_flush)
+        except (OSError, RuntimeError):
+            # RuntimeError is uvloop's word for writing to a transport that is closed. As after the
+            # news: what is pending waits for the reconnect, and who waits for an answer times out.
+            return None
+
+
 class Bus:
     """A connection, and who wants to know when it comes back."""
 
@@ -174,7 +186,7 @@ async def connect(settings: NatsSettings, *, name: str, patience_s: float = 10.0
 
     if (settings.url or "").startswith(("ws://", "wss://")):
         lean.use_websockets()
-    nc = Client()
+    nc = _Client()
     try:
         # With endless reconnects the client would try for ever inside its first connect, too.
         async with asyncio.timeout(patience_s):

@@ -116,6 +116,7 @@ CATALOGUE: dict[str, Row] = {
     "close": PASSING,
     "hang": SILENCE,  # S06
     "late": SILENCE,  # S07
+    "late-token": SILENCE,
     "slow-head": SILENCE,
     "comments-for-ever": SILENCE,
     "half-head": PASSING,

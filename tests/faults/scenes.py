@@ -228,6 +228,13 @@ def written(write: Callable[[bytes], Iterable[Step]]) -> Scene:
     return play
 
 
+def late_token(asked: Asked) -> Steps:
+    """A stream that begins at once, and has its first token late."""
+    answer = asked.answer
+    before, after = answer.events[: answer.head], answer.events[answer.head :]
+    return [begun(), *map(chunk, before), Pause(20), *map(chunk, after), _END]
+
+
 def inserted(*events: bytes, last: bool = False) -> Callable[[Answer], Iterable[bytes]]:
     """Events in the middle, or behind the last one."""
 
@@ -364,6 +371,7 @@ SCENES: dict[str, Scene] = {
     "close": said(Close()),
     "hang": said(FOREVER),
     "late": before(Pause(20)),
+    "late-token": late_token,
     "slow-head": said(Slowly(b"HTTP/1.1 200 OK\r\nx-slow: " + b"y" * 9000, 0.2)),
     "half-head": said(b"HTTP/1.1 200 OK\r\ncontent-ty", Close()),
     "no-http": said(b"SSH-2.0-OpenSSH_9.6\r\n", Close()),

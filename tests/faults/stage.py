@@ -51,6 +51,13 @@ class Stage:
         """What the provider counted."""
         return json.loads((await http.get(f"{self.provider}/stats")).content)
 
+    async def gauge(self, http: httpx.AsyncClient, name: str) -> float:
+        """The sum of a gauge of the edge over its labels."""
+        text = (await http.get("/metrics")).text
+        values = re.findall(rf"^millrace_{name}(?:{{[^}}]*}})? ([0-9.e+]+)$", text, re.MULTILINE)
+        assert values, f"no {name} in the metrics"
+        return sum(map(float, values))
+
 
 @contextlib.contextmanager
 def staged(folder: Path, settings: dict[str, Any], nowhere: Mapping[str, str]) -> Iterator[Stage]:

@@ -26,6 +26,7 @@ from tests.faults.stage import Stage, staged
 from tests.system.stack import until
 
 AT_ONCE = 64
+GAUGES = ("in_flight", "queue_depth", "running", "published", "worker_calls", "worker_busy")
 # Providers that nobody reaches: nobody listens, no such host, and no TLS there.
 NOWHERE = {
     "refused": "http://127.0.0.1:9/v1",
@@ -106,8 +107,13 @@ async def test_every_fault_of_the_catalogue_ends_as_it_has_to(stage: Stage) -> N
     async with stage.client() as http:
         play = Play(stage, http)
         await asyncio.gather(*(play.one(case, front) for case, front in asked))
-    told = "\n".join(f"{name}: {what}" for name, what in sorted(play.wrong.items()))
-    assert not play.wrong, f"{len(play.wrong)} of {len(asked)}:\n{told}"
+        told = "\n".join(f"{name}: {what}" for name, what in sorted(play.wrong.items()))
+        assert not play.wrong, f"{len(play.wrong)} of {len(asked)}:\n{told}"
+
+        async def idle() -> bool:
+            return not any([await stage.gauge(http, name) for name in GAUGES])
+
+        await until(idle, "nothing is left running")
 
 
 async def test_a_provider_that_cannot_be_reached_is_the_next_ones_turn(stage: Stage) -> None:

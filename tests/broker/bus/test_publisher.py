@@ -7,6 +7,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -171,3 +172,20 @@ async def test_publishing_goes_on_over_a_connection_that_broke(far: Bus, proxy: 
 
     await until(again, "it is acknowledged again", 3)
     await publisher.close()
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})])
+async def test_a_connection_that_ended_unheard_of_costs_an_answer_and_no_error(
+    bus: Bus, publisher: Publisher
+) -> None:
+    client: Any = bus.nc
+    # As it is between the end of a connection and the news of it.
+    client._flusher_task.cancel()
+    await asyncio.sleep(0)
+    client._transport._io_writer.transport.abort()
+    assert bus.nc.is_connected
+    outcomes: list[PubAck] = []
+    await publisher.send(JOB, b"job", outcomes.append)
+    await until(lambda: outcomes, "it has an outcome")
+    await until(lambda: bus.nc.stats["reconnects"], "it reconnects")
+    assert not (await publisher.request(JOB, b"job")).unavailable
