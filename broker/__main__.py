@@ -22,6 +22,7 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
     await controller.start()
     capacity = CapacityLeader(bus, settings, controller.leases)
     batching.start()
+    batching.show(telemetry.metrics)
     if settings.capacity.shared:
         await capacity.start()
         capacity.show(telemetry.metrics)

@@ -16,7 +16,7 @@ from broker.v1 import batch_pb2
 BOM = b"\xef\xbb\xbf"
 MAX_TASKS = 50_000
 # Longer than any body that is taken: such a line is not read on.
-MAX_LINE = 64 << 20
+MAX_LINE = 32 << 20
 # Of ids and prompts: with 128 bits two of a million lines are never alike by chance.
 DIGEST = 16
 _METHOD = "POST"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from functools import partial
 
 from broker import subjects
+from broker.batch import states
 from broker.batching.life import Life
 from broker.batching.publish import Publishing
 from broker.batching.run import FencedError, Run
@@ -18,6 +20,7 @@ from broker.bus.connection import BusError
 from broker.bus.ending import end
 from broker.bus.mirror import Mirror
 from broker.fleet import FleetView
+from broker.translate.batches import STATUSES
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +48,20 @@ class Engine:
         # The next result that the counter will see.
         self._next = 0
         self._news = asyncio.Event()
+
+    def batches(self) -> dict[tuple[str, ...], float]:
+        """How many of them run, by state."""
+        found = Counter((STATUSES[run.record.status],) for run in self._runs.values())
+        return {key: float(count) for key, count in found.items()}
+
+    def lines(self) -> dict[tuple[str, ...], float]:
+        """What there is of their lines: all, published, and with a result."""
+        records = [run.record for run in self._runs.values()]
+        return {
+            ("total",): float(sum(record.progress.total for record in records)),
+            ("published",): float(sum(record.progress.sent for record in records)),
+            ("done",): float(sum(map(states.done, records))),
+        }
 
     async def lead(self) -> None:
         """Run batches until cancelled."""

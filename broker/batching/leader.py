@@ -25,6 +25,7 @@ from broker.config import Settings
 from broker.fleet import FleetView
 from broker.health import Health
 from broker.router import Router
+from broker.telemetry import Metrics
 
 _KEY = "leader.batches"
 
@@ -37,11 +38,27 @@ class Batching:
         self._settings = settings
         self._pace = pace or Pace()
         self._name = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        self._engine: Engine | None = None
         self._leadership = Leadership(bus, subjects.CAPACITY, _KEY, self._name, self._lead)
 
     def start(self) -> None:
         """Lead as soon as nobody else does."""
         self._leadership.start()
+
+    def show(self, metrics: Metrics) -> None:
+        """Have the batches that this process runs among its numbers."""
+        metrics.gauge(
+            "batches",
+            "Batches that this process runs, by state.",
+            lambda: self._engine.batches() if self._engine is not None else {},
+            "status",
+        )
+        metrics.gauge(
+            "batch_lines",
+            "Lines of the batches that run: all, published, and with a result.",
+            lambda: self._engine.lines() if self._engine is not None else {},
+            "which",
+        )
 
     async def close(self) -> None:
         """Step down; what was not written down is done again by the next one."""
@@ -79,8 +96,10 @@ class Batching:
         try:
             await fleet.start()
             await health.start()
-            await Engine(services, fleet, telling).lead()
+            self._engine = Engine(services, fleet, telling)
+            await self._engine.lead()
         finally:
+            self._engine = None
             await telling.close()
             await outcomes.close()
             await recorder.close()

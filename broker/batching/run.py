@@ -22,6 +22,7 @@ from broker.v1 import batch_pb2, event_pb2, file_pb2, record_pb2
 
 _log = logging.getLogger(__name__)
 
+_RETRY_S = 0.02
 Edit = Callable[[batch_pb2.StoredBatch], bool]
 
 
@@ -118,6 +119,8 @@ class Run:
                 try:
                     await self.services.batches.update(kept)
                 except ConflictError:
+                    # A replica may not know the newest yet.
+                    await asyncio.sleep(_RETRY_S)
                     await self._reread()
                     continue
                 before, self._stored = self._stored, batch_pb2.BatchProgress()

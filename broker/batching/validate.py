@@ -32,7 +32,7 @@ async def validate(run: Run) -> None:
     try:
         async with contextlib.aclosing(run.services.files.read(record_file)) as chunks:
             await _read(run, check, chunks)
-        check.finish()
+        await check.finish()
         if not check.mistakes and check.repeats:
             await copies.store(run, check.repeats)
     except GoneError:
@@ -68,7 +68,7 @@ async def _read(run: Run, check: Check, chunks: AsyncIterator[bytes]) -> None:
     size = 0
     async for chunk in chunks:
         size += len(chunk)
-        check.feed(chunk)
+        await check.feed(chunk)
         if check.enough:
             return
         if loop.time() - told > run.services.pace.checkpoint_s:

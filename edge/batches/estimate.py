@@ -5,8 +5,6 @@ One pass over the file, in flat memory, in steps that leave this process's reque
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,8 +24,6 @@ from broker.translate.refusals import invalid
 from broker.v1 import batch_pb2, event_pb2, file_pb2
 from edge.responses.service import told
 
-# Bytes between two turns of others: a millisecond's work or so.
-_STEP = 64 << 10
 # Models that are told apart.
 MOST_MODELS = 100
 
@@ -83,7 +79,7 @@ class Estimating:
         check = Check(wanted, seen)
         try:
             await self._feed(await self._input(owner, wanted.input_file_id), check)
-            check.finish()
+            await check.finish()
             errors = sorted(check.mistakes, key=lambda mistake: mistake.line)
             found = Estimate(
                 total=check.total,
@@ -113,9 +109,7 @@ class Estimating:
         with told():
             async with aclosing(self._files.read(record)) as chunks:
                 async for chunk in chunks:
-                    for piece in _steps(chunk):
-                        check.feed(piece)
-                        await asyncio.sleep(0)
+                    await check.feed(chunk)
                     if check.enough:
                         return
 
@@ -171,7 +165,3 @@ def shown(found: Estimate) -> dict[str, Any]:
         "seconds": found.seconds,
         "errors": errors_shown(found.errors),
     }
-
-
-def _steps(chunk: bytes) -> Iterator[bytes]:
-    return (chunk[at : at + _STEP] for at in range(0, len(chunk), _STEP))

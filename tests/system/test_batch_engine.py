@@ -126,13 +126,13 @@ async def test_a_cancelled_batch_keeps_what_was_answered(runner: Runner) -> None
 
 
 async def test_a_batch_past_its_window_expires_with_what_was_answered(runner: Runner) -> None:
-    batch = await runner.create([chat(n, "sim/ttft_ms=500") for n in range(900)], window_s=4)
+    batch = await runner.create([chat(n, "sim/ttft_ms=500") for n in range(1500)], window_s=6)
     record = await runner.over(batch)
     assert record.status == states.EXPIRED
-    assert record.progress.completed + record.progress.failed < 900
+    assert record.progress.completed + record.progress.failed < 1500
     errors = await runner.rows(record.error_file_id)
     assert {row["error"]["code"] for row in errors} == {"batch_expired"}
-    assert len(errors) == 900 - record.progress.completed
+    assert len(errors) == 1500 - record.progress.completed
 
 
 async def test_what_expired_is_run_again_by_a_batch_of_its_own(runner: Runner) -> None:
@@ -178,3 +178,28 @@ async def test_too_many_errors_stop_a_batch(runner: Runner) -> None:
     assert record.status == states.CANCELLED
     assert [error.code for error in record.errors] == ["max_error_rate_exceeded"]
     assert record.progress.failed < 3000
+
+
+async def test_lines_and_results_too_large_for_a_message_go_by_reference(runner: Runner) -> None:
+    large = "x" * 1_500_000
+    lines = [
+        chat(1),
+        {**chat(2), "body": {**chat(2)["body"], "metadata_note": large}},
+        chat(3, "sim/tokens=300000"),
+    ]
+    options = batch_pb2.BatchOptions(mixed_models=True)
+    record = await runner.over(await runner.create(lines, options=options))
+    assert (record.status, record.progress.completed) == (states.COMPLETED, 3)
+    rows = await runner.rows(record.output_file_id)
+    assert [row["custom_id"] for row in rows] == ["line-1", "line-2", "line-3"]
+    text = rows[2]["response"]["body"]["choices"][0]["message"]["content"]
+    assert len(text) > 1 << 20
+
+    async def parts() -> int:
+        info = await runner.bus.js.stream_info("OBJ_blobs", subjects_filter="$O.blobs.C.>")
+        return len(info.state.subjects or {})
+
+    async def gone() -> bool:
+        return await parts() == 0
+
+    await until(gone, "the parts of results are deleted")

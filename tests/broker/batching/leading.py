@@ -160,8 +160,8 @@ class Leader:
             setattr(target, method, self._counted(method, getattr(target, method)))
         self._monkeypatch.setattr(publish, "publish_all", self._counted("publish", publish_all))
         self._telling = Telling(self._hooks, (0.05, 0.05, 0.05))
-        engine = Engine(services, Fleet(), self._telling)  # type: ignore[arg-type]
-        self._tasks.append(asyncio.create_task(engine.lead()))
+        self.engine = Engine(services, Fleet(), self._telling)  # type: ignore[arg-type]
+        self._tasks.append(asyncio.create_task(self.engine.lead()))
         return self
 
     async def __aexit__(self, *_: object) -> None:

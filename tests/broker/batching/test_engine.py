@@ -83,9 +83,13 @@ async def test_r18_lines_that_strand_are_found_and_run_again(
     worker.loses = loses
     author = Author(bus)
     batch = await author.create(lines(200))
-    async with Leader(bus, monkeypatch):
+    async with Leader(bus, monkeypatch) as leader:
+        await until(lambda: leader.engine.lines()["done",] > 100, "some are done", 20)
+        assert leader.engine.batches() == {("in_progress",): 1}
+        assert leader.engine.lines()["total",] == 200
         await until(lambda: author.over(batch), "it is over", 30)
         await until(lambda: author.let_go(batch), "it is let go", 10)
+        await until(lambda: leader.engine.batches() == {}, "it runs no longer", 10)
         record = await author.get(batch)
         assert record.status == states.COMPLETED
         assert (record.progress.completed, record.progress.epoch) == (200, 1)
