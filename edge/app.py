@@ -9,17 +9,15 @@ from __future__ import annotations
 from functools import partial
 
 import uvicorn
+from fastapi import APIRouter
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from broker.config import Settings
+from broker.config import Limits, Settings
 from broker.telemetry import Metrics, Telemetry
 from broker.translate.forms import ROUTES
 from edge.auth import Authenticator
-from edge.batches.estimate import Estimating
-from edge.batches.service import BatchService
-from edge.files import FileService
 from edge.held import Held
 from edge.http.batches import batch_routes
 from edge.http.call import Reporter
@@ -32,10 +30,10 @@ from edge.http.responses import CountInput, CreateResponse, ReadResponse
 from edge.http.slots import OpenStreams
 from edge.http.stored import conversation_routes, response_routes
 from edge.http.uploads import upload_routes
+from edge.kept import Kept
 from edge.once import Once
 from edge.responses.service import ResponseService
 from edge.seams import EngineLike
-from edge.uploads import UploadService
 
 # Longer than load balancers keep idle connections (60 s as a rule), so that they close first and
 # never send a request into a connection that is being closed.
@@ -50,11 +48,8 @@ def create_app(
     engine: EngineLike,
     auth: Authenticator,
     telemetry: Telemetry | None = None,
-    responses: ResponseService | None = None,
+    kept: Kept | None = None,
     *,
-    files: FileService | None = None,
-    uploads: UploadService | None = None,
-    batches: tuple[BatchService, Estimating] | None = None,
     once: Once | None = None,
     held: Held | None = None,
 ) -> ASGIApp:
@@ -71,22 +66,13 @@ def create_app(
         ("POST", path): InferenceRoute(form, ingress) for path, form in ROUTES.items()
     }
     rest = framework(engine, auth, telemetry.metrics)
-    if responses is not None:
-        hot["POST", "/v1/responses"] = CreateResponse(ingress, responses)
-        hot["POST", "/v1/responses/input_tokens"] = CountInput(ingress, responses)
-        rest.include_router(response_routes(responses, auth))
-        rest.include_router(conversation_routes(responses, auth))
+    if kept is not None:
+        hot |= _hot(ingress, kept.responses)
+        for router in _routers(kept, auth, settings.limits):
+            rest.include_router(router)
         path = "/v1/responses/{response_id}"
-        rest.router.routes.append(
-            Route(path, ReadResponse(ingress, responses), methods=["GET"], include_in_schema=False)
-        )
-    if files is not None:
-        rest.include_router(file_routes(files, auth, settings.limits))
-    if uploads is not None:
-        rest.include_router(upload_routes(uploads, auth, settings.limits))
-    if batches is not None:
-        patience_s = settings.limits.slow_reader_s
-        rest.include_router(batch_routes(*batches, auth, patience_s=patience_s))
+        read = ReadResponse(ingress, kept.responses)
+        rest.router.routes.append(Route(path, read, methods=["GET"], include_in_schema=False))
     for (method, path), handler in hot.items():
         # So that other methods get 405 and not 404.
         rest.router.routes.append(Route(path, handler, methods=[method], include_in_schema=False))
@@ -101,6 +87,23 @@ def create_app(
         max_age=3600,
     )
     return Framed(cors, telemetry.requests)
+
+
+def _hot(ingress: Ingress, responses: ResponseService) -> dict[tuple[str, str], ASGIApp]:
+    return {
+        ("POST", "/v1/responses"): CreateResponse(ingress, responses),
+        ("POST", "/v1/responses/input_tokens"): CountInput(ingress, responses),
+    }
+
+
+def _routers(kept: Kept, auth: Authenticator, limits: Limits) -> tuple[APIRouter, ...]:
+    return (
+        response_routes(kept.responses, auth),
+        conversation_routes(kept.responses, auth),
+        file_routes(kept.files, auth, limits),
+        upload_routes(kept.uploads, auth, limits),
+        batch_routes(kept.batches, kept.estimating, auth, patience_s=limits.slow_reader_s),
+    )
 
 
 def serve(app: ASGIApp, settings: Settings) -> uvicorn.Config:

@@ -10,7 +10,6 @@ from importlib import metadata
 import uvicorn
 
 from broker import process
-from broker.batching.routes import Routes
 from broker.bus import Bus
 from broker.bus.fleet import fleet_token
 from broker.bus.keyring import Keyring
@@ -19,17 +18,12 @@ from broker.telemetry import Telemetry
 from edge.app import create_app, serve
 from edge.attach import AttachService, OtherEdges
 from edge.auth import Authenticator
-from edge.batches.estimate import Estimating
-from edge.batches.service import BatchService
 from edge.claims import Claims
 from edge.engine import Engine
-from edge.files import FileService
 from edge.held import Held
-from edge.hosted import HostedTools
+from edge.kept import Kept
 from edge.once import Once
-from edge.responses.service import ResponseService
 from edge.rpc.server import RpcServer
-from edge.uploads import UploadService
 
 _log = logging.getLogger(__name__)
 
@@ -69,43 +63,17 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
     engine.serve_beside(AttachService(token, engine, once.standing).add)
     keyring = Keyring(bus)
     auth = Authenticator(keyring)
-    tools = HostedTools(engine, settings)
-    responses = ResponseService(bus, engine.router, settings.limits, tools)
+    kept = Kept.of(bus, engine, settings)
+    held = Held(settings.limits, engine.refused)
     await engine.start()
-    await responses.start()
+    await kept.responses.start()
     if settings.api_key:
         await keyring.add(settings.api_key, "MILLRACE_API_KEY")
     follow = asyncio.create_task(auth.follow(), name="keys")
     version = metadata.version("millrace")
-    files = FileService(bus, engine)
-    held = Held(settings.limits, engine.refused)
-    pricing = Estimating(files.files, Routes(engine.router), engine.bill, engine.fleet)
-    batches = BatchService(bus, files.files), pricing
-    rpc = RpcServer(
-        engine,
-        auth,
-        settings,
-        version,
-        telemetry,
-        once=once,
-        held=held,
-        responses=responses,
-        files=files,
-        batches=batches,
-    )
+    rpc = RpcServer(engine, auth, settings, version, telemetry, once=once, held=held, kept=kept)
     await rpc.start()
-    app = create_app(
-        settings,
-        engine,
-        auth,
-        telemetry,
-        responses,
-        files=files,
-        uploads=UploadService(bus, files),
-        batches=batches,
-        once=once,
-        held=held,
-    )
+    app = create_app(settings, engine, auth, telemetry, kept, once=once, held=held)
     server = _Server(serve(app, settings))
     serving = asyncio.create_task(server.serve(), name="http")
     stopping = asyncio.create_task(stop.wait(), name="stop")
@@ -124,7 +92,7 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
         stopping.cancel()
         follow.cancel()
         await rpc.close()
-        await responses.close()
+        await kept.responses.close()
         await engine.close()
         await others.close()
         await claims.close()

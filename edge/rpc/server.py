@@ -26,15 +26,12 @@ from broker.v1 import (
     responses_service_pb2_grpc,
 )
 from edge.auth import Authenticator
-from edge.batches import service as batches_service
-from edge.batches.estimate import Estimating
 from edge.engine import Engine
-from edge.files import FileService
 from edge.held import Held
 from edge.http.slots import OpenStreams
+from edge.kept import Kept
 from edge.once import Once
 from edge.responses.conversations import Conversations
-from edge.responses.service import ResponseService
 from edge.rpc.asking import Asking
 from edge.rpc.batches import BatchService
 from edge.rpc.calls import Calls
@@ -52,6 +49,10 @@ _CONVERSATIONS = _KEPT["ConversationsService"].full_name
 _FILES = file_service_pb2.DESCRIPTOR.services_by_name["FileService"].full_name
 _BATCHES = batch_service_pb2.DESCRIPTOR.services_by_name["BatchService"].full_name
 _CONTROL = control_service_pb2.DESCRIPTOR.services_by_name["ControlService"].full_name
+_REFLECTED = (
+    *(_INFERENCE, _RESPONSES, _CONVERSATIONS, _FILES, _BATCHES, _CONTROL),
+    *(health.SERVICE_NAME, reflection.SERVICE_NAME),
+)
 # A client that has vanished without a word is noticed after the two together.
 _PING_MS = 30_000
 _PING_PATIENCE_MS = 10_000
@@ -76,9 +77,7 @@ class RpcServer:
         *,
         once: Once,
         held: Held,
-        responses: ResponseService | None = None,
-        files: FileService | None = None,
-        batches: tuple[batches_service.BatchService, Estimating] | None = None,
+        kept: Kept,
     ) -> None:
         limits = settings.limits
         self._engine = engine
@@ -111,34 +110,27 @@ class RpcServer:
         control_service_pb2_grpc.add_ControlServiceServicer_to_server(
             ControlService(engine, self._calls, limits, version), tolerant
         )
-        if responses is not None:
-            responses_service_pb2_grpc.add_ResponsesServiceServicer_to_server(
-                ResponsesService(
-                    responses,
-                    Asking(responses.tools, once, held, limits, reporter),
-                    self._calls,
-                    limits,
-                    streams,
-                ),
-                tolerant,
-            )
-            responses_service_pb2_grpc.add_ConversationsServiceServicer_to_server(
-                ConversationsService(Conversations(responses.stored), self._calls), tolerant
-            )
-        if files is not None:
-            file_service_pb2_grpc.add_FileServiceServicer_to_server(
-                FilesService(files, self._calls, limits), tolerant
-            )
-        if batches is not None:
-            batch_service_pb2_grpc.add_BatchServiceServicer_to_server(
-                BatchService(*batches, self._calls, streams), tolerant
-            )
+        responses_service_pb2_grpc.add_ResponsesServiceServicer_to_server(
+            ResponsesService(
+                kept.responses,
+                Asking(kept.responses.tools, once, held, limits, reporter),
+                self._calls,
+                limits,
+                streams,
+            ),
+            tolerant,
+        )
+        responses_service_pb2_grpc.add_ConversationsServiceServicer_to_server(
+            ConversationsService(Conversations(kept.responses.stored), self._calls), tolerant
+        )
+        file_service_pb2_grpc.add_FileServiceServicer_to_server(
+            FilesService(kept.files, self._calls, limits), tolerant
+        )
+        batch_service_pb2_grpc.add_BatchServiceServicer_to_server(
+            BatchService(kept.batches, kept.estimating, self._calls, streams), tolerant
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = [_INFERENCE, _CONTROL, health.SERVICE_NAME, reflection.SERVICE_NAME]
-        names += (_RESPONSES, _CONVERSATIONS) if responses is not None else ()
-        names += (_FILES,) if files is not None else ()
-        names += (_BATCHES,) if batches is not None else ()
-        reflection.enable_server_reflection(names, server)
+        reflection.enable_server_reflection(_REFLECTED, server)
 
     async def start(self) -> None:
         """Listen. Raises `OSError` when the port is taken."""
