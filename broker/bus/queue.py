@@ -373,7 +373,7 @@ class Puller:
         try:
             async with asyncio.timeout(_LEAVE_S):
                 await subscription.drain()  # type: ignore[no-untyped-call]
-        except (NatsError, TimeoutError) as exc:
+        except (NatsError, TimeoutError, OSError, RuntimeError) as exc:
             _log.debug("an inbox was left in haste: %s", exc)
             # Else it would be subscribed again after a reconnect.
             self._bus.nc._remove_sub(subscription._id)
