@@ -19,7 +19,6 @@ from broker.bus.batches import KeptBatch
 from broker.bus.connection import BusError
 from broker.bus.ending import end
 from broker.bus.mirror import Mirror
-from broker.fleet import FleetView
 from broker.translate.batches import STATUSES
 
 _log = logging.getLogger(__name__)
@@ -35,15 +34,14 @@ _STOPS_LOOKED_AT_S = 3600.0
 class Engine:
     """See the module. Everything it writes is fenced by what it read, so that two do no harm."""
 
-    def __init__(self, services: Services, fleet: FleetView, telling: Telling) -> None:
+    def __init__(self, services: Services, telling: Telling) -> None:
         self._services = services
         self._telling = telling
-        self._fleet = fleet
         self._runs: dict[str, Run] = {}
         self._by_token: dict[str, Run] = {}
         self._lives: dict[str, asyncio.Task[None]] = {}
         self._active = Mirror(services.bus, subjects.BATCHES, self._told, keys="active.*")
-        self._publishing = Publishing(services, self._runs, self._slots)
+        self._publishing = Publishing(services, self._runs)
         self._counting: asyncio.Task[None] | None = None
         # The next result that the counter will see.
         self._next = 0
@@ -159,14 +157,6 @@ class Engine:
                 self._next = group[-1].sequence + 1
                 if self._services.recorder.pending > _MOST_PENDING:
                     await self._services.recorder.drain()
-
-    def _slots(self, subject: str) -> int:
-        _, _, provider, pool, _ = subject.split(".")
-        return sum(
-            slots
-            for (of, its), slots in self._fleet.slots.items()
-            if (subjects.token(of), subjects.token(its)) == (provider, pool)
-        )
 
     async def _sweep_stops(self) -> None:
         """Delete keys that stop batches of long ago."""

@@ -25,7 +25,9 @@ _WAITING = 4
 # Lines whose results are read at once, while they are small.
 _MOST = 512
 _FEWEST = 8
-_GROUP_BYTES = 4 << 20
+_GROUP_BYTES = 2 << 20
+# Groups that are read while one is written.
+_AHEAD = 3
 
 
 async def write(run: Run) -> None:
@@ -103,7 +105,7 @@ async def _results(run: Run) -> AsyncGenerator[list[batch_pb2.LineResult], None]
 
 
 async def _by_input(run: Run) -> AsyncGenerator[list[batch_pb2.LineResult], None]:
-    """The same, by the input: while a group is written, the next one is read."""
+    """The same, by the input: while a group is written, the next ones are read."""
     lines_left: list[tuple[int, bytes]] = []
     most = _FEWEST
     reads: deque[asyncio.Task[list[batch_pb2.LineResult]]] = deque()
@@ -114,7 +116,7 @@ async def _by_input(run: Run) -> AsyncGenerator[list[batch_pb2.LineResult], None
                 while len(lines_left) >= most:
                     part, lines_left = lines_left[:most], lines_left[most:]
                     reads.append(asyncio.create_task(_of_lines(run, part), name="read results"))
-                    if len(reads) > 1:
+                    if len(reads) > _AHEAD:
                         group = await reads.popleft()
                         yield group
                         # Large ones are read a few at a time: memory stays flat.

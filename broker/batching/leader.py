@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import uuid
+from functools import partial
 
 from broker import routing, subjects
 from broker.batch import webhooks
@@ -90,13 +91,14 @@ class Batching:
             recorder=recorder,
             publisher=publisher,
             routes=Routes(router),
+            slots=partial(_slots, fleet),
             pace=self._pace,
         )
         await publisher.start()
         try:
             await fleet.start()
             await health.start()
-            self._engine = Engine(services, fleet, telling)
+            self._engine = Engine(services, telling)
             await self._engine.lead()
         finally:
             self._engine = None
@@ -106,6 +108,16 @@ class Batching:
             await health.close()
             await fleet.close()
             await publisher.close()
+
+
+def _slots(fleet: FleetView, subject: str) -> int:
+    """How many calls the pool of a subject makes at a time."""
+    _, _, provider, pool, _ = subject.split(".")
+    return sum(
+        slots
+        for (of, its), slots in fleet.slots.items()
+        if (subjects.token(of), subjects.token(its)) == (provider, pool)
+    )
 
 
 def _nothing() -> None:

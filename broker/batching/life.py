@@ -170,26 +170,27 @@ class Life:
             await self._seal()
             return
         _log.warning("lines of %s were lost: they are queued again", run.id)
-
-        def again(kept: batch_pb2.StoredBatch) -> bool:
-            kept.progress.epoch += 1
-            kept.progress.next_offset, kept.progress.next_line = 0, 1
-            kept.progress.published = False
-            return True
-
-        if run.dirty:
-            await run.checkpoint()
-        await run.edit(again)
+        # Nothing is published until it is known what is left.
+        run.cursor = None
+        progress = run.record.progress
+        progress.epoch += 1
+        progress.next_offset, progress.next_line = 0, 1
+        progress.published = False
+        await run.checkpoint()
         run.moved()
         await self._set_out()
 
     async def _seal(self) -> None:
+        run = self._run
         try:
-            await lost.seal(self._run, self._copies)
+            await lost.seal(run, self._copies)
         except InputGoneError:
             # Nothing says whose those lines are; their results cannot be missed.
-            self._run.record.progress.sent = states.done(self._run.record)
-        self._run.moved()
+            run.record.progress.sent = states.done(run.record)
+
+        # What was given up may be queued still: its stop key has to outlive it.
+        run.record.progress.epoch += 1
+        await run.checkpoint()
 
 
 def _stopped_at(record: batch_pb2.StoredBatch) -> int:

@@ -33,6 +33,9 @@ class Lookout:
         self._looked_at = loop.time()
         done = states.done(run.record)
         lane = await backlog.lane(run.services.bus)
+        if not any(map(run.services.slots, lane.ahead)):
+            # Nobody is there who could be at work on them.
+            lane.ahead.clear()
         if (await backlog.scheduled(run.services.bus))[run.line_prefix]:
             self._done = -1
             return False

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from broker.batch import states
 from broker.batch.chunks import LINES, Cursor
@@ -34,16 +34,13 @@ _HELD = 32
 # How long a batch waits that cannot go on for reasons of its own.
 _REST_S = 1.0
 
-Slots = Callable[[str], int]
-
 
 class Publishing:
-    """See the module. `slots` tells of a subject how many calls its pool makes at a time."""
+    """See the module. `runs` are the batches that run now."""
 
-    def __init__(self, services: Services, runs: dict[str, Run], slots: Slots) -> None:
+    def __init__(self, services: Services, runs: dict[str, Run]) -> None:
         self._services = services
         self._runs = runs
-        self._slots = slots
         self._rates = Rates()
         self._turns = Turns()
         self._room: dict[str, int] = {}
@@ -131,14 +128,14 @@ class Publishing:
             return False
         hint = self._hints.get(run.id)
         # What was delayed is ahead, too: limits would drain a whole batch into the schedules.
-        wide = window(self._slots(hint), self._rates.of(hint)) if hint else SMALLEST
+        wide = window(self._services.slots(hint), self._rates.of(hint)) if hint else SMALLEST
         if self._delayed[run.line_prefix] >= wide:
             return False
         return not hint or self._room_of(hint) >= LINES
 
     def _room_of(self, subject: str) -> int:
         if subject not in self._room:
-            wide = window(self._slots(subject), self._rates.of(subject))
+            wide = window(self._services.slots(subject), self._rates.of(subject))
             self._room[subject] = wide - self._ahead.get(subject, 0) - self._sent[subject]
         return self._room[subject]
 

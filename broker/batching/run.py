@@ -107,7 +107,10 @@ class Run:
     # The record.
 
     async def edit(self, edit: Edit) -> bool:
-        """Change the stored record; False when `edit` did not. Raises `FencedError`."""
+        """Change the stored record; False when `edit` did not. Raises `FencedError`.
+
+        The progress is for `checkpoint` to change, once lines run.
+        """
         async with self._changing:
             while True:
                 changed = batch_pb2.StoredBatch()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from broker.batching.routes import Routes
@@ -53,6 +54,8 @@ class Services:
     recorder: Recorder
     publisher: Publisher
     routes: Routes
+    # How many calls the pool of a subject makes at a time.
+    slots: Callable[[str], int]
     pace: Pace = field(default_factory=Pace)
     # What reads a whole input takes turns: memory is bounded however many batches there are.
     _large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_LARGE_AT_ONCE))

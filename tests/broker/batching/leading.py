@@ -62,13 +62,6 @@ class Routes:
         return (TARGET,)
 
 
-class Fleet:
-    """One pool."""
-
-    def __init__(self) -> None:
-        self.slots = {("sim", "main"): 4}
-
-
 class Worker:
     """Answers lines: its own way by their text, and counts how often each was asked."""
 
@@ -133,6 +126,7 @@ class Leader:
         self._dies_behind = dies_behind
         self._hooks = hooks
         self._monkeypatch = monkeypatch
+        self.slots = 4
         self.writes: list[str] = []
         self.dead = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -153,6 +147,7 @@ class Leader:
             recorder=self._recorder,
             publisher=self._publisher,
             routes=Routes(),  # type: ignore[arg-type]
+            slots=lambda _subject: self.slots,
             pace=PACE,
         )
         for part, method in WRITES:
@@ -160,7 +155,7 @@ class Leader:
             setattr(target, method, self._counted(method, getattr(target, method)))
         self._monkeypatch.setattr(publish, "publish_all", self._counted("publish", publish_all))
         self._telling = Telling(self._hooks, (0.05, 0.05, 0.05))
-        self.engine = Engine(services, Fleet(), self._telling)  # type: ignore[arg-type]
+        self.engine = Engine(services, self._telling)
         self._tasks.append(asyncio.create_task(self.engine.lead()))
         return self
 

@@ -43,6 +43,10 @@ async def bus(server: NatsServer) -> AsyncIterator[Bus]:
     bus = await server.bus()
     await ensure_layout(bus, 1)
     await ensure_pool(bus, "sim", "main", 4)
+    # What was on its way to a client when the server died comes back after this long.
+    name = subjects.consumer("bat", "sim", "main")
+    config = (await bus.js.consumer_info("BAT", name)).config
+    await bus.js.add_consumer("BAT", config.evolve(ack_wait=3.0))
     yield bus
     await bus.close()
 
@@ -115,6 +119,30 @@ async def test_a_stopped_batch_ends_though_some_of_its_lines_are_lost(
     assert errors.count(b"\n") == 1
     assert b'"custom_id":"c3"' in errors
     assert b'"batch_expired"' in errors
+
+
+async def test_a_batch_is_cancelled_though_nobody_is_there_to_take_its_lines(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    author = Author(bus)
+    batch = await author.create(lines(10))
+    async with Leader(bus, monkeypatch) as leader:
+        leader.slots = 0
+
+        async def queued() -> bool:
+            return (await bus.js.stream_info("BAT")).state.messages == 10
+
+        await until(queued, "its lines are queued")
+        now = int(time.time())
+        await author.batches.change("acme", batch, lambda kept: states.cancel(kept, now))
+        await until(lambda: author.over(batch), "it is over", 20)
+        await until(lambda: author.let_go(batch), "it is let go", 20)
+        record = await author.get(batch)
+        assert record.status == states.CANCELLED
+        assert (await author.content(record.error_file_id)).count(b"\n") == 10
+        # Whoever takes them one day must not run them.
+        kv = await bus.kv(subjects.BATCHES)
+        assert (await kv.get(subjects.stop_key(batch))).value == b"batch_cancelled"
 
 
 async def test_two_leaders_at_once_do_no_harm(
