@@ -12,6 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import msgspec
+from nats.js.errors import NotFoundError
 
 from broker import subjects
 from broker.bus.connection import Bus, BusError
@@ -61,7 +62,10 @@ async def passed(bus: Bus, watermark: int, pools: Collection[tuple[str, str]]) -
     with mapped("read the batch lane"):
         for provider, pool in pools:
             name = subjects.consumer(subjects.BATCH, provider, pool)
-            info = await bus.js.consumer_info(_STREAM, name)
+            try:
+                info = await bus.js.consumer_info(_STREAM, name)
+            except NotFoundError:
+                return False  # it is made again when its workers come
             floor = info.ack_floor.stream_seq if info.ack_floor else 0
             # What it was not given yet may all be newer.
             if floor < watermark and (info.num_pending or info.num_ack_pending):
