@@ -41,6 +41,8 @@ _log = logging.getLogger(__name__)
 
 # Workers that are lost with a line before it is put aside: the last two of them ran it alone (R6).
 LOSSES_BEFORE_POISON = LOSSES_BEFORE_ALONE + 2
+# No more lines are asked for while this part of the slots waits for room.
+_PART_WAITING = 8
 # A line that found no room here for so long is any worker's again.
 _ROOM_S = 5.0
 # Between two tries of what needs NATS while it is away.
@@ -111,20 +113,27 @@ class Batch:
             task.cancel()
         await self._stops.close()
 
-    def wanted(self) -> int:
-        """Lines to ask for: none while the pull that stands has plenty of credit left."""
+    def due(self) -> bool:
+        """Whether `pull` may have something to do."""
         room = self._room()
-        if self._waiting:
-            return int(room > 0)
-        standing = self._puller.credits
-        free = room - standing
-        return free if free > 0 and (free * 4 >= self._slots.count or standing < free) else 0
+        return room > 0 and (bool(self._waiting) or self._wanted(room) > 0)
 
     def pull(self) -> None:
         """Begin what waits, and ask for as many lines as may run here now."""
         self._begin()
-        if not self._waiting and (wanted := self.wanted()):
+        if (wanted := self._wanted(self._room())) > 0:
             self._puller.pull(wanted)
+
+    def _wanted(self, room: int) -> int:
+        """Lines to ask for: none while the pull that stands has plenty of credit left.
+
+        Some may wait for their models, and others' lines come all the same.
+        """
+        if len(self._waiting) * _PART_WAITING > self._slots.count:
+            return 0
+        standing = self._puller.credits
+        free = room - standing
+        return free if free * 4 >= self._slots.count or standing < free else 0
 
     def tick(self) -> None:
         """Pass on what waits for too long; called every few seconds."""

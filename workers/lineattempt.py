@@ -48,7 +48,7 @@ class LineSession:
 
 
 class LineAttempt:
-    """See the module. `recorded` is called once the attempt's record is stored, if it left one."""
+    """See the module. `read_range` gives a line that was too large for its job."""
 
     def __init__(self, job: job_pb2.Job, tools: Tools, read_range: ReadRange) -> None:
         self._job = job

@@ -222,7 +222,7 @@ class Runner:
     def _pull_soon(self) -> None:
         if self._pull_timer is not None or self._slots.draining:
             return
-        if self._wanted() or self._lane.wanted() or self._batch.wanted():
+        if self._wanted() or self._lane.wanted() or self._batch.due():
             loop = asyncio.get_running_loop()
             self._pull_timer = loop.call_later(_PULL_DELAY_S, self._start_pull)
 

@@ -166,6 +166,22 @@ async def test_limits_of_a_provider_are_sat_out_and_use_up_no_try(
     assert (await shared.sim_stats())["by_status"] == {"429": 30, "200": 10}
 
 
+async def test_a_model_that_is_over_its_limit_holds_up_no_other_one(
+    lines: Lines, shared: Stack
+) -> None:
+    slow, quick = "sim-ttft_ms=200,allow_open=1,key=slow", "sim-ttft_ms=100"
+    await lines.send(*(chat(slow if n % 2 else quick) for n in range(80)))
+
+    async def done() -> bool:
+        by_model = (await shared.sim_stats())["by_model"]
+        return bool(by_model.get(quick) == 40)
+
+    await until(done, "the lines of the other model have run")
+    assert await lines.results() < 80
+    assert {result.status for result in await lines.all()} == {200}
+    assert (await shared.sim_stats())["by_status"]["429"] < 80
+
+
 async def test_a_line_that_has_its_result_is_not_run_again(lines: Lines, shared: Stack) -> None:
     job = lines.job(chat("sim-vary"))
     await lines.publish(job)
