@@ -148,6 +148,8 @@ class _State:
     tick: Tick = field(default_factory=Tick)
     used_at: float = 0.0
     rest_until: float = 0.0
+    # When the rest ends that workers know of.
+    rest_told: float = 0.0
     told: Allowance | None = None
 
 
@@ -238,7 +240,8 @@ class Allocator:
             if old is not None:
                 shares = settled(shares, old.shares, wants, slots)
         rest = max(0.0, state.rest_until - now)
-        if old is not None and rest and old.rest_s and old.shares == shares:
+        known, state.rest_told = state.rest_told, state.rest_until
+        if old is not None and rest and known == state.rest_until and old.shares == shares:
             rest = old.rest_s  # they count it down themselves
         return Allowance(
             *state.place,

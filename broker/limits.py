@@ -41,12 +41,12 @@ _FIRST_PROBE_S, _PROBE_S, _PROBE_PER_REST = 1.5, 6.0, 15.0
 _PROBE, _FIRST_PROBE, _MOST_PROBE = 0.01, 0.04, 0.08
 # Used to this part, a limit is what holds calls back.
 _BINDING = 0.8
-# Of calls at a time there is at least one: below that, calls per second are found out.
+# Calls at a time are one at least: where that is too much, calls per second are found out.
 _FLOOR = 1.0
-_RATE_FLOOR = 0.05
-# Where none was answered when calls were first refused, nobody knows how many would be: calls per
-# second to begin with, so that a provider which is well again is noticed.
-_UNKNOWN_RATE = 1.0
+_RATE_FLOOR = 0.5
+# What was carried once is likely to be carried again: the way back to this part of it is short. It
+# counts for a little less each second.
+_LIKELY, _FADING = 0.7, 0.998
 # Answers that take so much longer than they used to mean that more calls only wait there.
 # Then the limit goes back, to this part of what was met.
 _SLOW, _SLOWEST = 2.0, 0.75
@@ -151,6 +151,8 @@ class _Found:
     met: float = math.inf
     probe_at: float = math.inf
     probe: float = _PROBE
+    # The most that was carried lately.
+    proven: float = 0.0
 
     def refused(self, carried: float, part: float, rest_s: float, now: float) -> None:
         """A `part` of the calls was refused, while `carried` were not."""
@@ -165,6 +167,10 @@ class _Found:
         self.probe_at = now + wait_s + rest_s * _PROBE_PER_REST * (not first)
         self.probe = _FIRST_PROBE if first else _PROBE
 
+    def carried(self, used: float) -> None:
+        """So much was used, and nothing refused."""
+        self.proven = max(self.proven * _FADING, used)
+
     def grow(self, used: float, now: float) -> None:
         """Calls wait for more."""
         if self.limit == math.inf or used < self.limit * _BINDING:
@@ -172,6 +178,8 @@ class _Found:
         step = max(self.floor, self.limit * _STEP)
         if self.limit < self.met * _NEAR:
             self.limit = min(self.limit + step, self.met * _NEAR)
+        elif now >= self.probe_at and self.limit < self.proven * _LIKELY:
+            self.limit *= 2
         elif now >= self.probe_at:
             self.limit += max(self.floor, self.limit * self.probe)
             self.probe = min(self.probe * 2, _MOST_PROBE)
@@ -201,6 +209,8 @@ class Limit:
             self._refused(tick, now)
             return
         self._margin = min(_MARGIN, self._margin + _MARGIN_STEP)
+        self._slots.carried(tick.peak)
+        self._rate.carried(tick.rate)
         if self._slowed(tick):
             self._slots.shrink()
         elif tick.waiting:
@@ -254,7 +264,8 @@ class Limit:
         if tick.spent * 2 > tick.limited:
             self._margin = max(_LEAST_MARGIN, self._margin * _MARGIN_BACK)
         elif self._slots.limit <= _FLOOR:
-            self._rate.refused(tick.rate or _UNKNOWN_RATE, part, tick.rest_s, now)
+            if tick.answered:  # else nobody knows how many would not be refused
+                self._rate.refused(tick.rate, part, tick.rest_s, now)
         else:
             self._slots.refused(tick.peak, part, tick.rest_s, now)
 
