@@ -94,11 +94,9 @@ async def main(arguments: argparse.Namespace) -> bool:
     )
     good = True
     with tempfile.TemporaryDirectory() as folder:
-        quiet = {
-            "MILLRACE_LOG_LEVEL": "warning",
-            **({"MILLRACE_CAPACITY_SHARED": "false"} if arguments.off else {}),
-        }
-        stack = Stack(Path(folder), extra_env=quiet)
+        shared = "false" if arguments.off else "true"
+        env = {"MILLRACE_LOG_LEVEL": "warning", "MILLRACE_CAPACITY_SHARED": shared}
+        stack = Stack(Path(folder), extra_env=env)
         await stack.start(arguments.workers)
         try:
             for advertised in (True, False):

@@ -149,3 +149,30 @@ def test_max_open_refuses_what_is_above_it(sim: Sim) -> None:
         client.close()
     assert sorted(reply.status for reply in replies) == [200, 200, 429, 429]
     assert sim.chat(model="max_open=2,ttft_ms=300").status == 200
+
+
+def test_what_is_allowed_at_a_time_is_for_all_calls_of_the_model_together(sim: Sim) -> None:
+    body = chat_body(model="allow_open=2,ttft_ms=300,advertise,key=open")
+    clients = [Client(sim.address) for _ in range(4)]
+    for client in clients:
+        client.send("POST", "/v1/chat/completions", body)
+    replies = [client.reply() for client in clients]
+    for client in clients:
+        client.close()
+    assert sorted(reply.status for reply in replies) == [200, 200, 429, 429]
+    assert {reply.headers["x-ratelimit-limit-concurrent"] for reply in replies} == {"2"}
+    assert sim.stats()["by_status"] == {"200": 2, "429": 2}
+    assert sim.chat(model="allow_open=2,key=open").status == 200
+
+
+def test_calls_in_any_second_are_allowed_and_told_of_in_headers_if_that_is_asked_for(
+    sim: Sim,
+) -> None:
+    replies = [sim.chat(model="allow_rate=3,advertise,key=told") for _ in range(5)]
+    assert [reply.status for reply in replies] == [200, 200, 200, 429, 429]
+    assert [reply.headers["x-ratelimit-remaining-requests"] for reply in replies] == list("21000")
+    assert all(reply.headers["x-ratelimit-limit-requests"] == "3" for reply in replies)
+    assert 0 < int(replies[-1].headers["retry-after-ms"]) <= 1000
+    silent = [sim.chat(model="allow_rate=1,key=silent") for _ in range(2)]
+    assert [reply.status for reply in silent] == [200, 429]
+    assert not any("ratelimit" in name for reply in silent for name in reply.headers)
