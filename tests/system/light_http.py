@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any, Self
 
 import httptools
+
+# Servers close what is idle for some seconds.
+_KEPT_S = 1.0
 
 
 class _Connection(asyncio.Protocol):
@@ -16,6 +20,7 @@ class _Connection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._answer: asyncio.Future[tuple[int, bytes]] | None = None
         self.usable = True
+        self.idle_since = 0.0
 
     async def ask(self, request: bytes) -> tuple[int, bytes]:
         assert self._transport is not None
@@ -78,14 +83,17 @@ class LightHttp:
         connection = await self._connection()
         answer = await connection.ask(head.encode() + raw)
         if connection.usable:
+            connection.idle_since = time.monotonic()
             self._idle.append(connection)
         return answer
 
     async def _connection(self) -> _Connection:
         while self._idle:
             connection = self._idle.pop()
-            if connection.usable:
+            # One that the server is about to close would take the request with it.
+            if connection.usable and time.monotonic() - connection.idle_since < _KEPT_S:
                 return connection
+            connection.close()
         loop = asyncio.get_running_loop()
         _, connection = await loop.create_connection(_Connection, "127.0.0.1", self._port)
         return connection
