@@ -39,6 +39,11 @@ class _Charges:
         self.open = 0
         self.settled = asyncio.Event()
 
+    def begun(self) -> None:
+        """One more is on its way."""
+        self.open += 1
+        self.settled.clear()
+
     def stored(self) -> None:
         """One of them is."""
         self.open -= 1
@@ -216,7 +221,7 @@ class Run:
             signature=result.signature,
             cost=result.cost if result.HasField("cost") else None,
         )
-        self._charges.open += 1
+        self._charges.begun()
         self.services.recorder.charge(charge, self._charges.stored)
 
     def _add_up(self) -> None:
