@@ -11,7 +11,7 @@ from broker import presence, subjects
 from broker.bus import Bus
 from broker.bus.mirror import Mirror
 from broker.presence import Pace
-from broker.routing import Fleet
+from broker.routing import Fleet, Target
 from broker.routing.residency import Claim, agreed
 
 UNKNOWN = Pace(0.0, 0.0, 0.0)
@@ -72,6 +72,15 @@ class FleetView:
         if not self._loads:
             self._add_up()
         return self._loads.get(provider, (0, 0))
+
+    def has_batches(self, target: Target) -> bool:
+        """Whether lines of batches can be handed over there, to the provider's own batch API."""
+        place = target.provider, target.pool
+        return any(
+            lease.batches
+            for lease in self.workers.values()
+            if (lease.provider, lease.pool) == place
+        )
 
     def _add_up(self) -> None:
         for lease in self.workers.values():

@@ -41,6 +41,8 @@ class WorkerLease(msgspec.Struct, frozen=True, omit_defaults=True):
     # Fingerprints of the operator's keys, and what the settings say that each of them allows.
     keys: tuple[str, ...] = ()
     limits: Configured | None = None
+    # Whether the provider has a batch API of its own.
+    batches: bool = False
 
     @property
     def place(self) -> tuple[object, ...]:

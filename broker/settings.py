@@ -118,6 +118,8 @@ class Limits:
     background_timeout_s: _Seconds = 3600.0
     # Of a line of a batch at one provider; waiting for a provider's limits uses up none of them.
     batch_tries: _Count = 5
+    # How often a provider is asked how far lines are that were handed over to its own batch API.
+    batch_poll_s: _Seconds = 30.0
     # How long responses and conversations are kept.
     response_retention_s: _Seconds = 30 * 86_400.0
 

@@ -114,6 +114,11 @@ def line_id(batch_id: str, line: int) -> str:
     return f"batch_req_{batch_id.removeprefix('batch_')}_{line}"
 
 
+def group_id(batch_id: str, line: int) -> str:
+    """The request id of the lines of a batch that a provider's own batch takes, by the first."""
+    return f"batch_req_{batch_id.removeprefix('batch_')}_g{line}"
+
+
 def batch_key(owner: str, batch_id: str) -> str:
     """Key of an owner's batch in `batches`."""
     return f"b.{token(owner)}.{token(batch_id)}"
@@ -132,6 +137,11 @@ def active_key(batch_id: str) -> str:
 def stop_key(batch_id: str) -> str:
     """Key in `batches` that tells workers what its queued lines end with: the error's code."""
     return f"stop.{token(batch_id)}"
+
+
+def live_key(batch_id: str) -> str:
+    """Key in `batches` that has workers run at once what of a batch is still at providers."""
+    return f"live.{token(batch_id)}"
 
 
 def usage(tenant: str) -> str:

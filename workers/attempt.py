@@ -18,6 +18,7 @@ from typing import Protocol
 from broker import operations
 from broker.errors import InferenceError
 from broker.v1 import delivery_service_pb2, event_pb2, generation_pb2, job_pb2, record_pb2
+from workers.caller import Opens, Said
 from workers.calls import Calls, Send
 from workers.delivery import EdgeLost
 from workers.emulation import AnyPlan, Plan, Prompts, Split, Stepped, plan_of, total
@@ -30,7 +31,6 @@ from workers.provider import Call, Decoder, Detached, Dialect, Provider, Unreada
 from workers.seats import Seats
 from workers.state import own_state
 from workers.upload import Attachments, inlined, none
-from workers.upstream import Reply, Upstream
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class _Line:
     """What the calls of an attempt have in common."""
 
     dialect: Dialect
-    upstream: Upstream
+    upstream: Opens
     limits: Limits
     fetcher: Fetcher
     attachments: Attachments
@@ -105,7 +105,7 @@ class Attempt:
         self,
         request: generation_pb2.Request,
         grant: delivery_service_pb2.Grant,
-        upstream: Upstream,
+        upstream: Opens,
         keys: Keys,
         fetcher: Fetcher,
         *,
@@ -145,7 +145,7 @@ class Attempt:
         self,
         request: generation_pb2.Request,
         grant: delivery_service_pb2.Grant,
-        upstream: Upstream,
+        upstream: Opens,
         fetcher: Fetcher,
         attachments: Attachments,
     ) -> None:
@@ -262,7 +262,7 @@ class Attempt:
             finally:
                 await reply.aclose()
 
-    async def _stream(self, line: _Line, reply: Reply, decoder: Decoder, send: Send) -> None:
+    async def _stream(self, line: _Line, reply: Said, decoder: Decoder, send: Send) -> None:
         """Pass events on as they come; the terminal one ends it."""
         session = self._session
         idle = Idle(line.limits, self._provider.name)
@@ -366,7 +366,7 @@ def _pass_on(decoded: Iterable[event_pb2.Event], send: Send) -> bool | None:
     return send(events) if events else None
 
 
-async def _read_tail(reply: Reply) -> None:
+async def _read_tail(reply: Said) -> None:
     """Read what follows the terminal event, so that the connection can be kept."""
     if reply.ended:
         return

@@ -34,6 +34,7 @@ from broker.settings import ProviderSettings
 from broker.translate import lines
 from broker.v1 import batch_pb2, job_pb2
 from workers.lineattempt import LineAttempt
+from workers.native import Native
 from workers.slots import Slots
 from workers.tools import Tools
 
@@ -77,7 +78,9 @@ class Batch:
         self._outcomes = Outcomes(bus, tools.publisher, Blobs(bus))
         self._files = Files(bus)
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
+        self._native = Native(tools, self._outcomes, self._read_range)
         self._stops = Mirror(bus, subjects.BATCHES, keys="stop.*")
+        self._live = Mirror(bus, subjects.BATCHES, keys="live.*")
         # By attempt, until they are settled; those that wait for room in the order they came.
         self._lines: dict[str, _Line] = {}
         self._waiting: deque[_Line] = deque()
@@ -95,6 +98,7 @@ class Batch:
     async def start(self) -> None:
         """Learn which batches are stopped; `pull` asks for lines."""
         await self._stops.start()
+        await self._live.start()
         await self._puller.start()
 
     async def close(self) -> None:
@@ -112,6 +116,7 @@ class Batch:
         for task in self._tasks:
             task.cancel()
         await self._stops.close()
+        await self._live.close()
 
     def due(self) -> bool:
         """Whether `pull` may have something to do."""
@@ -205,6 +210,9 @@ class Batch:
     async def _serve(self, line: _Line) -> None:
         """Do what the line asks for. Raises `BusError` where nothing was done."""
         job = line.job
+        if job.HasField("native"):
+            await self._hand_over(line)
+            return
         batch, number = job.line.batch_id, job.line.number
         if line.again and await self._outcomes.exists(batch, number):
             self._settle(line)
@@ -223,6 +231,28 @@ class Batch:
                 await self._attempt(line, attempt)
         else:
             await self._attempt(line, attempt)
+
+    async def _hand_over(self, line: _Line) -> None:
+        """Do the next step of lines that their provider's own batch API takes."""
+        job, batch = line.job, line.job.native.batch_id
+        code = self._stops.entries.get(subjects.stop_key(batch), b"").decode()
+        # What worker after worker is lost with goes on line by line.
+        live = subjects.live_key(batch) in self._live.entries or line.losses >= LOSSES_BEFORE_POISON
+        step = None
+        try:
+            step = await self._native.step(job, again=line.losses > 0, stop=code, live=live)
+        except BusError:
+            raise
+        except InferenceError as exc:
+            # What has no line any more is found by whoever runs the batch.
+            _log.warning("%s: %s", job.request_id, exc)
+        except Exception:  # noqa: BLE001
+            _log.exception("%s goes on without its provider's batch", job.request_id)
+            await self._native.without(job, stop=code)
+        if step is not None:
+            job.losses = 0
+            await self._insist(job, step)
+        self._settle(line)
 
     async def _attempt(self, line: _Line, attempt: LineAttempt) -> None:
         job = line.job
@@ -347,7 +377,7 @@ def _line_of(data: bytes) -> job_pb2.Job | None:
         job = job_pb2.Job.FromString(data)
     except DecodeError:
         return None
-    return job if job.HasField("line") else None
+    return job if job.HasField("line") or job.HasField("native") else None
 
 
 def _gone() -> InferenceError:

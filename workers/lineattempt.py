@@ -14,7 +14,10 @@ from broker.translate import lines
 from broker.translate.form import Answer
 from broker.v1 import batch_pb2, delivery_service_pb2, event_pb2, generation_pb2, job_pb2
 from workers.attempt import Attempt
+from workers.caller import Opens
 from workers.ending import now
+from workers.keys import Keys
+from workers.seats import Seats
 from workers.tools import Tools
 
 # A line's answer is read as fast as it comes: it has to be in memory whole.
@@ -55,6 +58,8 @@ class LineAttempt:
         self._tools = tools
         self._read_range = read_range
         self._attempt: Attempt | None = None
+        # Whether the call was one of a provider's own batch.
+        self._native = False
 
     async def run(self) -> batch_pb2.LineResult | dispatch.Again:
         """Make the attempt: the line's result, or when its next attempt is due.
@@ -120,15 +125,26 @@ class LineAttempt:
 
     async def _call(self, request: generation_pb2.Request, session: LineSession) -> None:
         tools, job = self._tools, self._job
+        # Lines are never handed back: who has begun one waits.
+        seats = await tools.gate.admit(subjects.BATCH, job, patient=True)
+        await self._make(request, session, tools.upstream, tools.keys, seats)
+
+    async def _make(
+        self,
+        request: generation_pb2.Request,
+        session: LineSession,
+        upstream: Opens,
+        keys: Keys,
+        seats: Seats,
+    ) -> None:
+        tools, job = self._tools, self._job
         grant = delivery_service_pb2.Grant(
             remaining_ms=job.remaining_ms or int(tools.limits.background_timeout_s * 1000),
             credit_bytes=CREDIT,
             limits=tools.time_limits(),
         )
-        # Lines are never handed back: who has begun one waits.
-        seats = await tools.gate.admit(subjects.BATCH, job, patient=True)
         attempt = self._attempt = Attempt(job, session, tools.provider, tools.worker, seats)
-        await attempt.run(request, grant, tools.upstream, tools.keys, tools.fetcher)
+        await attempt.run(request, grant, upstream, keys, tools.fetcher)
 
     def _answered(
         self, request: generation_pb2.Request, answer: Answer, completed: event_pb2.Completed
@@ -136,7 +152,7 @@ class LineAttempt:
         result, route = self.result(), self._job.route
         result.status = 200
         result.json = lines.rendered(answer)
-        cost = self._tools.bill.cost(route.provider, route.model, completed)
+        cost = self._tools.bill.cost(route.provider, route.model, completed, batch=self._native)
         if cost is not None:
             result.cost.CopyFrom(cost)
         self._label(result, request)

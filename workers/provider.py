@@ -18,26 +18,27 @@ from broker.routing.residency import Claim
 from broker.v1 import event_pb2, generation_pb2
 from broker.v1.content_pb2 import Part
 from broker.v1.operations_pb2 import Attachment
+from workers.batches import BatchApi
 from workers.parameters import Table
+from workers.wire import Call, Form
 
-# The fields of a multipart form, in their order: texts and files.
-Form = tuple[tuple[str, str | Attachment], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One HTTP call to make: `path` is appended to the provider's base URL."""
-
-    path: str
-    body: bytes = b""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    method: str = "POST"
-    # Parameters the provider cannot take and that were left out, by their OpenAI names.
-    dropped: tuple[str, ...] = ()
-    # Stands in for the provider's base URL, such as that of another region; "" = it does not.
-    base_url: str = ""
-    # Sent in place of `body`, its files as they come from the edge.
-    form: Form = ()
+__all__ = [
+    "Alternative",
+    "Call",
+    "Completes",
+    "Credentials",
+    "Decoder",
+    "Detached",
+    "Dialect",
+    "Draws",
+    "Embeds",
+    "Form",
+    "Most",
+    "Provider",
+    "Unreadable",
+    "data_of",
+    "not_continued",
+]
 
 
 class Detached(InferenceError):  # noqa: N818
@@ -208,6 +209,8 @@ class Provider:
     # Where addresses of its own process requests: an expression for the host, and what the
     # provider's documents say of it.
     residency: tuple[tuple[str, Claim], ...] = ()
+    # Its own batch API, where lines of batches can be handed over to it.
+    batches: BatchApi | None = None
     # Draws conclusions from the operator's options, which are among the quirks, such as the host
     # of a region. Raises ValueError, saying which option to set.
     configure: Callable[[Provider], Provider] | None = None

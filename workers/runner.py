@@ -214,6 +214,7 @@ class Runner:
             claims=self._provider.claims,
             keys=tuple(key.fingerprint for key in self._keys.all) or ("",),
             limits=self._settings.limits,
+            batches=self._provider.batches is not None,
         )
         return presence.encode(lease)
 

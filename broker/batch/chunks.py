@@ -12,6 +12,17 @@ BYTES = 512 << 10
 
 
 @dataclass(frozen=True, slots=True)
+class Size:
+    """What a chunk ends behind."""
+
+    lines: int = LINES
+    bytes: int = BYTES
+
+
+SMALL = Size()
+
+
+@dataclass(frozen=True, slots=True)
 class Raw:
     """A line as it is in the file, with its end."""
 
@@ -60,11 +71,11 @@ class Cursor:
         if not self._size:
             self._rest, self._at = b"", 0
 
-    def take(self, *, last: bool) -> Chunk | None:
+    def take(self, *, last: bool, size: Size = SMALL) -> Chunk | None:
         """The next chunk; None when more has to be fed. `last`: all was fed."""
         if not self._size:
             self._first = self.number
-        while len(self._lines) < LINES and self._size < BYTES:
+        while len(self._lines) < size.lines and self._size < size.bytes:
             end = self._rest.find(b"\n", self._at) + 1
             if not end:
                 if not last:

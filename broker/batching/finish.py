@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from itertools import islice
 
-from broker.batch import lines, names, projection, states
+from broker.batch import lines, names, native, projection, states
 from broker.batching import copies, reading
 from broker.batching.run import Run
 from broker.bus.ending import end
@@ -80,6 +80,8 @@ async def clean(run: Run) -> None:
         await copies.forget(run)
     if not queued:
         await services.batches.unstop(run.id)
+    if native.possible(record):
+        await services.batches.end_live(run.id)
 
 
 async def _body(run: Run, result: batch_pb2.LineResult) -> bytes:

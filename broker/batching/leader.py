@@ -93,6 +93,7 @@ class Batching:
             routes=Routes(router),
             slots=partial(_slots, fleet),
             pace=self._pace,
+            has_batches=fleet.has_batches,
         )
         await publisher.start()
         try:

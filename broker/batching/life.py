@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 
-from broker.batch import states
+from broker.batch import native, states
 from broker.batch.chunks import Cursor
 from broker.batching import copies, finish, lost, retry
 from broker.batching.reading import InputGoneError
@@ -31,6 +31,8 @@ class Life:
         # Copies that have results: known once they were given them.
         self._copied: int | None = None
         self._lookout = lost.Lookout(run)
+        # Workers know that what is at providers is to run live.
+        self._live = False
 
     async def live(self) -> None:
         """Until the batch is over. Raises `BusError`, `FencedError`: begin anew then."""
@@ -80,6 +82,7 @@ class Life:
                 await run.refresh()
                 self._services.wanted.set()
             await self._stop()
+            await self._go_live()
             if run.dirty:
                 await run.checkpoint()
             if not run.record.stop_code:
@@ -90,6 +93,14 @@ class Life:
             await self._finish()
         else:
             await run.edit(lambda kept: states.finalize(kept, self._services.now()))
+
+    async def _go_live(self) -> None:
+        """Have what is at providers run live, when the window is soon over."""
+        record = self._run.record
+        late = self._services.now() >= native.live_at(record)
+        if native.possible(record) and late and not self._live:
+            await self._services.batches.go_live(record.id)
+            self._live = True
 
     async def _stop_overdrawn(self) -> None:
         why = states.overdrawn(self._run.record)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from broker.batch import lines, projection, states
+from broker.batch import lines, native, projection, states
 from broker.batching import reading
 from broker.batching.copies import Copies, write_all
 from broker.batching.run import Run
@@ -13,7 +13,7 @@ from broker.bus import backlog
 from broker.v1 import batch_pb2
 
 # Lines behind the last checkpoint that may have been begun.
-_BEYOND = 1000
+_BEYOND = 1000 + native.SIZE.lines
 
 
 class Lookout:

@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from broker import durable, subjects
-from broker.batch import lines
-from broker.batch.chunks import Chunk, Raw
+from broker.batch import lines, native
+from broker.batch.chunks import LINES, Chunk, Raw
 from broker.batching.run import Run
 from broker.bus.atomic import Message
 from broker.bus.layout import MAX_INLINE_BODY
@@ -38,6 +38,11 @@ class Prepared:
     # Lines for which there is no worker now.
     waiting: int = 0
 
+    @property
+    def large(self) -> bool:
+        """Whether it has more lines than chunks that are queued line by line."""
+        return len(self.chunk.lines) > LINES
+
 
 async def prepare(run: Run, chunk: Chunk) -> Prepared:
     """Jobs for the lines of a chunk, those that share a prompt beside each other."""
@@ -45,12 +50,16 @@ async def prepare(run: Run, chunk: Chunk) -> Prepared:
     jobs = _Jobs(run)
     sorted_by: list[tuple[str, bytes, int, Message]] = []
     endpoint = run.record.endpoint
+    hand_over = _HandOver(run)
     for raw in chunk.lines:
         if run.skips(raw.number):
             continue
         made.asked += 1
         line, head = lines.read(raw.data)
-        decided = await run.services.routes.decide(endpoint, head, line.body)
+        routed = await run.services.routes.decide(endpoint, head, line.body)
+        decided = routed if isinstance(routed, InferenceError) else hand_over.take(raw, routed)
+        if decided is None:
+            continue
         if isinstance(decided, InferenceError):
             if decided.reason == "no_worker":
                 made.waiting += 1
@@ -68,7 +77,49 @@ async def prepare(run: Run, chunk: Chunk) -> Prepared:
         sorted_by.append((message.subject, lines.prompt_prefix(line.body), raw.number, message))
     sorted_by.sort(key=lambda entry: entry[:3])
     made.messages = [entry[3] for entry in sorted_by]
+    for targets, numbers in hand_over.groups.items():
+        message = jobs.group(chunk, targets, numbers)
+        made.demand[message.subject] += 1
+        made.messages.append(message)
     return made
+
+
+async def hands_over(run: Run) -> bool:
+    """Whether the lines that are next may go to a provider's own batch API."""
+    record, services = run.record, run.services
+    if not native.wanted(record, services.now()):
+        return False
+    if record.options.mixed_models:
+        return True
+    decided = await services.routes.decide(record.endpoint, lines.Head(record.model), b"")
+    if isinstance(decided, InferenceError):
+        return False
+    return native.handed_over(decided, services.has_batches) is not None
+
+
+class _HandOver:
+    """The lines of a chunk that go to providers' own batch APIs, by where they go."""
+
+    def __init__(self, run: Run) -> None:
+        self._record = run.record
+        self._has_batches = run.services.has_batches
+        self._wanted = native.wanted(run.record, run.services.now())
+        self.groups: dict[tuple[Target, ...], list[int]] = {}
+
+    def take(
+        self, raw: Raw, targets: tuple[Target, ...]
+    ) -> tuple[Target, ...] | InferenceError | None:
+        """Take a line; where it goes, or why it cannot, if it is not taken."""
+        if not native.possible(self._record):
+            return targets
+        able = native.handed_over(targets, self._has_batches)
+        if able is None:
+            strict = self._record.options.execution == native.NATIVE
+            return native.unsupported(targets) if strict else targets
+        if not self._wanted:
+            return targets
+        self.groups.setdefault(able, []).append(raw.number)
+        return None
 
 
 class _Jobs:
@@ -105,6 +156,36 @@ class _Jobs:
         own = job_pb2.Job(request_id=request_id, line=asked).SerializeToString()
         message_id = subjects.message_id(request_id, self._attempt)
         return Message(subject, message_id, common + own)
+
+    def group(self, chunk: Chunk, targets: tuple[Target, ...], numbers: list[int]) -> Message:
+        """The message that hands lines of a chunk over."""
+        record = self._record
+        job = job_pb2.Job(
+            request_id=subjects.group_id(record.id, numbers[0]),
+            attempt=self._attempt,
+            tenant=record.tenant,
+            owner=record.owner,
+            native=job_pb2.NativeGroup(
+                batch_id=record.id,
+                endpoint=record.endpoint,
+                range=job_pb2.FileRange(
+                    owner=record.owner,
+                    file_id=record.input_file_id,
+                    offset=chunk.begin,
+                    size=chunk.end - chunk.begin,
+                ),
+                first_line=chunk.number,
+                numbers=numbers,
+                line_attempt=self._attempt,
+            ),
+        )
+        durable.put_plan(job, Plan(targets))
+        subject = subjects.job(
+            subjects.BATCH, targets[0].provider, targets[0].pool, durable.model_token(targets[0])
+        )
+        return Message(
+            subject, subjects.message_id(job.request_id, job.attempt), job.SerializeToString()
+        )
 
     def _share(self, targets: tuple[Target, ...]) -> tuple[str, bytes]:
         record, target = self._record, targets[0]

@@ -10,16 +10,16 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-from broker.batch import states
-from broker.batch.chunks import LINES, Cursor
+from broker.batch import native, states
+from broker.batch.chunks import LINES, SMALL, Cursor
 from broker.batch.window import SMALLEST, Rates, Turns, window
 from broker.batching.copies import write_all
-from broker.batching.prepare import Prepared, prepare
+from broker.batching.prepare import Prepared, hands_over, prepare
 from broker.batching.reading import InputGoneError, next_chunk
 from broker.batching.run import FencedError, Run
 from broker.batching.services import Services
 from broker.bus import backlog
-from broker.bus.atomic import publish_all
+from broker.bus.atomic import MAX_GROUP, Message, publish_all
 from broker.bus.connection import BusError
 from broker.v1 import batch_pb2
 
@@ -128,16 +128,19 @@ class Publishing:
             return False
         hint = self._hints.get(run.id)
         # What was delayed is ahead, too: limits would drain a whole batch into the schedules.
-        wide = window(self._services.slots(hint), self._rates.of(hint)) if hint else SMALLEST
+        wide = self._window(hint) if hint else SMALLEST
         if self._delayed[run.line_prefix] >= wide:
             return False
         return not hint or self._room_of(hint) >= LINES
 
     def _room_of(self, subject: str) -> int:
         if subject not in self._room:
-            wide = window(self._services.slots(subject), self._rates.of(subject))
+            wide = self._window(subject)
             self._room[subject] = wide - self._ahead.get(subject, 0) - self._sent[subject]
         return self._room[subject]
+
+    def _window(self, subject: str) -> int:
+        return window(self._services.slots(subject), self._rates.of(subject))
 
     async def _advance(self, run: Run) -> int:
         """Publish the next chunks of a batch, as many as fit; returns how many lines they had."""
@@ -191,6 +194,8 @@ class Publishing:
                 self._sent[subject] += lines
             group.append(made)
             size, count = size + weight, count + len(made.messages)
+            if made.large:
+                break
         return group
 
     async def _next(self, run: Run) -> Prepared | None:
@@ -200,15 +205,22 @@ class Publishing:
             last = self._read_ahead.pop(next(iter(self._read_ahead)))
             if last.cursor is not None:
                 last.cursor.trim()
-        chunk = await next_chunk(run, run.cursor) if run.cursor is not None else None
+        if run.cursor is None:
+            return None
+        size = native.SIZE if await hands_over(run) else SMALL
+        chunk = await next_chunk(run, run.cursor, size)
         return await prepare(run, chunk) if chunk is not None else None
 
     def _fits(self, made: Prepared) -> bool:
-        return all(self._room_of(subject) >= n for subject, n in made.demand.items())
+        return all(
+            # What is wider than the window has it to itself.
+            self._room_of(subject) >= min(n, self._window(subject))
+            for subject, n in made.demand.items()
+        )
 
     def _hold(self, run: Run, made: Prepared) -> None:
         """Keep a chunk for later, or make it anew then."""
-        if len(self._ready) < _HELD:
+        if len(self._ready) < _HELD and not made.large:
             self._ready[run.id] = made
         else:
             self._go_back(run, made)
@@ -225,13 +237,18 @@ class Publishing:
 
     async def _queue(self, group: list[Prepared]) -> None:
         """Store the jobs, each once."""
-        messages = [message for made in group for message in made.messages]
-        if not messages or await publish_all(self._services.bus, messages):
+        if await self._publish([message for made in group for message in made.messages]):
             return
         # Some of them were committed before: by chunks, each was whole or not at all.
         for made in group:
-            if made.messages:
-                await publish_all(self._services.bus, made.messages)
+            await self._publish(made.messages)
+
+    async def _publish(self, messages: list[Message]) -> bool:
+        new = True
+        for start in range(0, len(messages), MAX_GROUP):
+            part = messages[start : start + MAX_GROUP]
+            new = await publish_all(self._services.bus, part) and new
+        return new
 
     async def _give_up(self, run: Run) -> None:
         why = batch_pb2.BatchError(

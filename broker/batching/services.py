@@ -16,6 +16,7 @@ from broker.bus.queue import Publisher
 from broker.bus.recorder import Recorder
 from broker.bus.responses import Blobs
 from broker.bus.results import Results
+from broker.routing import Target
 
 # Inputs that are read whole at the same time, and from how many bytes on one is large.
 _LARGE = 4 << 20
@@ -41,6 +42,10 @@ class Pace:
     grace_s: float = 600.0
 
 
+def _none(_target: Target) -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """See the module."""
@@ -57,6 +62,8 @@ class Services:
     # How many calls the pool of a subject makes at a time.
     slots: Callable[[str], int]
     pace: Pace = field(default_factory=Pace)
+    # Whether workers can hand lines over to a provider's own batch API.
+    has_batches: Callable[[Target], bool] = _none
     # What reads a whole input takes turns: memory is bounded however many batches there are.
     _large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_LARGE_AT_ONCE))
     _small: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_SMALL_AT_ONCE))

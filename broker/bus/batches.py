@@ -184,6 +184,10 @@ class Batches:
         """Have workers end the queued lines of a batch with this error."""
         await self._put(subjects.stop_key(batch_id), code.encode())
 
+    async def go_live(self, batch_id: str) -> None:
+        """Have workers run at once what is still at providers."""
+        await self._put(subjects.live_key(batch_id), b"1")
+
     async def stopped_since(self) -> dict[str, int]:
         """Batches whose lines are stopped, and since when, in Unix seconds."""
         found = {}
@@ -204,6 +208,10 @@ class Batches:
     async def unstop(self, batch_id: str) -> None:
         """None of its lines is queued any more."""
         await self._forget(subjects.stop_key(batch_id))
+
+    async def end_live(self, batch_id: str) -> None:
+        """Nothing of it is at providers any more."""
+        await self._forget(subjects.live_key(batch_id))
 
     async def _put(self, key: str, value: bytes) -> None:
         self._reachable()

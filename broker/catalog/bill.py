@@ -9,6 +9,9 @@ from broker.v1 import event_pb2, record_pb2
 
 # Callers choose names: they must not fill the memory.
 _MOST_KEPT = 10_000
+# A way of processing. Where the catalogue has no prices for it, it costs half.
+_BATCH = "batch"
+_BATCH_SHARE = 2
 
 
 class Bill:
@@ -19,14 +22,22 @@ class Bill:
         self._offers: dict[tuple[str, str], Offer | None] = {}
 
     def cost(
-        self, provider: str, model: str, completed: event_pb2.Completed
+        self, provider: str, model: str, completed: event_pb2.Completed, *, batch: bool = False
     ) -> event_pb2.Cost | None:
-        """What an answer costs; None where nobody knows the model's prices."""
+        """What an answer costs; None where nobody knows the model's prices.
+
+        `batch`: it came of the provider's batch API.
+        """
         offer = self._offer(provider, model)
         if offer is None or not offer.rates.prices:
             return None
+        nano_usd = cost(
+            offer, completed.usage, processing=_BATCH if batch else completed.service_tier
+        )
+        if batch and _BATCH not in offer.variants:
+            nano_usd = -(-nano_usd // _BATCH_SHARE)
         return event_pb2.Cost(
-            nano_usd=cost(offer, completed.usage, processing=completed.service_tier),
+            nano_usd=nano_usd,
             source=offer.source,
             date=self._catalog.date,
         )

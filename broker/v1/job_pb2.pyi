@@ -36,6 +36,7 @@ class Job(_message.Message):
     REQUEST_FIELD_NUMBER: _builtins.int
     BODY_REFERENCE_FIELD_NUMBER: _builtins.int
     LINE_FIELD_NUMBER: _builtins.int
+    NATIVE_FIELD_NUMBER: _builtins.int
     AVOID_KEYS_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
@@ -67,6 +68,8 @@ class Job(_message.Message):
     @_builtins.property
     def line(self) -> Global___BatchLine: ...
     @_builtins.property
+    def native(self) -> Global___NativeGroup: ...
+    @_builtins.property
     def avoid_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Fingerprints of the provider's keys that failed this request: others are tried first."""
 
@@ -88,16 +91,17 @@ class Job(_message.Message):
         request: _generation_pb2.Request | None = ...,
         body_reference: Global___BodyReference | None = ...,
         line: Global___BatchLine | None = ...,
+        native: Global___NativeGroup | None = ...,
         avoid_keys: _abc.Iterable[_builtins.str] | None = ...,
         plan: Global___Plan | None = ...,
         owner: _builtins.str = ...,
         own_key: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "body_reference", b"body_reference", "line", b"line", "plan", b"plan", "request", b"request", "route", b"route"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "body_reference", b"body_reference", "line", b"line", "native", b"native", "plan", b"plan", "request", b"request", "route", b"route"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "avoid_keys", b"avoid_keys", "body", b"body", "body_reference", b"body_reference", "claim_secret", b"claim_secret", "delivery_address", b"delivery_address", "line", b"line", "losses", b"losses", "own_key", b"own_key", "owner", b"owner", "plan", b"plan", "remaining_ms", b"remaining_ms", "request", b"request", "request_id", b"request_id", "route", b"route", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "avoid_keys", b"avoid_keys", "body", b"body", "body_reference", b"body_reference", "claim_secret", b"claim_secret", "delivery_address", b"delivery_address", "line", b"line", "losses", b"losses", "native", b"native", "own_key", b"own_key", "owner", b"owner", "plan", b"plan", "remaining_ms", b"remaining_ms", "request", b"request", "request_id", b"request_id", "route", b"route", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["request", "body_reference", "line"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["request", "body_reference", "line", "native"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -304,3 +308,70 @@ class FileRange(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FileRange: _TypeAlias = FileRange  # noqa: Y015
+
+@_typing.final
+class NativeGroup(_message.Message):
+    """Lines of a batch that go to one model, for its provider's own batch API. The job comes back again
+    and again until the provider is done; where it stands there travels with it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCH_ID_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    RANGE_FIELD_NUMBER: _builtins.int
+    FIRST_LINE_FIELD_NUMBER: _builtins.int
+    NUMBERS_FIELD_NUMBER: _builtins.int
+    LINE_ATTEMPT_FIELD_NUMBER: _builtins.int
+    PROVIDER_BATCH_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    CANCELLED_FIELD_NUMBER: _builtins.int
+    WAITED_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    ASKED_FIELD_NUMBER: _builtins.int
+    batch_id: _builtins.str
+    endpoint: _builtins.str
+    """As in the batch."""
+    first_line: _builtins.int
+    line_attempt: _builtins.int
+    """The attempt at each of these lines that this is."""
+    provider_batch: _builtins.str
+    """The provider's id of its batch; empty until there is one."""
+    key: _builtins.str
+    """Fingerprint of the key that it was made with."""
+    cancelled: _builtins.bool
+    """It was asked to be cancelled, and how often it was looked at since."""
+    waited: _builtins.int
+    failures: _builtins.int
+    """Calls in a row that failed for a while."""
+    asked: _builtins.bool
+    """The provider may have been asked for a batch without its answer being known."""
+    @_builtins.property
+    def range(self) -> Global___FileRange:
+        """A part of the input file with these lines and maybe others, and the number of its first line."""
+
+    @_builtins.property
+    def numbers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        batch_id: _builtins.str = ...,
+        endpoint: _builtins.str = ...,
+        range: Global___FileRange | None = ...,
+        first_line: _builtins.int = ...,
+        numbers: _abc.Iterable[_builtins.int] | None = ...,
+        line_attempt: _builtins.int = ...,
+        provider_batch: _builtins.str = ...,
+        key: _builtins.str = ...,
+        cancelled: _builtins.bool = ...,
+        waited: _builtins.int = ...,
+        failures: _builtins.int = ...,
+        asked: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["range", b"range"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "batch_id", b"batch_id", "cancelled", b"cancelled", "endpoint", b"endpoint", "failures", b"failures", "first_line", b"first_line", "key", b"key", "line_attempt", b"line_attempt", "numbers", b"numbers", "provider_batch", b"provider_batch", "range", b"range", "waited", b"waited"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NativeGroup: _TypeAlias = NativeGroup  # noqa: Y015

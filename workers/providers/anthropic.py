@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from broker.operations import COUNT_TOKENS
+from workers.batches.messages import MessageBatches
 from workers.dialects.anthropic_messages import DIALECT
 from workers.dialects.anthropic_messages.table import TABLE
 from workers.dialects.token_counts import TokenCounts, of_messages
@@ -16,6 +17,7 @@ PROVIDER = Provider(
     auth_prefix="",
     operations={COUNT_TOKENS: TokenCounts(DIALECT.error, of_messages)},
     parameters=TABLE,
+    batches=MessageBatches(),
     # Source: the model names in the official SDK that no retirement date has passed.
     models=(
         "claude-fable-5-2",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from broker.operations import SPEAK, TRANSCRIBE
+from workers.batches.files import FileBatches
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat import parameters as chat
 from workers.dialects.openai_responses.parameters import STATELESS
@@ -49,5 +50,6 @@ PROVIDER = Provider(
             family("DeepSeek R1", "deepseek-r1", defaults=_PARSED),
         ),
     ),
+    batches=FileBatches(frozenset({"/chat/completions"})),
     alternative=second_format(DIALECT.error, _SECOND, needed_only=True, plain_reasoning=True),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from broker.operations import COMPLETE, EMBED, IMAGE, MODERATE, SPEAK, TRANSCRIBE
 from broker.routing.residency import Claim
+from workers.batches.files import FileBatches
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, OPENAI_FAMILIES
 from workers.dialects.openai_completions import OpenAiCompletions
@@ -90,6 +91,19 @@ PROVIDER = Provider(
         ),
     },
     parameters=CHAT.but(families=OPENAI_FAMILIES),
+    batches=FileBatches(
+        frozenset(
+            {
+                "/chat/completions",
+                "/completions",
+                "/embeddings",
+                "/responses",
+                "/moderations",
+                "/images/generations",
+            }
+        ),
+        expiring=True,
+    ),
     alternative=second_format(
         DIALECT.error, only=_RESPONSES_ONLY, families=RESPONSES_FAMILIES, hides_thoughts=True
     ),

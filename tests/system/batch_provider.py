@@ -1,0 +1,230 @@
+"""Batch APIs of providers on a real socket: OpenAI's and Anthropic's, and the live calls beside."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.system.provider import Received, Said
+
+TOKENS = {"prompt_tokens": 10, "completion_tokens": 7, "total_tokens": 17}
+
+
+def said_of(body: dict[str, Any]) -> str:
+    """What the line asks, such as `say 5`."""
+    content = body["messages"][-1]["content"]
+    return content if isinstance(content, str) else str(content[0]["text"])
+
+
+def completion(body: dict[str, Any]) -> dict[str, Any]:
+    """An answer of chat completions."""
+    message = {"role": "assistant", "content": f"native {said_of(body)}", "refusal": None}
+    return {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": body["model"],
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}],
+        "usage": TOKENS,
+    }
+
+
+def message(body: dict[str, Any]) -> dict[str, Any]:
+    """An answer of Messages."""
+    return {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": body["model"],
+        "content": [{"type": "text", "text": f"native {said_of(body)}"}],
+        "stop_reason": "end_turn",
+        "stop_sequence": None,
+        "usage": {"input_tokens": 10, "output_tokens": 7},
+    }
+
+
+@dataclass
+class Batch:
+    """A batch there; `lines` as they came, `becomes` says what of each."""
+
+    id: str
+    lines: list[dict[str, Any]]
+    asked: dict[str, Any] = field(default_factory=dict)
+    status: str = "in_progress"
+    files: dict[str, str] = field(default_factory=dict)
+
+
+# What becomes of a line: None is an answer, 0 that it was not run, else the status of an error.
+Becomes = Callable[[dict[str, Any]], int | None]
+
+
+class BatchProvider:
+    """The script of a `FakeProvider`; `finish` lets batches end."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """As if nothing had happened."""
+        self.batches: dict[str, Batch] = {}
+        self.files: dict[str, bytes] = {}
+        self.live: list[str] = []
+        self.deleted: list[str] = []
+        self.becomes: Becomes = lambda _body: None
+        # Batches end at once; else when they are told to, or cancelled.
+        self.quick = True
+        self.slow_create_s = 0.0
+        self.refuse: list[str] = []
+
+    def finish(self, *, as_: str = "completed") -> None:
+        """Every batch ends."""
+        for batch in self.batches.values():
+            if batch.status in {"in_progress", "cancelling"}:
+                self._end(batch, as_)
+
+    def __call__(self, received: Received) -> Said:
+        """The answer to a call."""
+        path = received.path.partition("?")[0]
+        if received.provider == "anthropic":
+            return self._messages(path, received)
+        return self._openai(path, received)
+
+    # OpenAI's.
+
+    def _openai(self, path: str, received: Received) -> Said:
+        if path == "/v1/chat/completions":
+            self.live.append(said_of(received.json))
+            return Said(body=completion(received.json))
+        if path == "/v1/files":
+            name = f"file-{len(self.files)}"
+            part = re.search(
+                rb'filename="[^"]+"\r\n(?:[^\r]+\r\n)*\r\n(.*?)\r\n--', received.body, re.DOTALL
+            )
+            assert part is not None
+            assert b'name="purpose"\r\n\r\nbatch\r\n' in received.body
+            self.files[name] = part[1]
+            return Said(body={"id": name, "object": "file", "purpose": "batch"})
+        if match := re.fullmatch(r"/v1/files/([^/]+)(/content)?", path):
+            if match[1] not in self.files:
+                return Said(404, {"error": {"message": "no such file", "code": None}})
+            if match[2]:
+                return Said(body=self.files[match[1]])
+            self.deleted.append(match[1])
+            del self.files[match[1]]
+            return Said(body={"id": match[1], "deleted": True})
+        if path == "/v1/batches" and received.body:
+            asked = received.json
+            lines = [json.loads(line) for line in self.files[asked["input_file_id"]].splitlines()]
+            assert {(line["method"], line["url"]) for line in lines} == {
+                ("POST", asked["endpoint"])
+            }
+            batch = self._new(lines, asked)
+            batch.files["input_file_id"] = asked["input_file_id"]
+            return Said(body=self._told(batch), delay_s=self.slow_create_s)
+        if path == "/v1/batches":
+            told = [self._told(batch) for batch in reversed(self.batches.values())]
+            return Said(body={"object": "list", "data": told, "has_more": False})
+        if match := re.fullmatch(r"/v1/batches/([^/]+)(/cancel)?", path):
+            batch = self.batches[match[1]]
+            if match[2] and batch.status == "in_progress":
+                self._end(batch, "cancelled")
+            return Said(body=self._told(batch))
+        return Said(404, {"error": {"message": path}})
+
+    def _new(self, lines: list[dict[str, Any]], asked: dict[str, Any]) -> Batch:
+        batch = Batch(f"batch_{len(self.batches)}", lines, asked)
+        self.batches[batch.id] = batch
+        if self.refuse:
+            batch.status = "failed"
+            batch.asked["why"] = self.refuse.pop(0)
+        elif self.quick:
+            self._end(batch, "completed")
+        return batch
+
+    def _end(self, batch: Batch, status: str) -> None:
+        batch.status = status
+        outputs: list[dict[str, Any]] = []
+        errors: list[dict[str, Any]] = []
+        # In any order but ours.
+        for line in reversed(batch.lines) if "params" not in batch.lines[0] else ():
+            code = self.becomes(line["body"])
+            row: dict[str, Any] = {"id": "batch_req_1", "custom_id": line["custom_id"]}
+            if code is None:
+                response = {"status_code": 200, "request_id": "r", "body": completion(line["body"])}
+                outputs.append({**row, "response": response, "error": None})
+            elif code:
+                said = {"error": {"message": "refused there", "type": "x", "code": None}}
+                response = {"status_code": code, "request_id": "r", "body": said}
+                errors.append({**row, "response": response, "error": None})
+            else:
+                why = {"code": "batch_expired", "message": "too late"}
+                errors.append({**row, "response": None, "error": why})
+        for name, rows in (("output_file_id", outputs), ("error_file_id", errors)):
+            if rows:
+                batch.files[name] = f"{name}-{batch.id}"
+                self.files[batch.files[name]] = b"".join(
+                    json.dumps(r).encode() + b"\n" for r in rows
+                )
+
+    def _told(self, batch: Batch) -> dict[str, Any]:
+        why = batch.asked.get("why")
+        errors = {"data": [{"code": why, "message": "no"}]} if why else None
+        return {
+            "id": batch.id,
+            "object": "batch",
+            "status": batch.status,
+            "metadata": batch.asked.get("metadata"),
+            "errors": errors,
+            "output_file_id": batch.files.get("output_file_id"),
+            "error_file_id": batch.files.get("error_file_id"),
+            "input_file_id": batch.files.get("input_file_id"),
+        }
+
+    # Anthropic's.
+
+    def _messages(self, path: str, received: Received) -> Said:
+        if path == "/v1/messages":
+            self.live.append(said_of(received.json))
+            return Said(body=message(received.json))
+        assert received.headers["anthropic-version"]
+        if path == "/v1/messages/batches" and received.body:
+            batch = self._new(received.json["requests"], {})
+            return Said(body=self._message_batch(batch), delay_s=self.slow_create_s)
+        if path == "/v1/messages/batches":
+            told = [self._message_batch(batch) for batch in reversed(self.batches.values())]
+            return Said(body={"data": told, "has_more": False, "last_id": None})
+        match = re.fullmatch(r"/v1/messages/batches/([^/]+)(/cancel|/results)?", path)
+        assert match is not None
+        batch = self.batches[match[1]]
+        if match[2] == "/results":
+            rows = [self._result(line) for line in reversed(batch.lines)]
+            return Said(body=b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+        if match[2] and batch.status == "in_progress":
+            batch.status = "cancelled"
+        return Said(body=self._message_batch(batch))
+
+    def _result(self, line: dict[str, Any]) -> dict[str, Any]:
+        code = self.becomes(line["params"])
+        result: dict[str, Any] = {"type": "succeeded", "message": message(line["params"])}
+        if code == 0:
+            result = {"type": "expired"}
+        elif code is not None:
+            kind = "invalid_request_error" if code == 400 else "overloaded_error"
+            error = {"type": "error", "error": {"type": kind, "message": "refused there"}}
+            result = {"type": "errored", "error": error}
+        return {"custom_id": line["custom_id"], "result": result}
+
+    def _message_batch(self, batch: Batch) -> dict[str, Any]:
+        over = batch.status != "in_progress"
+        counts = {"processing": 0 if over else len(batch.lines)}
+        counts["succeeded"] = len(batch.lines) if over else 0
+        return {
+            "id": batch.id,
+            "type": "message_batch",
+            "processing_status": "ended" if over else "in_progress",
+            "request_counts": counts,
+            "results_url": None,
+        }

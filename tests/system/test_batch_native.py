@@ -1,0 +1,226 @@
+"""Lines that are handed over to their provider's own batch API, on a whole stack."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from broker.batch import states
+from broker.v1 import batch_pb2
+from tests.system.batch_provider import BatchProvider, said_of
+from tests.system.batches import Runner, chat
+from tests.system.provider import fake_provider
+from tests.system.shared import shared_stack
+from tests.system.stack import Stack, until
+
+# Nano-dollars of a million output tokens.
+_PRICE = 3_000 * 10**6
+MODELS = {"openai": "openai/gpt-4o", "anthropic": "anthropic/claude-haiku-4-5"}
+OPENAI = MODELS["openai"]
+OFFERS = [
+    {
+        "provider": name,
+        "model": model.partition("/")[2],
+        "rates": {"prices": {"output_tokens": _PRICE}},
+        "variants": {},
+    }
+    for name, model in MODELS.items()
+]
+NATIVE = batch_pb2.BatchOptions(execution="native")
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def provider() -> BatchProvider:
+    return BatchProvider()
+
+
+@pytest.fixture(scope="module")
+async def shared(
+    tmp_path_factory: pytest.TempPathFactory, provider: BatchProvider, anyio_backend: str
+) -> AsyncIterator[Stack]:
+    async with fake_provider(provider) as fake:
+        rows = {
+            name: {"base_url": fake.url(name) + suffix, "api_key": f"key-of-{name}"}
+            for name, suffix in (("openai", "/v1"), ("anthropic", ""))
+        }
+        async with shared_stack(
+            tmp_path_factory,
+            providers=rows,
+            serves=("sim", *rows),
+            limits={"batch_poll_s": 0.2},
+            sections={"routing": {"offers": OFFERS}},
+        ) as stack:
+            yield stack
+
+
+@pytest.fixture
+def runner(shared: Stack, provider: BatchProvider) -> Runner:
+    provider.reset()
+    return Runner(shared, f"owner-{time.monotonic_ns()}")
+
+
+def lines(count: int, model: str = OPENAI, **fields: Any) -> list[dict[str, Any]]:
+    return [chat(n, model, max_tokens=9, **fields) for n in range(count)]
+
+
+@pytest.mark.parametrize("name", MODELS)
+async def test_lines_are_answered_by_the_providers_batch_at_half_the_price(
+    runner: Runner, provider: BatchProvider, name: str
+) -> None:
+    record = await runner.over(await runner.create(lines(120, MODELS[name]), options=NATIVE))
+    assert record.status == states.COMPLETED
+    assert (record.progress.completed, record.progress.failed) == (120, 0)
+    assert [len(batch.lines) for batch in provider.batches.values()] == [120]
+    assert not provider.live
+    rows = await runner.rows(record.output_file_id)
+    assert [row["custom_id"] for row in rows] == [f"line-{n}" for n in range(120)]
+    body = rows[5]["response"]["body"]
+    assert body["choices"][0]["message"]["content"] == "native say 5"
+    assert body["usage"]["completion_tokens"] == 7
+    assert record.progress.cost.nano_usd == 120 * 7 * _PRICE // 10**6 // 2
+    ledger = await runner.stack.ledger()
+    assert sum(ledger.lines[key].charges for key in ledger.lines if key[0] == runner.owner) == 120
+
+
+async def test_files_that_were_made_at_the_provider_are_deleted(
+    runner: Runner, provider: BatchProvider
+) -> None:
+    await runner.over(await runner.create(lines(3), options=NATIVE))
+    await until(lambda: not provider.files, "they are deleted")
+    assert len(provider.deleted) == 2
+
+
+@pytest.mark.parametrize("name", MODELS)
+async def test_lines_that_expired_or_failed_for_a_while_run_live_and_the_others_are_told(
+    runner: Runner, provider: BatchProvider, name: str
+) -> None:
+    fates = {"say 3": 0, "say 4": 529, "say 5": 400}
+    provider.becomes = lambda body: fates.get(said_of(body))
+    record = await runner.over(await runner.create(lines(10, MODELS[name]), options=NATIVE))
+    assert (record.progress.completed, record.progress.failed) == (9, 1)
+    assert sorted(provider.live) == ["say 3", "say 4"]
+    assert len(provider.batches) == 1
+    (row,) = await runner.rows(record.error_file_id)
+    assert (row["custom_id"], row["response"]["status_code"]) == ("line-5", 400)
+    full, half = 7 * _PRICE // 10**6, 7 * _PRICE // 10**6 // 2
+    assert record.progress.cost.nano_usd == 2 * full + 7 * half
+
+
+async def test_what_a_batch_api_does_not_take_runs_live(
+    runner: Runner, provider: BatchProvider
+) -> None:
+    mixed = lines(6)
+    mixed[2]["body"]["extra_headers"] = {"x-trace": "1"}
+    record = await runner.over(await runner.create(mixed, options=NATIVE))
+    assert record.progress.completed == 6
+    assert provider.live == ["say 2"]
+    assert [len(batch.lines) for batch in provider.batches.values()] == [5]
+
+
+async def test_a_provider_without_a_batch_api_is_an_error_or_live(
+    runner: Runner, provider: BatchProvider
+) -> None:
+    mixed = [*lines(3), *(chat(n, "sim/echo") for n in range(3, 6))]
+    options = batch_pb2.BatchOptions(execution="native", mixed_models=True)
+    record = await runner.over(await runner.create(mixed, options=options))
+    assert (record.progress.completed, record.progress.failed) == (3, 3)
+    rows = await runner.rows(record.error_file_id)
+    assert {row["response"]["status_code"] for row in rows} == {400}
+    assert {row["response"]["body"]["error"]["param"] for row in rows} == {"execution"}
+    options = batch_pb2.BatchOptions(execution="auto", mixed_models=True)
+    record = await runner.over(await runner.create(mixed, options=options))
+    assert record.progress.completed == 6
+
+
+@pytest.mark.parametrize(
+    ("count", "window_s", "handed"), [(100, 86_400, 100), (99, 86_400, 0), (100, 86_399, 0)]
+)
+async def test_auto_hands_over_what_is_large_and_has_time(
+    runner: Runner, provider: BatchProvider, count: int, window_s: int, handed: int
+) -> None:
+    options = batch_pb2.BatchOptions(execution="auto")
+    record = await runner.over(
+        await runner.create(lines(count), options=options, window_s=window_s)
+    )
+    assert record.progress.completed == count
+    assert sum(len(batch.lines) for batch in provider.batches.values()) == handed
+    assert len(provider.live) == count - handed
+
+
+async def test_a_batch_that_is_refused_for_a_limit_is_made_again_later(
+    runner: Runner, provider: BatchProvider
+) -> None:
+    provider.refuse = ["token_limit_exceeded"]
+    record = await runner.over(await runner.create(lines(3), options=NATIVE))
+    assert record.progress.completed == 3
+    assert (len(provider.batches), provider.live) == (2, [])
+
+
+async def test_a_batch_that_is_refused_for_good_runs_live(
+    runner: Runner, provider: BatchProvider
+) -> None:
+    provider.refuse = ["model_not_found"]
+    record = await runner.over(await runner.create(lines(3), options=NATIVE))
+    assert record.progress.completed == 3
+    assert (len(provider.batches), len(provider.live)) == (1, 3)
+
+
+async def test_what_is_not_done_near_the_deadline_is_cancelled_there_and_runs_live(
+    runner: Runner, provider: BatchProvider
+) -> None:
+    provider.quick = False
+    provider.becomes = lambda body: 0 if said_of(body) > "say 1" else None
+    batch = await runner.create(lines(5), options=NATIVE, window_s=16)
+    await until(lambda: provider.batches, "it is handed over")
+    assert not provider.live
+    record = await runner.over(batch)
+    assert record.status == states.COMPLETED
+    assert record.progress.completed == 5
+    assert sorted(provider.live) == ["say 2", "say 3", "say 4"]
+    assert [batch.status for batch in provider.batches.values()] == ["cancelled"]
+
+
+async def test_cancelling_a_batch_cancels_there_and_keeps_what_was_answered(
+    runner: Runner, provider: BatchProvider
+) -> None:
+    provider.quick = False
+    provider.becomes = lambda body: 0 if said_of(body) > "say 1" else None
+    batch = await runner.create(lines(5), options=NATIVE)
+    await until(lambda: provider.batches, "it is handed over")
+    await runner.change(batch, lambda kept: states.cancel(kept, int(time.time())))
+    record = await runner.over(batch)
+    assert record.status == states.CANCELLED
+    assert [batch.status for batch in provider.batches.values()] == ["cancelled"]
+    assert not provider.live
+    assert len(await runner.rows(record.output_file_id)) == 2
+    errors = await runner.rows(record.error_file_id)
+    assert {row["error"]["code"] for row in errors} == {"batch_cancelled"}
+
+
+async def test_kill_9_behind_the_making_of_batches_makes_no_second_ones(
+    runner: Runner, provider: BatchProvider
+) -> None:
+    stack = runner.stack
+    provider.quick = False
+    provider.slow_create_s = 30.0
+    batches = [await runner.create(lines(20, model), options=NATIVE) for model in MODELS.values()]
+    await until(lambda: len(provider.batches) == 2, "both providers have them")
+    stack.processes["worker0"].kill()
+    provider.slow_create_s = 0.0
+    provider.finish()
+    stack.start_worker(0)
+    # Their jobs come again when their leases have run out: after a minute.
+    for batch in batches:
+        record = await runner.over(batch, timeout_s=150)
+        assert record.progress.completed == 20
+        rows = await runner.rows(record.output_file_id)
+        assert [row["custom_id"] for row in rows] == [f"line-{n}" for n in range(20)]
+    assert (len(provider.batches), provider.live) == (2, [])

@@ -1,0 +1,402 @@
+"""Hands groups of lines over to their provider's batch API, a step at a time.
+
+A step makes the provider's batch, looks how far it is, or takes what came of it. Between steps the
+job waits in the queue with what is known, and holds no slot. Before a batch is made it is looked
+for: a worker may have been lost behind its call. Results are written once (R17), so that any step
+may be done again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Callable, Collection
+
+from broker import durable, subjects
+from broker.batch.states import STOPPED
+from broker.bus.background import publish
+from broker.bus.outcome import Outcomes
+from broker.dispatch import Again
+from broker.errors import InferenceError, Retry
+from broker.v1 import batch_pb2, job_pb2
+from workers import handover
+from workers.batches import BatchApi, Row, There
+from workers.failures import Limits
+from workers.handover import Handed, HandedAttempt
+from workers.keys import Key
+from workers.lineattempt import LineAttempt, ReadRange
+from workers.provider import Call
+from workers.tools import Tools
+
+_log = logging.getLogger(__name__)
+
+# Of a call to a batch API: a group of lines may be on its way for minutes.
+_LIMITS = Limits(connect_s=10, first_byte_s=300, stall_s=60, deadline_s=900)
+_MAX_ANSWER = 16 << 20
+# A row of results is an answer; more is not read.
+_MAX_ROW = 64 << 20
+# Pages of the list of batches that are searched for ours.
+_MOST_PAGES = 10
+# Looks at a batch that was cancelled, before what it has not answered goes on without it.
+_PATIENCE = {True: 16, False: 8}
+# Calls that failed are made again after this long, growing up to so often the time between looks.
+_MOST_SLOWER = 10
+# The status that says there is no such batch.
+_GONE = 404
+# Somebody else's groups are in memory: it is tried again after this long.
+_ROOM_S = 5.0
+# Lines that are written or queued at a time.
+_AT_ONCE = 100
+# A worker has the lines of so many groups in memory at a time; others come again.
+_GROUPS_AT_ONCE = 1
+
+
+class _Later(Exception):  # noqa: N818  # no error
+    """The step cannot be done before `pause_s` is over."""
+
+    def __init__(self, pause_s: float) -> None:
+        super().__init__()
+        self.pause_s = pause_s
+
+
+class Native:
+    """The groups of one worker."""
+
+    def __init__(self, tools: Tools, outcomes: Outcomes, read_range: ReadRange) -> None:
+        self.tools = tools
+        self.outcomes = outcomes
+        self.read_range = read_range
+        self.room = asyncio.Semaphore(_GROUPS_AT_ONCE)
+
+    async def step(self, job: job_pb2.Job, *, again: bool, stop: str, live: bool) -> Again | None:
+        """Do what is next; when the job is due again, with what it says then. None: it is over.
+
+        `again`: the step may have been begun before. `stop` is the error that the batch's lines end
+        with, `live` says that its provider is not waited for any longer. Raises `BusError`, and
+        `InferenceError` when the input is gone.
+        """
+        return await _Step(self, job, stop=stop, live=live).do(again=again)
+
+    async def without(self, job: job_pb2.Job, *, stop: str) -> None:
+        """End a group without what its provider may have of it."""
+        await _Step(self, job, stop=stop, live=True).end()
+
+
+class _Step:
+    """One step of one group."""
+
+    def __init__(self, native: Native, job: job_pb2.Job, *, stop: str, live: bool) -> None:
+        self._native = native
+        self._tools = native.tools
+        self._job = job
+        self._group = job.native
+        self._stop = stop
+        self._live = live
+        self._pause_s = native.tools.limits.batch_poll_s
+
+    async def do(self, *, again: bool) -> Again | None:
+        api, group = self._tools.provider.batches, self._group
+        try:
+            if api is None:
+                await self.end()
+                return None
+            step = await (self._look(api) if group.provider_batch else self._make(api, again))
+        except _Later as later:
+            return Again(later.pause_s)
+        except (InferenceError, ValueError) as exc:
+            ours = isinstance(exc, InferenceError) and not exc.upstream_status
+            if ours and isinstance(exc, InferenceError) and exc.reason == "not_found":
+                raise  # it is the input that is gone
+            return await self._failed(exc)
+        return step
+
+    async def _failed(self, exc: InferenceError | ValueError) -> Again | None:
+        """A call to the batch API failed: it is made again, as long as there is time."""
+        group = self._group
+        _log.warning("%s: the provider's batch API: %s", self._job.request_id, self._hidden(exc))
+        told = exc.upstream_status if isinstance(exc, InferenceError) else 0
+        # Of what got no answer nobody knows whether it was done.
+        refused = told and isinstance(exc, InferenceError) and exc.row.retry is not Retry.SAME
+        group.asked = group.asked and not told
+        over = told == _GONE or (refused and not group.provider_batch)
+        if over or ((self._stop or self._live) and self._waited_enough()):
+            await self.end()
+            return None
+        group.failures += 1
+        asked = exc.retry_after if isinstance(exc, InferenceError) else None
+        pause_s = self._pause_s * min(group.failures, _MOST_SLOWER)
+        return Again(max(pause_s, min(asked or 0.0, self._pause_s * _MOST_SLOWER)))
+
+    # Making it.
+
+    async def _make(self, api: BatchApi, again: bool) -> Again | None:
+        if self._native.room.locked():
+            raise _Later(min(_ROOM_S, self._pause_s))
+        async with self._native.room:
+            there = await self._find(api, again=again or self._group.asked)
+            if there is None:
+                if self._stop or self._live:
+                    await self.end()
+                    return None
+                there = await self._create(api)
+            if there is None:
+                return None
+        self._group.provider_batch = there.id
+        return Again(self._pause_s)
+
+    async def _create(self, api: BatchApi) -> There | None:
+        """The batch; None where no line can be handed over."""
+        handed = await handover.read(self._group, self._native.read_range)
+        model, provider = self._job.route.model, self._tools.provider
+        name, path = self._job.request_id, ""
+        taken: list[int] = []
+        lines: list[bytes] = []
+        for number, line in list(handed.items()):
+            call = handover.call_of(line, self._group.endpoint, model, provider)
+            # A batch has calls of one kind.
+            if call is not None and call.path == (path or call.path):
+                path = call.path
+                taken.append(number)
+                lines.append(api.line(f"{name}-{number}", call))
+                del handed[number]
+            await asyncio.sleep(0)
+        await self.end(handed.values())
+        del self._group.numbers[:]
+        self._group.numbers.extend(taken)
+        if not lines:
+            return None
+        key = self._tools.keys.choose(name, model, (), asyncio.get_running_loop().time())
+        self._group.key = key.fingerprint if key is not None else ""
+        file, upload = "", api.upload(name, lines)
+        if upload is not None:
+            file = api.uploaded(await self._ask(upload, key))
+        self._group.asked = True
+        return api.there(await self._ask(api.create(name, path, model, file, lines), key))
+
+    async def _find(self, api: BatchApi, *, again: bool) -> There | None:
+        """The batch that was made for this group before; None where there is none."""
+        for key in self._tools.keys.all or (None,):
+            self._group.key = key.fingerprint if key is not None else ""
+            if api.named:
+                found = await self._named(api, key, _MOST_PAGES if again else 1)
+            else:
+                found = await self._recognized(api, key) if again else None
+            if found is not None:
+                return found
+        return None
+
+    async def _named(self, api: BatchApi, key: Key | None, pages: int) -> There | None:
+        for there in await self._listed(api, key, pages):
+            if there.name == self._job.request_id and not there.refused:
+                return there
+        return None
+
+    async def _recognized(self, api: BatchApi, key: Key | None) -> There | None:
+        """Ours, by its first result: what has no name is told by its lines."""
+        unsure = False
+        for there in await self._listed(api, key, 1):
+            if there.lines > len(self._group.numbers):
+                continue
+            if not there.over:
+                unsure = True
+            elif await self._begins_with_ours(api, there, key):
+                return there
+        if unsure and not (self._stop or self._live):
+            raise _Later(self._pause_s)
+        return None
+
+    async def _begins_with_ours(self, api: BatchApi, there: There, key: Key | None) -> bool:
+        async with contextlib.aclosing(self._rows(api, there, key)) as rows:
+            async for row in rows:
+                return row.custom_id.rpartition("-")[0] == self._job.request_id
+        return False
+
+    async def _listed(self, api: BatchApi, key: Key | None, pages: int) -> list[There]:
+        found: list[There] = []
+        after = ""
+        for _ in range(pages):
+            page = api.page(await self._ask(api.list(after), key))
+            found += page.batches
+            after = page.after
+            if not after:
+                break
+        return found
+
+    # Looking after it.
+
+    async def _look(self, api: BatchApi) -> Again | None:
+        group, key = self._group, self._key()
+        there = api.there(await self._ask(api.get(group.provider_batch), key))
+        if there.refused:
+            _log.warning(
+                "%s: the provider refused the batch: %s", self._job.request_id, there.refused
+            )
+            if there.later and not (self._stop or self._live):
+                group.provider_batch = ""
+                group.failures += 1
+                return Again(self._pause_s * min(group.failures, _MOST_SLOWER))
+            await self.end()
+            return None
+        group.failures = 0
+        if there.over:
+            await self._settle(api, there, key)
+            return None
+        if not (self._stop or self._live):
+            return Again(self._pause_s)
+        if not group.cancelled:
+            await self._ask(api.cancel(there.id), key)
+            group.cancelled = True
+        elif self._waited_enough():
+            await self.end()
+            return None
+        return Again(self._pause_s)
+
+    def _waited_enough(self) -> bool:
+        self._group.waited += 1
+        return self._group.waited > _PATIENCE[bool(self._stop)]
+
+    def _key(self) -> Key | None:
+        """The key that the batch was made with: no other one may see it."""
+        name = self._group.key
+        found = next((key for key in self._tools.keys.all if key.fingerprint == name), None)
+        if found is None and name:
+            raise ValueError(f"the key {name} that the batch was made with is not here any more")
+        return found
+
+    # What came of it.
+
+    async def _settle(self, api: BatchApi, there: There, key: Key | None) -> None:
+        """Write the results; what has none goes on without the provider's batch."""
+        if self._native.room.locked():
+            raise _Later(min(_ROOM_S, self._pause_s))
+        async with self._native.room:
+            left = await handover.read(self._group, self._native.read_range)
+            some: list[tuple[Handed, Row]] = []
+            async with contextlib.aclosing(self._rows(api, there, key)) as rows:
+                async for row in rows:
+                    name, _, number = row.custom_id.rpartition("-")
+                    if not row.status or name != self._job.request_id or not number.isdigit():
+                        continue
+                    line = left.pop(int(number), None)
+                    if line is None:
+                        continue
+                    some.append((line, row))
+                    if len(some) == _AT_ONCE:
+                        await asyncio.gather(*(self._take(*pair) for pair in some))
+                        some.clear()
+            await asyncio.gather(*(self._take(*pair) for pair in some))
+            await self.end(left.values())
+        for file in there.files:
+            with contextlib.suppress(InferenceError):
+                await self._ask(api.discard(file), key)
+
+    async def _take(self, line: Handed, row: Row) -> None:
+        job = handover.line_job(self._job, line)
+        attempt = HandedAttempt(job, self._tools, self._native.read_range, row)
+        outcome = await attempt.run()
+        await _called(attempt.record)
+        if isinstance(outcome, batch_pb2.LineResult):
+            await self._write(outcome)
+        elif self._stop:
+            await self._write(attempt.stopped(self._stop, STOPPED.get(self._stop, "")))
+        else:
+            await self._queue(job, outcome.delay_s)
+
+    async def _rows(
+        self, api: BatchApi, there: There, key: Key | None
+    ) -> AsyncGenerator[Row, None]:
+        for path in there.results:
+            async with contextlib.aclosing(self._lines(api, path, key)) as lines:
+                async for line in lines:
+                    try:
+                        row = api.row(line)
+                    except ValueError as exc:
+                        _log.warning("%s: a result cannot be read: %s", self._job.request_id, exc)
+                    else:
+                        yield row
+
+    async def _lines(
+        self, api: BatchApi, path: str, key: Key | None
+    ) -> AsyncGenerator[bytes, None]:
+        reply = await self._tools.upstream.open(api.results(path), key=_secret(key), limits=_LIMITS)
+        try:
+            if not 200 <= reply.status < 300:
+                body = await reply.read(_MAX_ANSWER, cut=True)
+                raise self._tools.provider.dialect.error(reply.status, reply.headers, body)
+            rest = b""
+            async for piece in reply:
+                *whole, rest = (rest + piece).split(b"\n")
+                for line in whole:
+                    if line.strip():
+                        yield line
+                if len(rest) > _MAX_ROW:
+                    raise ValueError("a result is too large")
+            if rest.strip():
+                yield rest
+        finally:
+            await reply.aclose()
+
+    # Without it.
+
+    async def end(self, lines: Collection[Handed] | None = None) -> None:
+        """What has no answer of the provider's batch runs live, or ends with its batch."""
+        if lines is None:
+            lines = (await handover.read(self._group, self._native.read_range)).values()
+        end = self._ended if self._stop else self._run_live
+        left = list(lines)
+        for start in range(0, len(left), _AT_ONCE):
+            await asyncio.gather(*map(end, left[start : start + _AT_ONCE]))
+
+    async def _ended(self, line: Handed) -> None:
+        job = handover.line_job(self._job, line)
+        attempt = LineAttempt(job, self._tools, self._native.read_range)
+        await self._write(attempt.stopped(self._stop, STOPPED.get(self._stop, "")))
+
+    async def _run_live(self, line: Handed) -> None:
+        await self._queue(handover.line_job(self._job, line))
+
+    async def _queue(self, job: job_pb2.Job, delay_s: float = 0.0) -> None:
+        job.attempt += 1
+        target = durable.plan_of(job).target
+        await publish(self._tools.publisher, job, target, lane=subjects.BATCH, delay_s=delay_s)
+
+    async def _write(self, result: batch_pb2.LineResult) -> None:
+        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        await self._native.outcomes.write(self._group.batch_id, result, lambda: _done(stored))
+        await stored
+
+    # Calls.
+
+    async def _ask(self, call: Call, key: Key | None) -> bytes:
+        """The answer to a call. Raises `InferenceError`."""
+        reply = await self._tools.upstream.open(call, key=_secret(key), limits=_LIMITS)
+        try:
+            if not 200 <= reply.status < 300:
+                body = await reply.read(_MAX_ANSWER, cut=True)
+                raise self._tools.provider.dialect.error(reply.status, reply.headers, body)
+            return await reply.read(_MAX_ANSWER)
+        finally:
+            await reply.aclose()
+
+    def _hidden(self, exc: Exception) -> str:
+        text = str(exc)
+        for key in self._tools.keys.all:
+            text = text.replace(key.secret, "[hidden]")
+        return text
+
+
+async def _called(begin: Callable[[Callable[[], None]], None]) -> None:
+    """Wait until what `begin` is given was called."""
+    called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    begin(lambda: _done(called))
+    await called
+
+
+def _done(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _secret(key: Key | None) -> str | None:
+    return key.secret if key is not None else None
