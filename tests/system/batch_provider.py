@@ -125,7 +125,7 @@ class BatchProvider:
             batch.files["input_file_id"] = asked["input_file_id"]
             return Said(body=self._told(batch), delay_s=self.slow_create_s)
         if path == "/v1/batches":
-            told = [self._told(batch) for batch in reversed(self.batches.values())]
+            told = [self._told(batch) for batch in self._newest(messages=False)]
             return Said(body={"object": "list", "data": told, "has_more": False})
         if match := re.fullmatch(r"/v1/batches/([^/]+)(/cancel)?", path):
             batch = self.batches[match[1]]
@@ -133,6 +133,14 @@ class BatchProvider:
                 self._end(batch, "cancelled")
             return Said(body=self._told(batch))
         return Said(404, {"error": {"message": path}})
+
+    def _newest(self, *, messages: bool) -> list[Batch]:
+        """Those of one of the providers."""
+        return [
+            batch
+            for batch in reversed(self.batches.values())
+            if ("params" in batch.lines[0]) is messages
+        ]
 
     def _new(self, lines: list[dict[str, Any]], asked: dict[str, Any]) -> Batch:
         batch = Batch(f"batch_{len(self.batches)}", lines, asked)
@@ -194,7 +202,7 @@ class BatchProvider:
             batch = self._new(received.json["requests"], {})
             return Said(body=self._message_batch(batch), delay_s=self.slow_create_s)
         if path == "/v1/messages/batches":
-            told = [self._message_batch(batch) for batch in reversed(self.batches.values())]
+            told = [self._message_batch(batch) for batch in self._newest(messages=True)]
             return Said(body={"data": told, "has_more": False, "last_id": None})
         match = re.fullmatch(r"/v1/messages/batches/([^/]+)(/cancel|/results)?", path)
         assert match is not None
