@@ -25,7 +25,7 @@ from workers.provider import Provider
 ROOT = Path(__file__).parents[2]
 LONGEST = 40
 # What a provider offers beside chat, such as pictures, comes on top, and where it is.
-BESIDE_CHAT = ("operations", "alternative", "residency")
+BESIDE_CHAT = ("operations", "alternative", "residency", "batches")
 # OpenAI and Azure are whole families of models; the others that speak the format are small.
 SMALL = [
     name

@@ -1,6 +1,6 @@
-"""Batches made of a file of calls, and read from files of answers: OpenAI's format, and Mistral's.
+"""Batches made of a file of calls, and read from files of answers: OpenAI's format, and others'.
 
-Source: https://platform.openai.com/docs/api-reference/batch, https://docs.mistral.ai/api/#tag/batch.
+Source: https://platform.openai.com/docs/api-reference/batch.
 """
 
 from __future__ import annotations
@@ -30,11 +30,6 @@ Order = Callable[[str, str, str], Mapping[str, Any]]
 
 def _of_openai(path: str, _model: str, file: str) -> Mapping[str, Any]:
     return {"input_file_id": file, "endpoint": f"/v1{path}", "completion_window": "24h"}
-
-
-def of_mistral(path: str, model: str, file: str) -> Mapping[str, Any]:
-    """What makes a batch at Mistral."""
-    return {"input_files": [file], "endpoint": f"/v1{path}", "model": model, "timeout_hours": 24}
 
 
 class _Response(msgspec.Struct):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from broker.operations import COMPLETE, EMBED, MODERATE, SPEAK, TRANSCRIBE
 from broker.routing.residency import Claim
-from workers.batches.files import FileBatches, of_mistral
+from workers.batches.jobs import jobs
 from workers.dialects.openai_chat import DIALECT
 from workers.dialects.openai_chat.parameters import CHAT, NAME_IN_TEXT, PLAIN, USAGE_ALWAYS
 from workers.dialects.openai_completions import ONE_PROMPT, OpenAiCompletions
@@ -72,16 +72,7 @@ PROVIDER = Provider(
         EMBED: _EMBEDDINGS,
         MODERATE: OpenAiModerations(DIALECT.error, parts=False),
     },
-    batches=FileBatches(
-        frozenset({"/chat/completions", "/fim/completions", "/embeddings", "/moderations"}),
-        jobs="/batch/jobs",
-        order=of_mistral,
-        over=frozenset({"SUCCESS", "FAILED", "TIMEOUT_EXCEEDED", "CANCELLED"}),
-        failed="FAILED",
-        outputs=("output_file", "error_file"),
-        inputs=("input_files",),
-        numbered=True,
-    ),
+    batches=jobs("/chat/completions", "/fim/completions", "/embeddings", "/moderations"),
     parameters=CHAT.but(
         (*PLAIN, *USAGE_ALWAYS, *NAME_IN_TEXT),
         clamp("temperature", 0, 1.5),
