@@ -64,6 +64,12 @@ class Router:
             self._plain[plain] = decision
         return decision
 
+    @property
+    def whole(self) -> bool:
+        """Whether every provider that is known has a worker now."""
+        fleet = self._fleet.fleet
+        return bool(fleet.live) and fleet.known <= fleet.live.keys()
+
     async def explain(self, request: generation_pb2.Request) -> routing.Decision:
         """The same, with what is known at this moment of every candidate."""
         try:

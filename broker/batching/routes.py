@@ -15,6 +15,9 @@ from broker.v1 import generation_pb2
 # How long a decision for a model holds, in seconds: the fleet changes.
 _FRESH_S = 1.0
 _MOST_KEPT = 10_000
+# While a provider is away a model that nobody knows may be one that only its workers list: it is
+# believed to be unknown when it was for so long, in seconds.
+_BELIEVED_S = 60.0
 
 # What a request is for, by the endpoint.
 OPERATIONS = {
@@ -36,11 +39,13 @@ class Routes:
     def __init__(self, router: Router) -> None:
         self._router = router
         self._known: dict[tuple[str, str], tuple[float, Decided]] = {}
+        # Models that were unknown: since when, and when that was seen last.
+        self._unknown: dict[str, tuple[float, float]] = {}
 
     async def decide(self, endpoint: str, head: Head, body: bytes) -> Decided:
         """Targets, best first; the error where there is none."""
         if not head.plain:
-            return await self._ask(_whole(endpoint, body))
+            return self._doubted(head.model, await self._ask(_whole(endpoint, body)))
         now = asyncio.get_running_loop().time()
         place = endpoint, head.model
         known = self._known.get(place)
@@ -48,9 +53,27 @@ class Routes:
             return known[1]
         if len(self._known) >= _MOST_KEPT:
             self._known.clear()
-        decided = await self._ask(_minimal(endpoint, head.model))
+        decided = self._doubted(head.model, await self._ask(_minimal(endpoint, head.model)))
         self._known[place] = now, decided
         return decided
+
+    def _doubted(self, model: str, decided: Decided) -> Decided:
+        """The same; that a model does not exist is final, and believed only after a while."""
+        if not isinstance(decided, InferenceError) or decided.reason != "model_not_found":
+            self._unknown.pop(model, None)
+            return decided
+        if self._router.whole:
+            return decided
+        now = asyncio.get_running_loop().time()
+        since, last = self._unknown.get(model, (now, now))
+        if now - last > _BELIEVED_S:  # nobody looked meanwhile
+            since = now
+        if len(self._unknown) >= _MOST_KEPT:
+            self._unknown.clear()
+        self._unknown[model] = since, now
+        if now - since > _BELIEVED_S:
+            return decided
+        return InferenceError("no_worker", decided.message, param="model")
 
     async def _ask(self, request: generation_pb2.Request | InferenceError) -> Decided:
         if isinstance(request, InferenceError):

@@ -52,7 +52,7 @@ def candidates(wish: Wish, world: World, *, widen: bool) -> list[Candidate]:
     """Every target of a wish, in no order.
 
     With `widen` the hosts of a model count too where one provider was named. Raises
-    `InferenceError` model_not_found, or no_worker for a provider that is down.
+    `InferenceError` model_not_found, or no_worker where only providers that are down serve it.
     """
     fleet = world.fleet
     if wish.provider and not (widen and world.catalog.hosts(wish.model)):
@@ -67,6 +67,8 @@ def candidates(wish: Wish, world: World, *, widen: bool) -> list[Candidate]:
     if not found:
         if wish.provider:
             return [_named(wish, world)]
+        if away := _away(wish.model, world):
+            raise _down(away)
         raise fleets.not_found(wish.model, fleet, "")
     return [_candidate(provider, model, wish, world) for provider, model in found.items()]
 
@@ -76,13 +78,21 @@ def _named(wish: Wish, world: World) -> Candidate:
     if wish.provider in world.fleet.live:
         return _candidate(wish.provider, wish.model, wish, world)
     if wish.provider in world.fleet.known:
-        raise InferenceError(
-            "no_worker",
-            f"no worker of provider {wish.provider!r} is running",
-            provider=wish.provider,
-        )
+        raise _down(wish.provider)
     why = f"provider {wish.provider!r} is not on here"
     raise fleets.not_found(f"{wish.provider}/{wish.model}", world.fleet, why)
+
+
+def _away(model: str, world: World) -> str:
+    """A provider that serves a model and has no worker now; empty = there is none."""
+    hosts = {offer.provider for offer in world.catalog.hosts(model)}
+    away = sorted(world.fleet.known - world.fleet.live.keys())
+    return next((p for p in away if p in hosts or world.catalog.offer(p, model)), "")
+
+
+def _down(provider: str) -> InferenceError:
+    why = f"no worker of provider {provider!r} is running"
+    return InferenceError("no_worker", why, provider=provider)
 
 
 def _candidate(provider: str, model: str, wish: Wish, world: World) -> Candidate:

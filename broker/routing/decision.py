@@ -68,7 +68,8 @@ def slate(ask: Ask, world: World) -> Slate:
             candidate.rank, candidate.weight = place, weight
             found.setdefault((candidate.provider, candidate.target.model), candidate)
     if not found:
-        raise failures[0]
+        # That somebody is away may pass, that a name is unknown does not.
+        raise next((exc for exc in failures if exc.reason == "no_worker"), failures[0])
     eligible = filters.apply(filters.LASTING, list(found.values()), ask, world)
     return Slate(tuple(eligible), tuple(c for c in found.values() if c.excluded))
 

@@ -85,3 +85,21 @@ async def test_preferences_are_never_taken_for_a_plain_name() -> None:
     picky = chat()
     picky.platform.provider = b'{"ignore": ["groq"]}'
     assert await edge.reason(picky) == "no_matching_provider"
+
+
+@pytest.mark.parametrize("name", ["m", "maker/m"])
+async def test_a_name_whose_only_host_is_away_is_not_unknown(name: str) -> None:
+    edge = Edge(DOWN)
+    assert await edge.reason(chat(name)) == "no_worker"
+    assert await edge.reason(chat("nobody")) == "model_not_found"
+    assert not edge.router.whole
+    edge.view.fleet = edge.linked = UP
+    assert await edge.providers(chat(name)) == ["groq"]
+    assert edge.router.whole
+
+
+async def test_of_several_names_one_that_is_only_away_decides() -> None:
+    edge = Edge(DOWN)
+    request = chat("nobody")
+    request.platform.models.append("m")
+    assert await edge.reason(request) == "no_worker"
