@@ -22,7 +22,7 @@ _MARGIN_BACK, _MARGIN_STEP = 0.98, 0.001
 # Refusals in so many seconds after a limit was first advertised were not ours to know of.
 _NEWS_S = 2.0
 # A longer window is no rate: what remains of it may be used at once.
-_SHORT_S = 10.0
+SHORT_S = 10.0
 # What remains of a long window is used up over this time, but for a part.
 _SPEND_S = 5.0
 _KEEP = 0.05
@@ -282,7 +282,7 @@ class Limit:
         if not quota.window_s:
             return math.inf
         steady = quota.limit / quota.window_s * self._margin
-        if quota.window_s <= _SHORT_S:
+        if quota.window_s <= SHORT_S:
             return steady
         # What was used since is in the reports to come.
         left = min(quota.limit, quota.remaining + steady * age_s) - quota.limit * _KEEP

@@ -221,6 +221,8 @@ class Gate:
 
     def rest(self, place: Place, seconds: float) -> None:
         """Leave a place alone."""
+        if seconds <= 0:
+            return
         place.rest(seconds, self.now())
         if seconds >= _NEWS_S:
             place.rest_news = max(place.rest_news, min(seconds, LONGEST_REST_S))

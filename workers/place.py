@@ -19,7 +19,7 @@ NO_LIMIT = Share()
 # What this worker has guessed holds until the leader knows better, or for so long.
 _GUESS_S = 5.0
 # What nobody used is saved up for so long; and where calls wait for it and this process was late.
-_SAVED_S, _LATE_S = 0.02, 0.1
+_SAVED_S, _LATE_S = 0.05, 0.15
 # Part of the newest call in what calls use on average, in tokens.
 _NEWEST = 0.2
 
@@ -139,7 +139,7 @@ class Place:
             return  # nothing is saved up meanwhile
         saved_s = _LATE_S if self.waiting else _SAVED_S
         if self.share.rate is not None:
-            most = max(1.0 + self._reserve, self.share.rate * saved_s)
+            most = 1.0 + self._reserve + self.share.rate * saved_s
             self._level = min(most, self._level + passed * self.share.rate)
         if self.share.tokens is not None:
             most = max(self.share.tokens * saved_s, self.mean_tokens)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 
-from broker.limits import Quota
+from broker.limits import SHORT_S, Quota
 
 REQUESTS, TOKENS, CONCURRENT = "requests", "tokens", "concurrent"
 
@@ -43,6 +43,8 @@ _WINDOWS_S = (1.0, 10.0, 60.0, 3600.0, 86_400.0)
 _OVER = 1.02
 # Resets that grow with what was used agree to this part, when that grew by this much at least.
 _AGREE, _APART = 0.05, 1.2
+# Of a window: the first pause where nothing remains.
+_PAUSE = 0.05
 _MOST_NAMES = 1000
 
 
@@ -87,11 +89,11 @@ class Quotas:
         self._meters: dict[str, _Meter] = {}
         self._newest: dict[str, Quota] = {}
 
-    def read(self, headers: Mapping[str, str]) -> float:
-        """Take an answer's headers, with names in lower case.
+    def read(self, headers: Mapping[str, str], now: float) -> float | None:
+        """Take an answer's headers, with names in lower case; `now` is of a monotonic clock.
 
-        Returns the seconds until something remains where nothing does: 0 where something does, or
-        nobody says.
+        Returns None while something remains, else for how long the place is better left alone: 0
+        where nobody says.
         """
         found: dict[str, _Values] | None = None
         for name, value in headers.items():
@@ -106,15 +108,15 @@ class Quotas:
                 found = found if found is not None else {}
                 values = found.setdefault(named.subject, _Values(named.kind, named.window_s))
                 values.fields[named.field] = value
-        return self._learn(found, headers.get("date", "")) if found else 0.0
+        return self._learn(found, headers.get("date", ""), now) if found else None
 
     def news(self) -> tuple[Quota, ...]:
         """What came since this was asked last."""
         newest, self._newest = self._newest, {}
         return tuple(newest.values())
 
-    def _learn(self, found: Mapping[str, _Values], date: str) -> float:
-        rest = 0.0
+    def _learn(self, found: Mapping[str, _Values], date: str, now: float) -> float | None:
+        rest: float | None = None
         for subject, values in found.items():
             limit, remaining = (_number(values.fields.get(f, "")) for f in ("limit", "remaining"))
             if limit is None or limit <= 0:
@@ -132,8 +134,12 @@ class Quotas:
             window_s = window_s or meter.window_s
             left = limit if remaining is None else min(remaining, limit)
             self._newest[subject] = Quota(values.kind, limit, left, window_s)
-            if remaining is not None and remaining < 1 and values.kind != CONCURRENT:
-                rest = max(rest, meter.wait(limit, window_s, reset))
+            if remaining is None or values.kind == CONCURRENT:
+                continue
+            if remaining >= 1:
+                meter.again_s = 0.0
+            else:
+                rest = max(rest or 0.0, meter.wait(limit, window_s, reset or 0.0, now))
         return rest
 
 
@@ -144,6 +150,9 @@ class _Meter:
     window_s: float = 0.0
     # It refills all the time; else all is there again at the end of the window.
     refills: bool = False
+    # How long the next pause is, and when the last one ends.
+    again_s: float = 0.0
+    _until: float = 0.0
     _used: float = 0.0
     _reset: float = 0.0
 
@@ -163,11 +172,20 @@ class _Meter:
             fixed = next((w for w in _WINDOWS_S if reset <= w * _OVER), reset)
             self.window_s = max(self.window_s, fixed)
 
-    def wait(self, limit: float, window_s: float, reset: float | None) -> float:
-        """Until something remains again."""
+    def wait(self, limit: float, window_s: float, reset: float, now: float) -> float:
+        """Until something remains again.
+
+        A reset may be when all does. Who keeps to the rate of a short window waits for a part of
+        it, and for more each time that nothing remains still.
+        """
         if self.refills and window_s:
             return window_s / limit
-        return reset or 0.0
+        if not 0 < window_s <= SHORT_S:
+            return reset
+        if now >= self._until:
+            self.again_s = min(max(2 * self.again_s, window_s * _PAUSE), window_s)
+            self._until = now + self.again_s
+        return min(reset, self._until - now)
 
 
 def _number(value: str) -> float | None:

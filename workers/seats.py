@@ -35,7 +35,7 @@ class Host(Protocol):
 class Seat:
     """The right to make one call, which is made inside of it; `close` it otherwise."""
 
-    __slots__ = ("_began", "_gate", "_lane", "_open", "_place", "_spent", "key")
+    __slots__ = ("_began", "_gate", "_lane", "_open", "_place", "_rest", "_spent", "key")
 
     def __init__(self, gate: Host, place: Place, key: Key | None, lane: str) -> None:
         self.key = key
@@ -45,6 +45,7 @@ class Seat:
         self._began = 0.0
         self._open = True
         self._spent = False
+        self._rest = 0.0
 
     def __enter__(self) -> Self:
         self._began = self._gate.now()
@@ -59,7 +60,10 @@ class Seat:
             place.answered += 1
             place.answered_s += self._gate.now() - self._began
         elif isinstance(exc, InferenceError) and exc.reason == "upstream_rate_limit":
-            self._gate.limited(place, exc.retry_after, spent=self._spent)
+            rest = exc.retry_after
+            if rest is None and self._spent:
+                rest = self._rest
+            self._gate.limited(place, rest, spent=self._spent)
         self.close()
 
     def heard(self, headers: Mapping[str, str], *, refused: bool = False) -> None:
@@ -68,10 +72,12 @@ class Seat:
         if not refused and now - self._place.read_at < _READ_S:
             return
         self._place.read_at = now
-        rest = self._place.quotas.read(headers)
-        if rest:
-            self._spent = True
-            self._gate.rest(self._place, rest)
+        rest = self._place.quotas.read(headers, now)
+        self._spent = rest is not None
+        if not refused:
+            self._gate.rest(self._place, rest or 0.0)
+        else:
+            self._rest = rest or 0.0  # unless the error says it better
 
     def settle(self, tokens: float) -> None:
         """The call used so many tokens."""

@@ -77,7 +77,7 @@ SPELLINGS: dict[str, tuple[dict[str, str], set[Quota]]] = {
 def test_headers_are_quotas_whatever_their_spelling(name: str) -> None:
     headers, expected = SPELLINGS[name]
     quotas = Quotas()
-    quotas.read(headers)
+    quotas.read(headers, 0.0)
     assert set(quotas.news()) == expected
     assert quotas.news() == ()  # told once
 
@@ -93,7 +93,7 @@ def told(limit: float, remaining: float, reset: str) -> dict[str, str]:
 def window(*seen: tuple[float, float, str]) -> float:
     quotas = Quotas()
     for one in seen:
-        quotas.read(told(*one))
+        quotas.read(told(*one), 0.0)
     (quota,) = quotas.news()
     return quota.window_s
 
@@ -118,26 +118,42 @@ def test_resets_tell_what_a_limit_is_for(
 
 def test_where_nothing_remains_the_rest_ends_with_the_window() -> None:
     quotas = Quotas()
-    assert quotas.read(told(500, 1, "300ms")) == 0
-    assert quotas.read(told(500, 0, "250ms")) == pytest.approx(0.25)
+    assert quotas.read(told(500, 1, "40s"), 0.0) is None
+    assert quotas.read(told(500, 0, "25s"), 0.0) == pytest.approx(25)
 
 
 def test_where_it_refills_the_rest_ends_with_the_next_one() -> None:
     quotas = Quotas()
-    quotas.read(told(60, 50, "10s"))
-    assert quotas.read(told(60, 0, "60s")) == pytest.approx(1.0)
+    quotas.read(told(60, 50, "10s"), 0.0)
+    assert quotas.read(told(60, 0, "60s"), 0.0) == pytest.approx(1.0)
+
+
+def test_of_a_short_window_a_part_is_waited_for_and_more_while_nothing_remains() -> None:
+    quotas, now, rests = Quotas(), 0.0, []
+    for _ in range(6):
+        rest = quotas.read(told(500, 0, "1s"), now)
+        assert rest is not None
+        # Others that come meanwhile make it no longer.
+        assert quotas.read(told(500, 0, "1s"), now + rest / 2) == pytest.approx(rest / 2)
+        rests.append(rest)
+        now += rest
+    assert rests == pytest.approx([0.05, 0.1, 0.2, 0.4, 0.8, 1.0])
+    assert quotas.read(told(500, 9, "900ms"), now) is None
+    assert quotas.read(told(500, 0, "1s"), now) == pytest.approx(0.05)
+    assert quotas.read(told(500, 0, "20ms"), now + 1) == pytest.approx(0.02)
 
 
 def test_no_place_left_among_calls_at_a_time_is_no_reason_to_rest() -> None:
     headers = {"x-ratelimit-limit-concurrent": "7", "x-ratelimit-remaining-concurrent": "0"}
-    assert Quotas().read(headers) == 0
+    assert Quotas().read(headers, 0.0) is None
 
 
 @pytest.mark.parametrize(
     ("reset", "expected"),
-    [("6m0s", 360), ("1h2m", 3720), ("7.66s", 7.66), ("30", 30), ("1787154853", 0), ("soon", 0)],
+    [("6m0s", 360), ("1h2m", 3720), ("17.66s", 17.66), ("30", 30), ("1787154853", 0), ("soon", 0)],
 )
 def test_resets_are_durations_or_seconds_and_never_dates_taken_for_them(
     reset: str, expected: float
 ) -> None:
-    assert Quotas().read(told(10, 0, reset)) == pytest.approx(expected)
+    rest = Quotas().read(told(10, 0, reset), 0.0)
+    assert rest == pytest.approx(expected)
