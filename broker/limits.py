@@ -17,7 +17,7 @@ import msgspec
 
 # Of a rate that was advertised, this part is used: calls do not arrive as evenly as they began. It
 # becomes less when they are refused all the same, to the least, and more again.
-_MARGIN, _LEAST_MARGIN = 0.97, 0.85
+_MARGIN, _LEAST_MARGIN = 0.96, 0.85
 _MARGIN_BACK, _MARGIN_STEP = 0.98, 0.001
 # Refusals in so many seconds after a limit was first advertised were not ours to know of.
 _NEWS_S = 2.0

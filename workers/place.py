@@ -19,7 +19,7 @@ NO_LIMIT = Share()
 # What this worker has guessed holds until the leader knows better, or for so long.
 _GUESS_S = 5.0
 # What nobody used is saved up for so long; and where calls wait for it and this process was late.
-_SAVED_S, _LATE_S = 0.05, 0.15
+_SAVED_S, _LATE_S = 0.03, 0.1
 # Part of the newest call in what calls use on average, in tokens.
 _NEWEST = 0.2
 
