@@ -67,14 +67,20 @@ class Results:
         found: dict[int, batch_pb2.LineResult] = {}
         missing = list(numbers)
         while missing:
-            data, more = await self._some(batch_id, missing)
-            for raw in data:
-                result = batch_pb2.LineResult.FromString(raw)
-                found[result.number] = result
+            some, more = await self.some(batch_id, missing)
+            found |= some
             if not more:
                 break
             missing = [number for number in missing if number not in found]
         return found
+
+    async def some(
+        self, batch_id: str, numbers: Sequence[int]
+    ) -> tuple[dict[int, batch_pb2.LineResult], bool]:
+        """The same, 8 MB of them at most, and whether there are more."""
+        data, more = await self._some(batch_id, numbers)
+        results = map(batch_pb2.LineResult.FromString, data)
+        return {result.number: result for result in results}, more
 
     async def _some(self, batch_id: str, numbers: Sequence[int]) -> tuple[list[bytes], bool]:
         """Results of some of the lines, and whether others are left."""

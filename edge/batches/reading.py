@@ -17,7 +17,8 @@ from broker.v1 import batch_pb2, file_pb2
 from edge.batches.service import BatchService
 from edge.responses.service import told
 
-# Lines that are asked for at a time, and how often those are looked at that are waited for.
+# Lines that are asked for at a time, fewer where their results are large; and how often one is
+# looked at that is waited for.
 _AT_ONCE = 500
 _LOOK_S = 1.0
 
@@ -45,36 +46,41 @@ class Reading:
 
         `wait`: every line, in order, as it ends. Otherwise those that have ended.
         """
-        at = after
+        at, many, waiting = after, _AT_ONCE, False
         while True:
             record = await self._service.get(self._owner, self._id)
             if record.status in states.FINAL:
                 break
-            numbers = range(at + 1, _published(record) + 1)[:_AT_ONCE]
-            found = await self._live(numbers)
+            numbers = range(at + 1, _published(record) + 1)[: 1 if waiting else many]
+            found, more = await self._live(numbers)
+            if more and len(numbers) > 1:
+                many = len(numbers) // 2
+                continue
             # What is missing may have gone into the files meanwhile.
             record = await self._service.get(self._owner, self._id)
             if record.status in states.FINAL:
                 break
             for number in numbers:
-                if (result := found.get(number)) is not None:
+                if (result := found.pop(number, None)) is not None:
                     yield Answered(number, await self._row(result), result)
                 elif wait:
                     break
                 at = number
             if not wait and not numbers:
                 return
-            if wait and len(found) < _AT_ONCE:
+            # Those behind one that is missing are not read again each time.
+            waiting = wait and at + 1 in numbers
+            if not numbers or waiting:
                 await asyncio.sleep(_LOOK_S)
         async with aclosing(self._filed(record, at)) as filed:
             async for answered in filed:
                 yield answered
 
-    async def _live(self, numbers: range) -> dict[int, batch_pb2.LineResult]:
+    async def _live(self, numbers: range) -> tuple[dict[int, batch_pb2.LineResult], bool]:
         if not numbers:
-            return {}
+            return {}, False
         with told():
-            return await self._service.results.range(self._id, numbers)
+            return await self._service.results.some(self._id, numbers)
 
     async def _row(self, result: batch_pb2.LineResult) -> bytes:
         body = None
@@ -89,6 +95,8 @@ class Reading:
         self, record: batch_pb2.StoredBatch, after: int
     ) -> AsyncGenerator[Answered, None]:
         """The rows of both files, each at the line of the input that it belongs to."""
+        if not (record.output_file_id or record.error_file_id):
+            return  # the input may be anything
         source = await self._file(record.input_file_id)
         if source is None:
             raise InferenceError("not_found", f"The file '{record.input_file_id}' is gone.")
@@ -102,12 +110,13 @@ class Reading:
             aclosing(ends[1]),
         ):
             async for number, custom_id in given:
-                for rows in ends:
-                    if await rows.custom_id() == custom_id:
-                        row = rows.take()
-                        if number > after:
-                            yield Answered(number, row)
-                        break
+                ids = [await rows.custom_id() for rows in ends]
+                if ids == [None, None]:
+                    return
+                if custom_id in ids:
+                    row = ends[ids.index(custom_id)].take()
+                    if number > after:
+                        yield Answered(number, row)
 
     async def _lines(self, source: file_pb2.StoredFile) -> AsyncGenerator[tuple[int, str], None]:
         """Numbers and names of the lines of the input."""
