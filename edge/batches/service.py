@@ -26,8 +26,9 @@ from broker.v1 import batch_pb2, file_pb2
 from edge.responses.service import told
 
 _RANDOM = 10
-# What of a batch says that it is the same one, asked for again.
-_ASKED = ("endpoint", "input_file_id", "window_s", "retry_of", "options")
+# What of a batch says that it is the same one, asked for again; the input of one that runs lines
+# again is replaced by a file of its own.
+_ASKED = ("endpoint", "window_s", "retry_of", "options")
 
 
 class BatchService:
@@ -43,7 +44,12 @@ class BatchService:
         self, key: KeyRecord, wanted: batch_pb2.StoredBatch, name: str = ""
     ) -> batch_pb2.StoredBatch:
         """Have a batch run. The same `name` of the same owner is the same batch."""
-        await self._input(key.owner, wanted.input_file_id)
+        file = await self._input(key.owner, wanted.input_file_id)
+        if 0 < file.expires_at < _now() + wanted.window_s:
+            message = (
+                f"The file '{file.id}' expires before the completion window of the batch ends."
+            )
+            raise invalid("input_file_id", message)
         return await self._create(key, wanted, name)
 
     async def get(self, owner: str, batch_id: str) -> batch_pb2.StoredBatch:
@@ -86,7 +92,7 @@ class BatchService:
         first = await self.get(key.owner, batch_id)
         if first.status not in states.FINAL or first.status == states.FAILED:
             raise _not_now(first, "retry it when it has ended")
-        if not first.error_file_id:
+        if first.in_progress_at and not first.error_file_id:
             raise invalid("batch_id", f"Every line of '{batch_id}' has an answer.")
         wanted = batch_pb2.StoredBatch(
             input_file_id=first.input_file_id,
@@ -96,7 +102,8 @@ class BatchService:
             metadata=first.metadata,
             output_expires_after_s=first.output_expires_after_s,
             options=first.options,
-            retry_of=first.id,
+            # Of one that ended before its first line, all that it would have run.
+            retry_of=first.id if first.in_progress_at else first.retry_of,
         )
         await self._input(key.owner, wanted.input_file_id)
         # Asked for twice, it is the same: what failed is run again once.
@@ -132,6 +139,9 @@ class BatchService:
                 if there is None or not _same(there, record):
                     message = "this idempotency key was used for another batch"
                     raise InferenceError("idempotency_conflict", message) from None
+                if there.status not in states.FINAL:
+                    # Whoever made it may not have come to that.
+                    await self.batches.touch(key.owner, there.id)
                 return there
         return record
 
@@ -189,6 +199,8 @@ def _digest(name: str) -> str:
 
 
 def _same(one: batch_pb2.StoredBatch, other: batch_pb2.StoredBatch) -> bool:
+    if not one.retry_of and one.input_file_id != other.input_file_id:
+        return False
     return all(getattr(one, name) == getattr(other, name) for name in _ASKED)
 
 

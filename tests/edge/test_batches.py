@@ -1,0 +1,253 @@
+"""What an edge does with batches, beside records, results and files that are only in memory."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, TypeAlias, cast
+
+import pytest
+
+from broker.batch import names, projection, states
+from broker.bus.responses import ConflictError
+from broker.errors import InferenceError
+from broker.files import file_id
+from broker.keys import KeyRecord
+from broker.v1 import batch_pb2, file_pb2
+from edge.batches import reading
+from edge.batches.reading import Reading
+from edge.batches.service import BatchService
+
+KEY = KeyRecord(id="k", name="k", tenant="acme", created_at=0.0)
+_OWNER = KEY.owner
+Status: TypeAlias = "batch_pb2.BatchStatus.ValueType"
+
+
+class _Files:
+    def __init__(self) -> None:
+        self.kept: dict[str, tuple[file_pb2.StoredFile, bytes]] = {}
+        self.read_bytes = 0
+
+    def put(self, data: bytes, **more: Any) -> str:
+        name = file_id(len(self.kept), b"x" * 16)
+        purpose = file_pb2.FILE_PURPOSE_BATCH
+        self.kept[name] = file_pb2.StoredFile(id=name, purpose=purpose, **more), data
+        return name
+
+    async def get(self, _owner: str, name: str) -> file_pb2.StoredFile | None:
+        return self.kept[name][0] if name in self.kept else None
+
+    async def read(self, file: file_pb2.StoredFile) -> AsyncGenerator[bytes, None]:
+        data = self.kept[file.id][1]
+        for start in range(0, len(data), 100_000):
+            self.read_bytes += 100_000
+            yield data[start : start + 100_000]
+
+
+class _Batches:
+    def __init__(self) -> None:
+        self.kept: dict[str, batch_pb2.StoredBatch] = {}
+        self.named_as: dict[str, str] = {}
+        self.touched: list[str] = []
+
+    async def get(self, _owner: str, batch_id: str) -> batch_pb2.StoredBatch | None:
+        return self.kept.get(batch_id)
+
+    async def named(self, _owner: str, digest: str, batch_id: str) -> str:
+        return self.named_as.setdefault(digest, batch_id)
+
+    async def create(self, record: batch_pb2.StoredBatch) -> None:
+        if record.id in self.kept:
+            raise ConflictError(record.id)
+        self.kept[record.id] = record
+
+    async def touch(self, _owner: str, batch_id: str) -> None:
+        self.touched.append(batch_id)
+
+
+class _Results:
+    """Answers with as many results at once as have so many bytes."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.kept: dict[int, batch_pb2.LineResult] = {}
+        self.asked: list[int] = []
+
+    async def some(
+        self, _batch_id: str, numbers: Sequence[int]
+    ) -> tuple[dict[int, batch_pb2.LineResult], bool]:
+        self.asked.append(len(numbers))
+        there = [number for number in numbers if number in self.kept]
+        left = self.most
+        found: dict[int, batch_pb2.LineResult] = {}
+        for number in reversed(there):  # in any order
+            left -= len(self.kept[number].json)
+            if left < 0 and found:
+                break
+            found[number] = self.kept[number]
+        return found, len(found) < len(there)
+
+
+class _World:
+    def __init__(self, most: int = 1 << 20) -> None:
+        self.files, self.batches, self.results = _Files(), _Batches(), _Results(most)
+        self.service = BatchService(cast("Any", _NoBus()), cast("Any", self.files))
+        self.service.batches = cast("Any", self.batches)
+        self.service.results = cast("Any", self.results)
+
+    def batch(self, status: Status, data: bytes, **more: Any) -> str:
+        record = batch_pb2.StoredBatch(
+            id=names.new_id(len(self.batches.kept), b"x" * 10),
+            owner=_OWNER,
+            status=status,
+            input_file_id=self.files.put(data),
+            window_s=600,
+            **more,
+        )
+        self.batches.kept[record.id] = record
+        return record.id
+
+    async def numbers(self, batch_id: str, *, wait: bool = False) -> list[int]:
+        rows = Reading(self.service, _OWNER, batch_id).rows(0, wait=wait)
+        return [answered.number async for answered in rows]
+
+
+class _NoBus:
+    def on_reconnect(self, _call: object) -> None:
+        pass
+
+
+def result(number: int, size: int = 2) -> batch_pb2.LineResult:
+    return batch_pb2.LineResult(
+        number=number, custom_id=f"c{number}", status=200, json=b'"' + b"x" * (size - 2) + b'"'
+    )
+
+
+def lines(count: int) -> bytes:
+    return b"".join(
+        json.dumps({"custom_id": f"c{n}"}).encode() + b"\n" for n in range(1, 1 + count)
+    )
+
+
+# --- results ---
+
+
+@pytest.mark.parametrize("data", [b"{\n", b"\xff\n", b"x" * 5_000_000])
+async def test_a_batch_whose_input_was_never_valid_has_no_results(data: bytes) -> None:
+    world = _World()
+    failed = world.batch(states.FAILED, data)
+    assert await world.numbers(failed) == []
+    assert world.files.read_bytes == 0
+
+
+async def test_the_input_is_read_no_further_than_its_rows_reach() -> None:
+    world = _World()
+    row = projection.row("batch_1", result(2))
+    output = world.files.put(row)
+    batch = world.batch(states.CANCELLED, lines(200_000), output_file_id=output)
+    assert await world.numbers(batch) == [2]
+    assert world.files.read_bytes < 1_000_000
+
+
+async def test_large_results_are_read_a_few_at_a_time() -> None:
+    world = _World(most=1000)
+    progress = batch_pb2.BatchProgress(next_line=201, total=200)
+    batch = world.batch(states.IN_PROGRESS, b"", progress=progress)
+    world.results.kept = {n: result(n, 300) for n in range(1, 201)}
+    world.results.kept[77] = result(77, 5000)
+    assert await world.numbers(batch) == list(range(1, 201))
+
+
+async def test_while_a_line_is_waited_for_those_behind_it_are_not_read_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reading, "_LOOK_S", 0.001)
+    world = _World()
+    progress = batch_pb2.BatchProgress(next_line=101, total=100)
+    batch = world.batch(states.IN_PROGRESS, b"", progress=progress)
+    world.results.kept = {n: result(n) for n in range(1, 101) if n != 7}
+    rows = Reading(world.service, _OWNER, batch).rows(0, wait=True)
+    assert [(await anext(rows)).number for _ in range(6)] == list(range(1, 7))
+    some = world.results.some
+
+    async def once_it_was_asked_often(
+        batch_id: str, numbers: Sequence[int]
+    ) -> tuple[dict[int, batch_pb2.LineResult], bool]:
+        if len(world.results.asked) == 20:
+            world.results.kept[7] = result(7)
+        return await some(batch_id, numbers)
+
+    monkeypatch.setattr(world.results, "some", once_it_was_asked_often)
+    assert [(await anext(rows)).number for _ in range(94)] == list(range(7, 101))
+    assert world.results.asked == [100, *[1] * 20, 93]
+    await rows.aclose()
+
+
+# --- asked again ---
+
+
+async def test_a_retry_asked_for_again_is_the_same_batch_whatever_became_of_it() -> None:
+    world = _World()
+    errors = world.files.put(b"")
+    batch = world.batch(states.COMPLETED, lines(2), error_file_id=errors, in_progress_at=1)
+    child = await world.service.retry(KEY, batch)
+    assert child.retry_of == batch
+    kept = world.batches.kept[child.id]
+    kept.input_file_id = names.retry_file(child.id)  # as the broker does
+    for status in (states.VALIDATING, states.IN_PROGRESS, states.COMPLETED, states.FAILED):
+        kept.status = status
+        assert (await world.service.retry(KEY, batch)).id == child.id
+
+
+@pytest.mark.parametrize("status", [states.VALIDATING, states.COMPLETED])
+async def test_a_batch_made_again_is_looked_for_until_it_is_over(
+    status: Status,
+) -> None:
+    world = _World()
+    wanted = batch_pb2.StoredBatch(input_file_id=world.files.put(lines(1)), window_s=600)
+    made = await world.service.create(KEY, wanted, "a name")
+    world.batches.kept[made.id].status = status
+    assert (await world.service.create(KEY, wanted, "a name")).id == made.id
+    assert world.batches.touched == ([made.id] if status == states.VALIDATING else [])
+
+
+async def test_another_input_under_the_same_name_is_a_conflict() -> None:
+    world = _World()
+    wanted = batch_pb2.StoredBatch(input_file_id=world.files.put(lines(1)), window_s=600)
+    await world.service.create(KEY, wanted, "a name")
+    wanted.input_file_id = world.files.put(lines(2))
+    with pytest.raises(InferenceError) as caught:
+        await world.service.create(KEY, wanted, "a name")
+    assert caught.value.reason == "idempotency_conflict"
+
+
+@pytest.mark.parametrize("status", [states.CANCELLED, states.EXPIRED])
+async def test_a_batch_that_ended_before_its_first_line_is_run_again_as_a_whole(
+    status: Status,
+) -> None:
+    world = _World()
+    batch = world.batch(status, lines(2))
+    again = await world.service.retry(KEY, batch)
+    assert (again.input_file_id, again.retry_of) == (
+        world.batches.kept[batch].input_file_id,
+        "",
+    )
+    grandchild = world.batch(status, lines(1), retry_of=batch)
+    assert (await world.service.retry(KEY, grandchild)).retry_of == batch
+
+
+# --- files ---
+
+
+@pytest.mark.parametrize("left_s", [10, 599, 700])
+async def test_a_file_has_to_outlive_the_window(left_s: int) -> None:
+    world = _World()
+    name = world.files.put(lines(1), expires_at=int(time.time()) + left_s)
+    wanted = batch_pb2.StoredBatch(input_file_id=name, window_s=600)
+    if left_s > 600:
+        assert (await world.service.create(KEY, wanted)).input_file_id == name
+        return
+    with pytest.raises(InferenceError, match="expires before") as caught:
+        await world.service.create(KEY, wanted)
+    assert (caught.value.reason, caught.value.param) == ("invalid_request", "input_file_id")
