@@ -42,11 +42,6 @@ class Rates:
         """Lines a second; 0 = not known."""
         return self._rates.get(subject, 0.0)
 
-    def keep(self, subjects: Iterable[str]) -> None:
-        """Forget all others."""
-        wanted = set(subjects)
-        self._rates = {name: rate for name, rate in self._rates.items() if name in wanted}
-
 
 @dataclass(slots=True)
 class Turns:

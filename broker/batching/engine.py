@@ -19,6 +19,7 @@ from broker.bus.batches import KeptBatch
 from broker.bus.connection import BusError
 from broker.bus.ending import end
 from broker.bus.mirror import Mirror
+from broker.bus.results import Seen
 from broker.translate.batches import STATUSES
 
 _log = logging.getLogger(__name__)
@@ -64,10 +65,14 @@ class Engine:
     async def lead(self) -> None:
         """Run batches until cancelled."""
         tasks = [asyncio.create_task(self._publishing.publish(), name="publish lines")]
+        tasks[0].add_done_callback(lambda _task: self._news.set())
         try:
             await self._active.start()
             tasks.append(asyncio.create_task(self._sweep_stops(), name="stop keys"))
             while True:
+                for task in tasks:
+                    if task.done():
+                        task.result()
                 self._discover()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._services.pace.reread_s):
@@ -149,7 +154,7 @@ class Engine:
                 for seen in group:
                     run = self._by_token.get(seen.batch_token)
                     if run is not None:
-                        run.count(seen)
+                        _count(run, seen)
                         counted.add(run)
                 for run in counted:
                     if run.needs_a_look:
@@ -171,3 +176,10 @@ class Engine:
         for batch, since in (await self._services.batches.stopped_since()).items():
             if self._services.now() - since > _STOPS_KEPT_S and batch not in self._lives:
                 await self._services.batches.unstop(batch)
+
+
+def _count(run: Run, seen: Seen) -> None:
+    try:
+        run.count(seen)
+    except Exception:  # noqa: BLE001 - one result must not stop the counting of all others
+        _log.exception("a result of %s cannot be counted", run.id)

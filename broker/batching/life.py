@@ -33,6 +33,7 @@ class Life:
         self._lookout = lost.Lookout(run)
         # Workers know that what is at providers is to run live.
         self._live = False
+        self._sealed = False
 
     async def live(self) -> None:
         """Until the batch is over. Raises `BusError`, `FencedError`: begin anew then."""
@@ -154,7 +155,9 @@ class Life:
         progress, stopped = record.progress, bool(record.stop_code)
         if run.publishing or not (progress.published or stopped):
             return False
-        if states.done(record) < progress.sent + (self._copied or 0):
+        # Lines that a pass left out, for whatever reason, are looked for like lost ones.
+        begun = progress.sent if stopped else progress.total - progress.copies
+        if states.done(record) < begun + (self._copied or 0):
             await self._look_for_lost()
             return False
         doubtful = stopped and run.doubtful and not progress.published
@@ -163,14 +166,15 @@ class Life:
         if self._copies is not None and self._copied is None:
             async with await self._turn():
                 self._copied = await copies.write(run, self._copies)
-            return states.done(record) >= progress.sent + self._copied
+            return states.done(run.record) >= begun + self._copied
         return True
 
     async def _look_for_lost(self) -> None:
         run = self._run
         loop = asyncio.get_running_loop()
         stopped = bool(run.record.stop_code)
-        if stopped and self._services.now() > _stopped_at(run.record) + self._services.pace.grace_s:
+        late = self._services.now() > _stopped_at(run.record) + self._services.pace.grace_s
+        if stopped and late and not self._sealed:
             await self._seal()
             return
         if loop.time() - run.moved_at < self._services.pace.quiet_s:
@@ -199,6 +203,7 @@ class Life:
             # Nothing says whose those lines are; their results cannot be missed.
             run.record.progress.sent = states.done(run.record)
 
+        self._sealed = True
         # What was given up may be queued still: its stop key has to outlive it.
         run.record.progress.epoch += 1
         await run.checkpoint()

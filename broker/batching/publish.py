@@ -115,6 +115,12 @@ class Publishing:
             run.publishing = True
             try:
                 published = await self._advance(run)
+            except BusError:
+                raise
+            except Exception:  # noqa: BLE001 - one batch must not stop the others
+                _log.exception("publishing lines of %s; trying again", run.id)
+                self._resting[run.id] = asyncio.get_running_loop().time() + _REST_S
+                published = 0
             finally:
                 run.publishing = False
             if published:
@@ -149,31 +155,22 @@ class Publishing:
             group = await self._take(run)
             for done in group:
                 await write_all(run, done.refused)
-            await self._queue(group)
+            await self._queue(run, group)
         except InputGoneError:
             await self._give_up(run)
             return 0
-        except BusError:
-            # It may have been stored all the same.
+        except BaseException:
+            # It may have been stored all the same; it is done again from where all is known to be.
             run.doubtful = True
-            if group:
-                self._go_back(run, group[0])
+            progress = run.record.progress
+            self._go_back(run, progress.next_offset, max(1, progress.next_line))
             raise
-        if not group:
-            return 0
-        last = group[-1].chunk
-        asked = sum(done.asked for done in group)
-        progress = run.record.progress
-        progress.next_offset, progress.next_line = last.end, last.next_number
-        if not progress.epoch:
-            progress.sent += asked
-        run.moved()
-        return max(1, asked)
+        return sum(max(1, done.asked) for done in group)
 
     async def _take(self, run: Run) -> list[Prepared]:
         """Chunks that may be published now; their room is taken."""
         group: list[Prepared] = []
-        size = count = 0
+        size = 0
         while len(group) < _GROUP and run.publishes:
             made = self._ready.pop(run.id, None) or await self._next(run)
             if made is None:
@@ -183,7 +180,7 @@ class Publishing:
             weight = sum(len(message.data) for message in made.messages)
             if made.waiting and not made.messages and not made.refused:
                 self._resting[run.id] = asyncio.get_running_loop().time() + _REST_S
-                self._go_back(run, made)
+                self._go_back(run, made.chunk.begin, made.chunk.number)
                 break
             if not self._fits(made) or (group and size + weight > _GROUP_BYTES):
                 self._hold(run, made)
@@ -193,7 +190,7 @@ class Publishing:
                 self._room[subject] = self._room_of(subject) - lines
                 self._sent[subject] += lines
             group.append(made)
-            size, count = size + weight, count + len(made.messages)
+            size += weight
             if made.large:
                 break
         return group
@@ -223,11 +220,11 @@ class Publishing:
         if len(self._ready) < _HELD and not made.large:
             self._ready[run.id] = made
         else:
-            self._go_back(run, made)
+            self._go_back(run, made.chunk.begin, made.chunk.number)
 
-    def _go_back(self, run: Run, made: Prepared) -> None:
+    def _go_back(self, run: Run, offset: int, number: int) -> None:
         self._ready.pop(run.id, None)
-        run.cursor = Cursor(made.chunk.begin, made.chunk.number)
+        run.cursor = Cursor(offset, number)
 
     def _end(self, run: Run) -> None:
         run.record.progress.published = True
@@ -235,13 +232,18 @@ class Publishing:
         run.news.set()
         self.forget(run)
 
-    async def _queue(self, group: list[Prepared]) -> None:
+    async def _queue(self, run: Run, group: list[Prepared]) -> None:
         """Store the jobs, each once."""
-        if await self._publish([message for made in group for message in made.messages]):
-            return
-        # Some of them were committed before: by chunks, each was whole or not at all.
+        fresh = await self._publish([message for made in group for message in made.messages])
         for made in group:
-            await self._publish(made.messages)
+            # Some of the group were committed before: by chunks, each was whole or not at all.
+            if not fresh:
+                await self._publish(made.messages)
+            progress = run.record.progress
+            progress.next_offset, progress.next_line = made.chunk.end, made.chunk.next_number
+            if not progress.epoch:
+                progress.sent += made.asked
+            run.moved()
 
     async def _publish(self, messages: list[Message]) -> bool:
         new = True

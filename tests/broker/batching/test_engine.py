@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from nats.errors import Error as NatsError
@@ -15,8 +16,9 @@ from nats.errors import Error as NatsError
 from broker import subjects
 from broker.batch import states
 from broker.batching import publish
-from broker.bus import Bus, BusError
+from broker.bus import Bus, BusError, atomic
 from broker.bus.ending import end
+from broker.bus.files import Files
 from broker.bus.layout import ensure_layout, ensure_pool
 from broker.bus.usage import usage_groups
 from broker.ledger import Ledger
@@ -226,6 +228,50 @@ async def test_lines_are_never_further_ahead_than_the_window_and_tenants_take_tu
     by_batch = {batch: shares[batch.removeprefix("batch_")] for batch in (late, soon, small)}
     assert by_batch[late] <= 384, by_batch
     assert abs(by_batch[soon] + by_batch[late] - by_batch[small]) <= 2 * 384, by_batch
+
+
+async def test_reads_and_publishes_that_fail_for_a_while_leave_no_line_out(
+    bus: Bus, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    author = Author(bus)
+    # More than one piece of the file, so that a group of chunks is read in several steps.
+    batch = await author.create(lines(3000, "x" * 500))
+    tries = Counter[str]()
+    read, publish_all = Files.read, atomic.publish_all
+
+    def failing_read(*args: Any) -> Any:
+        tries["read"] += 1
+        if tries["read"] % 3 == 0:
+            raise BusError("cannot read")
+        return read(*args)
+
+    async def failing_publish(*args: Any) -> bool:
+        tries["publish"] += 1
+        if tries["publish"] % 5 == 0:
+            raise (BusError if tries["publish"] % 2 else ValueError)("cannot publish")
+        done = await publish_all(*args)
+        if tries["publish"] % 7 == 0:
+            raise BusError("no answer")
+        return done
+
+    async with Leader(bus, monkeypatch) as leader:
+
+        async def begun() -> bool:
+            return (await author.get(batch)).status == states.IN_PROGRESS
+
+        await until(begun, "it is valid", 20)
+        monkeypatch.setattr(Files, "read", failing_read)
+        monkeypatch.setattr(publish, "publish_all", failing_publish)
+        monkeypatch.setattr(publish, "_REST_S", 0.05)
+        await until(lambda: leader.engine.lines()["published",] == 3000, "all is published", 60)
+        monkeypatch.setattr(Files, "read", read)
+        await until(lambda: author.over(batch), "it is over", 60)
+    record = await author.get(batch)
+    assert (record.status, record.progress.completed) == (states.COMPLETED, 3000)
+    assert record.progress.epoch == 0
+    assert set(worker.asked.values()) == {1}
+    assert tries["read"] > 3
+    assert tries["publish"] > 5
 
 
 async def test_an_active_key_without_a_batch_is_forgotten(
