@@ -111,7 +111,8 @@ class Life:
     async def _begin(self) -> None:
         """Find out where it goes on."""
         run = self._run
-        self._count_from(run.record.progress.counted_to + 1)
+        if run.record.in_progress_at:  # else it never had lines
+            self._count_from(run.record.progress.counted_to + 1)
         if run.record.stop_code:
             await self._services.batches.stop(run.id, run.record.stop_code)
         if run.record.progress.copies:
