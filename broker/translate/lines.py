@@ -11,6 +11,7 @@ import hashlib
 import msgspec
 
 from broker import operations
+from broker.batch.lines import BOM
 from broker.errors import InferenceError
 from broker.translate import forms
 from broker.translate.answer_ids import prefix
@@ -50,7 +51,7 @@ class _Line(msgspec.Struct):
 def body_of(line: bytes) -> bytes:
     """The body of a whole line of the input. Raises `InferenceError`."""
     try:
-        return bytes(_decode_line(line).body)
+        return bytes(_decode_line(line.removeprefix(BOM)).body)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise InferenceError("invalid_request", f"the line cannot be read: {exc}") from exc
 

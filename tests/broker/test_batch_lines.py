@@ -25,6 +25,10 @@ def rendered(line_id: str) -> bytes:
     return lines.rendered(answer)
 
 
+def test_a_byte_order_mark_before_a_line_that_a_worker_reads_is_no_mistake() -> None:
+    assert lines.body_of(b'\xef\xbb\xbf{"body": {"model": "m"}}') == b'{"model": "m"}'
+
+
 def test_every_endpoint_of_the_batch_api_has_a_form() -> None:
     assert tuple(lines.FORMS) == batches.ENDPOINTS
 
