@@ -5,6 +5,7 @@ One typed pass for lines that are right; why another one is wrong is found out a
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from typing import Any
@@ -20,6 +21,9 @@ MAX_LINE = 32 << 20
 # Of ids and prompts: with 128 bits two of a million lines are never alike by chance.
 DIGEST = 16
 _METHOD = "POST"
+# Characters; both stand in messages that have a limit of their own.
+MAX_CUSTOM_ID = 512
+MAX_MODEL = 256
 
 
 class Line(msgspec.Struct):
@@ -98,7 +102,8 @@ def check(line: bytes, number: int, endpoint: str) -> tuple[Line, str]:
         head = decode_head(read.body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise InvalidLineError(_mistakes(line, number, endpoint)) from None
-    if read.url != endpoint or read.method != _METHOD or not read.custom_id or not head.model:
+    named = 0 < len(read.custom_id) <= MAX_CUSTOM_ID and 0 < len(head.model) <= MAX_MODEL
+    if read.url != endpoint or read.method != _METHOD or not named:
         raise InvalidLineError(_mistakes(line, number, endpoint))
     return read, head.model
 
@@ -121,7 +126,10 @@ def id_digest(custom_id: str) -> bytes:
 
 def body_digest(body: bytes) -> bytes:
     """Equal for bodies that ask the same, whatever the order of their fields."""
-    return blake2b(_encode_sorted(_decode_any(body)), digest_size=DIGEST).digest()
+    # Numbers beyond all bounds and the like: alike is what has the same bytes.
+    with contextlib.suppress(msgspec.MsgspecError, ValueError, RecursionError):
+        body = _encode_sorted(_decode_any(body))
+    return blake2b(body, digest_size=DIGEST).digest()
 
 
 def prompt_prefix(body: bytes) -> bytes:
@@ -148,7 +156,7 @@ def _mistakes(line: bytes, number: int, endpoint: str) -> list[batch_pb2.BatchEr
 
 
 def _of_fields(source: dict[str, Any], endpoint: str) -> Iterable[batch_pb2.BatchError | None]:
-    yield _text(source, "custom_id")
+    yield _text(source, "custom_id", longest=MAX_CUSTOM_ID)
     yield _text(source, "method") or _other_method(source["method"])
     yield _text(source, "url") or _other_url(source["url"], endpoint)
     body = source.get("body")
@@ -157,14 +165,18 @@ def _of_fields(source: dict[str, Any], endpoint: str) -> Iterable[batch_pb2.Batc
     elif not isinstance(body, dict):
         yield _wrong("body", "an object")
     else:
-        yield _text(body, "model", "body.model")
+        yield _text(body, "model", "body.model", longest=MAX_MODEL)
 
 
-def _text(source: dict[str, Any], name: str, path: str = "") -> batch_pb2.BatchError | None:
+def _text(
+    source: dict[str, Any], name: str, path: str = "", *, longest: int = 0
+) -> batch_pb2.BatchError | None:
     value = source.get(name)
     if value is None or value == "":
         return _missing(path or name)
-    return None if isinstance(value, str) else _wrong(path or name, "a string")
+    if not isinstance(value, str):
+        return _wrong(path or name, "a string")
+    return _above(path or name, len(value), longest) if 0 < longest < len(value) else None
 
 
 def _other_method(method: str) -> batch_pb2.BatchError | None:
@@ -189,6 +201,14 @@ def _missing(path: str) -> batch_pb2.BatchError:
 def _wrong(path: str, expected: str) -> batch_pb2.BatchError:
     message = f"Invalid type for '{path}': expected {expected}."
     return batch_pb2.BatchError(code="invalid_type", message=message, param=path)
+
+
+def _above(path: str, length: int, longest: int) -> batch_pb2.BatchError:
+    message = (
+        f"Invalid '{path}': string too long. Expected a string with maximum length {longest}, but "
+        f"got a string with length {length} instead."
+    )
+    return batch_pb2.BatchError(code="string_above_max_length", message=message, param=path)
 
 
 def _invalid_json(number: int) -> batch_pb2.BatchError:

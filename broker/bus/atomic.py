@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from nats.errors import Error as NatsError
 
 from broker.bus.connection import Bus, BusError
+from broker.bus.layout import MAX_MESSAGE
 from broker.bus.queue import PubAck, decode_ack
 
 # The server takes no more at once.
@@ -21,6 +22,8 @@ MAX_GROUP = 1000
 # "atomic publish batch contains duplicate message id"
 _DUPLICATE = 10201
 _TIMEOUT_S = 5.0
+# What headers of one message take, without its id.
+_HEADERS_BYTES = 256
 # What is sent before the client is left to wait for the server.
 _FLUSH_BYTES = 512 * 1024
 
@@ -34,12 +37,20 @@ class Message:
     data: bytes
 
 
+class TooLargeError(ValueError):
+    """A message that the stream never takes: the server would hang up on it."""
+
+
 async def publish_all(bus: Bus, messages: Sequence[Message]) -> bool:
     """Store them all; False when they had been stored before (one of them, hence all).
 
     At most 1,000. Raises `BusError` when none was stored, or when that is not known: it may be
-    done again with the same ids.
+    done again with the same ids. Raises `TooLargeError` before anything is sent.
     """
+    for message in messages:
+        size = _HEADERS_BYTES + len(message.message_id) + len(message.data)
+        if size > min(MAX_MESSAGE, bus.nc.max_payload):
+            raise TooLargeError(f"{message.message_id} has {size} bytes: more than the queue takes")
     if not bus.connected:
         raise BusError("cannot publish: NATS cannot be reached")
     group = uuid.uuid4().hex

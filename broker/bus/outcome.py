@@ -16,6 +16,7 @@ from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
 
 from broker import subjects
+from broker.batch.lines import MAX_CUSTOM_ID
 from broker.bus.connection import Bus, BusError
 from broker.bus.layout import MAX_INLINE_BODY
 from broker.bus.queue import STREAM_FULL, TOO_LARGE, PubAck, Publisher
@@ -117,8 +118,11 @@ class Outcomes:
         """Whether the line has its result by now. Raises `BusError`."""
         if ack.error is None:
             return not ack.unavailable
-        if ack.error.err_code == TOO_LARGE and result.HasField("json"):
-            await self._put_apart(batch_id, result)
+        if ack.error.err_code == TOO_LARGE:
+            if result.HasField("json"):
+                await self._put_apart(batch_id, result)
+            else:
+                _give_up(result)
             return False
         if ack.error.err_code != STREAM_FULL:
             return False
@@ -138,3 +142,20 @@ class Outcomes:
         except (NatsError, JetStreamError, TimeoutError) as exc:
             raise BusError(f"results cannot be read: {exc}") from exc
         return batch_pb2.LineResult.FromString(found.data or b"")
+
+
+def _give_up(result: batch_pb2.LineResult) -> None:
+    """Leave an error of what is too large although its body is elsewhere; what it cost stays."""
+    kept = batch_pb2.LineResult(
+        number=result.number,
+        custom_id=result.custom_id[:MAX_CUSTOM_ID],
+        error=batch_pb2.BatchError(
+            code="result_too_large", message="The result of this line is too large to be stored."
+        ),
+    )
+    if result.HasField("usage"):
+        kept.usage.CopyFrom(result.usage)
+        kept.usage.ClearField("tool_calls")
+    if result.HasField("cost"):
+        kept.cost.nano_usd = result.cost.nano_usd
+    result.CopyFrom(kept)

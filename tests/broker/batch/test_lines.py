@@ -28,6 +28,8 @@ BAD: list[tuple[bytes, list[tuple[str, str]]]] = [
     (encode(custom_id=...), [("missing_required_parameter", "custom_id")]),
     (encode(custom_id=""), [("missing_required_parameter", "custom_id")]),
     (encode(custom_id=7), [("invalid_type", "custom_id")]),
+    (encode(custom_id="x" * 513), [("string_above_max_length", "custom_id")]),
+    (encode(body={"model": "x" * 257}), [("string_above_max_length", "body.model")]),
     (encode(method="GET"), [("invalid_method", "method")]),
     (encode(url="/v1/embeddings"), [("url_mismatch", "url")]),
     (encode(body=None), [("missing_required_parameter", "body")]),
@@ -85,3 +87,16 @@ def test_routing_fields_make_a_line_one_of_its_own() -> None:
     assert lines.decode_head(b'{"model":"m","messages":[]}').plain
     for field in ("provider", "models", "extra_body", "region"):
         assert not lines.decode_head(b'{"model":"m","%b":{}}' % field.encode()).plain
+
+
+def test_names_of_the_greatest_length_are_taken() -> None:
+    line, model = lines.check(encode(custom_id="é" * 512, body={"model": "x" * 256}), 1, URL)
+    assert (len(line.custom_id), len(model)) == (512, 256)
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"n":1e999}', b'{"n":' + b"9" * 5000 + b"}", b'{"n":"\xff"}', b"[" * 100_000]
+)
+def test_a_body_that_cannot_be_sorted_is_alike_only_to_itself(body: bytes) -> None:
+    assert lines.body_digest(body) == lines.body_digest(body)
+    assert lines.body_digest(body) != lines.body_digest(body + b" ")

@@ -6,7 +6,7 @@ import pytest
 
 from broker import subjects
 from broker.bus import Bus, BusError, backlog
-from broker.bus.atomic import MAX_GROUP, Message, publish_all
+from broker.bus.atomic import MAX_GROUP, Message, TooLargeError, publish_all
 
 
 def messages(count: int, first: int = 0, size: int = 10) -> list[Message]:
@@ -35,6 +35,15 @@ async def test_a_group_that_is_too_large_is_refused_whole(bus: Bus) -> None:
     with pytest.raises(BusError, match="too large"):
         await publish_all(bus, messages(MAX_GROUP + 1))
     assert (await backlog.lane(bus)).ahead == {}
+
+
+async def test_a_message_that_the_queue_never_takes_is_refused_before_anything_is_sent(
+    bus: Bus,
+) -> None:
+    with pytest.raises(TooLargeError):
+        await publish_all(bus, [*messages(3), *messages(1, first=3, size=1 << 20)])
+    assert bus.connected
+    assert await publish_all(bus, messages(3))
 
 
 async def test_what_is_in_flight_is_ahead_until_it_is_acked(bus: Bus) -> None:

@@ -98,3 +98,15 @@ async def test_a_full_stream_is_not_taken_for_a_result_that_is_there(
     await bus.js.update_stream(config)
     await asyncio.wait_for(waiting.wait(), 5)
     await until(lambda: outcomes.exists(BATCH, 2), "it is there")
+
+
+async def test_a_result_that_no_message_takes_becomes_an_error_and_holds_nothing_up(
+    bus: Bus, outcomes: Outcomes
+) -> None:
+    huge = result()
+    huge.custom_id, huge.cost.nano_usd = "x" * 1_500_000, 7
+    await write(outcomes, huge, result(number=2))
+    left = await kept(bus)
+    assert (left.number, left.status, left.error.code) == (1, 0, "result_too_large")
+    assert (left.custom_id, left.cost.nano_usd) == ("x" * 512, 7)
+    assert (await kept(bus, 2)).status == 200
