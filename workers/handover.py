@@ -10,6 +10,7 @@ from broker.batch import lines as inputs
 from broker.batch.chunks import Cursor, Raw, Size
 from broker.bus.layout import MAX_INLINE_BODY
 from broker.errors import InferenceError
+from broker.routing import preferences
 from broker.translate import lines
 from broker.v1 import generation_pb2, job_pb2
 from workers.batches import BatchApi, Row
@@ -59,14 +60,24 @@ def call_of(handed: Handed, endpoint: str, model: str, provider: Provider) -> Ca
     try:
         request = own_state(lines.read(endpoint, bytes(handed.line.body)), provider.name)
         provider = provider.serving(request, model)
-        # What a worker does around a call it cannot do there.
-        if request.platform.extra_headers or plan_of(request, model, provider) is not None:
+        # What a worker does around a call it cannot do there; and batches are kept for a while.
+        if (
+            _private(request)
+            or request.platform.extra_headers
+            or plan_of(request, model, provider) is not None
+        ):
             return None
         dialect = provider.dialect_for(model, operations.name(request))
         call = dialect.call(request, model, provider)
     except InferenceError:
         return None
     return call if _fits(call, api) else None
+
+
+def _private(request: generation_pb2.Request) -> bool:
+    """Whether the caller said what may become of the data."""
+    asked = preferences.read(request.platform.provider)
+    return bool(asked.zdr or asked.data_collection == "deny" or asked.compliance)
 
 
 def _fits(call: Call, api: BatchApi) -> bool:

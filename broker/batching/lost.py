@@ -14,6 +14,8 @@ from broker.v1 import batch_pb2
 
 # Lines behind the last checkpoint that may have been begun.
 _BEYOND = 1000 + native.SIZE.lines
+# Looks at a batch whose lines may be at a provider.
+_LOOKS = 6
 
 
 class Lookout:
@@ -24,6 +26,10 @@ class Lookout:
         self._watermark = 0
         self._looked_at = 0.0
         self._done = -1
+        # Looks that found nothing. What was handed over goes to and fro between the queue and the
+        # schedules, and a few of them might miss it.
+        self._found_none = 0
+        self._enough = _LOOKS if native.possible(run.record) else 1
 
     async def nothing_left(self) -> bool:
         """Whether the queue has nothing of the batch any more. Raises `BusError`."""
@@ -33,17 +39,21 @@ class Lookout:
         self._looked_at = loop.time()
         done = states.done(run.record)
         lane = await backlog.lane(run.services.bus)
-        if not any(map(run.services.slots, lane.ahead)):
+        if run.record.stop_code and not any(map(run.services.slots, lane.ahead)):
             # Nobody is there who could be at work on them.
             lane.ahead.clear()
         if (await backlog.scheduled(run.services.bus))[run.line_prefix]:
             self._done = -1
             return False
         if done != self._done:  # the first look, or it goes on
-            self._watermark, self._done = lane.last, done
+            self._watermark, self._done, self._found_none = lane.last, done, 0
             return False
         pools = {(parts[2], parts[3]) for parts in (name.split(".") for name in lane.ahead)}
-        return await backlog.passed(run.services.bus, self._watermark, pools)
+        if not await backlog.passed(run.services.bus, self._watermark, pools):
+            return False
+        self._watermark = lane.last
+        self._found_none += 1
+        return self._found_none >= self._enough
 
 
 def has(bits: bytearray, number: int) -> bool:
