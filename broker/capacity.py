@@ -98,8 +98,8 @@ class Share(msgspec.Struct, frozen=True, omit_defaults=True):
 class Allowance(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a place allows in all, why, and what of it each worker may use.
 
-    An allowance of a lower epoch is of a leader that was replaced. `found` is what a successor
-    needs to go on from here.
+    An allowance of a lower epoch is of a leader that was replaced. `found` and `quotas` are what a
+    successor needs to go on from here.
     """
 
     provider: str
@@ -113,6 +113,7 @@ class Allowance(msgspec.Struct, frozen=True, omit_defaults=True):
     rest_s: float = 0.0
     shares: Mapping[str, Share] = {}
     found: tuple[float | None, ...] = ()
+    quotas: tuple[Quota, ...] = ()
 
     @property
     def place(self) -> Place:
@@ -165,7 +166,7 @@ class Allocator:
         """Go on from what an earlier leader said; its epoch has to be lower."""
         for allowance in allowances:
             state = self._state(allowance.place, now)
-            state.limit.recall(allowance.found)
+            state.limit.recall(allowance.found, allowance.quotas, now)
             state.told = allowance
 
     def take(self, report: Report, now: float) -> None:
@@ -253,6 +254,7 @@ class Allocator:
             rest_s=round(rest, 3),
             shares=shares,
             found=state.limit.found(),
+            quotas=state.limit.quotas(),
         )
 
 

@@ -96,8 +96,10 @@ class CapacityLeader:
         self._allocator = Allocator(1 + max((one.epoch for one in known), default=0))
         self._allocator.recall(known, self._loop.time())
         self._written.clear()
-        due = self._loop.time()
         try:
+            if known:  # what was allowed holds until it is known who wants what
+                await asyncio.sleep(TICK_S)
+            due = self._loop.time()
             while True:
                 whole = self._loop.time() >= due
                 if whole:

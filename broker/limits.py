@@ -244,11 +244,20 @@ class Limit:
             return ()
         return tuple(None if value == math.inf else round(value, 2) for value in values)
 
-    def recall(self, found: tuple[float | None, ...]) -> None:
-        """Go on from what another process had found out."""
+    def quotas(self) -> tuple[Quota, ...]:
+        """What was advertised; what remains of it is nothing to remember."""
+        return tuple(Quota(q.kind, q.limit, 0, q.window_s) for q, _, _ in self._quotas.values())
+
+    def recall(
+        self, found: tuple[float | None, ...], quotas: tuple[Quota, ...], now: float
+    ) -> None:
+        """Go on from what another process had found out, and was told."""
         if len(found) == 4:
             values = [math.inf if value is None else value for value in found]
             self._slots.limit, self._slots.met, self._rate.limit, self._rate.met = values
+            self._slots.probe_at = self._rate.probe_at = now + _PROBE_S
+        for quota in quotas:
+            self._quotas[quota.kind, quota.window_s] = quota, now, -math.inf
 
     def _advertised(self, quota: Quota, now: float) -> None:
         known, at, since = self._quotas.get((quota.kind, quota.window_s), (quota, now, now))

@@ -204,6 +204,22 @@ def test_a_successor_goes_on_from_what_was_found_out() -> None:
     world.allocator.recall([before], world.now)
     after = world.tick()["m"]
     assert (after.slots, after.epoch, after.shares["a"].slots) == (12, 2, 12)
+    for _ in range(10):  # and tries for more after a while
+        world.saw("a", running=12, peak=12, waiting=5, answered=1)
+        world.tick()
+    (told,) = world.allocator.allowances()
+    assert (told.slots or 0) > 12
+
+
+def test_a_successor_knows_what_was_advertised_before_anybody_reports() -> None:
+    world = World(members("a"))
+    quotas = (Quota("concurrent", 20, 0, 0), Quota("requests", 100, 50, 1.0))
+    world.saw("a", running=5, quotas=quotas)
+    before = world.tick()["m"]
+    world.allocator = Allocator(2)
+    world.allocator.recall([before], world.now)
+    (after,) = world.tick().values()
+    assert (after.slots, after.rate, after.epoch) == (20, 96, 2)
 
 
 def test_a_long_window_may_be_used_at_once_and_then_as_it_refills() -> None:
