@@ -68,7 +68,7 @@ def create_app(
     rest = framework(engine, auth, telemetry.metrics)
     if kept is not None:
         hot |= _hot(ingress, kept.responses)
-        for router in _routers(kept, auth, settings.limits):
+        for router in _routers(kept, auth, settings.limits, streams):
             rest.include_router(router)
         path = "/v1/responses/{response_id}"
         read = ReadResponse(ingress, kept.responses)
@@ -96,13 +96,16 @@ def _hot(ingress: Ingress, responses: ResponseService) -> dict[tuple[str, str], 
     }
 
 
-def _routers(kept: Kept, auth: Authenticator, limits: Limits) -> tuple[APIRouter, ...]:
+def _routers(
+    kept: Kept, auth: Authenticator, limits: Limits, streams: OpenStreams
+) -> tuple[APIRouter, ...]:
+    patience_s = limits.slow_reader_s
     return (
         response_routes(kept.responses, auth),
         conversation_routes(kept.responses, auth),
         file_routes(kept.files, auth, limits),
         upload_routes(kept.uploads, auth, limits),
-        batch_routes(kept.batches, kept.estimating, auth, patience_s=limits.slow_reader_s),
+        batch_routes(kept.batches, kept.estimating, auth, streams, patience_s=patience_s),
     )
 
 

@@ -5,6 +5,7 @@ One pass over the file, in flat memory, in steps that leave this process's reque
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,8 +25,12 @@ from broker.translate.refusals import invalid
 from broker.v1 import batch_pb2, event_pb2, file_pb2
 from edge.responses.service import told
 
-# Models that are told apart.
+# Models that are shown, and that are told apart.
 MOST_MODELS = 100
+_MOST_NAMES = 1000
+# Estimates that one edge makes at a time, and when one that is refused may ask again, in seconds.
+_AT_ONCE = 2
+_AGAIN_S = 10.0
 
 
 @dataclass(slots=True)
@@ -61,14 +66,25 @@ class Estimating:
         self._routes = routes
         self._bill = bill
         self._fleet = fleet
+        self._turns = asyncio.Semaphore(_AT_ONCE)
 
     async def estimate(self, owner: str, wanted: batch_pb2.StoredBatch) -> Estimate:
         """What this batch would be. Raises `InferenceError`."""
+        if self._turns.locked():
+            message = f"{_AT_ONCE} estimates are being made already; ask again"
+            raise InferenceError("queue_full", message, retry_after=_AGAIN_S)
+        async with self._turns:
+            return await self._estimate(owner, wanted)
+
+    async def _estimate(self, owner: str, wanted: batch_pb2.StoredBatch) -> Estimate:
         models: dict[str, _Model] = {}
 
         def seen(line: lines.Line, model: str) -> None:
             known = models.get(model)
             if known is None:
+                if len(models) >= _MOST_NAMES:
+                    message = f"The file names more than {_MOST_NAMES:,} models."
+                    raise invalid("input_file_id", message)
                 known = models[model] = _Model()
             read, written = size(line.body)
             known.count += 1

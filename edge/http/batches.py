@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from typing import Any
 
 import orjson
@@ -27,6 +27,7 @@ from edge.batches.service import BatchService
 from edge.http.call import idempotency_key
 from edge.http.protocol import Connection
 from edge.http.routes import signed_in
+from edge.http.slots import OpenStreams
 
 _JSON = "application/json"
 # Rows go out together when they are this many bytes.
@@ -44,9 +45,17 @@ def _key(request: Request) -> KeyRecord:
 
 
 def batch_routes(
-    service: BatchService, estimating: Estimating, auth: Authenticator, *, patience_s: float
+    service: BatchService,
+    estimating: Estimating,
+    auth: Authenticator,
+    streams: OpenStreams,
+    *,
+    patience_s: float,
 ) -> APIRouter:
-    """Everything about batches. A reader that takes nothing for `patience_s` is let go."""
+    """Everything about batches; to follow results is to have a stream open.
+
+    A reader that takes nothing for `patience_s` is let go.
+    """
     router = APIRouter(prefix="/v1/batches", tags=["Batches"], dependencies=signed_in(auth))
 
     @router.post("", summary="Create a batch")
@@ -102,7 +111,8 @@ def batch_routes(
         record = await service.get(owner, batch_id)
         reading = Reading(service, owner, batch_id)
         over = record.status in states.FINAL
-        return _Rows(reading, after, wait=follow, over=over, patience_s=patience_s)
+        stream = streams.one(_key(request).id) if follow else nullcontext()
+        return _Rows(reading, after, stream, wait=follow, over=over, patience_s=patience_s)
 
     @router.post("/{batch_id}/cancel", summary="Cancel a batch")
     async def cancel(batch_id: str, request: Request) -> Response:
@@ -137,10 +147,18 @@ class _Rows(Response):
     """Rows as they are read; a reply that broke off never looks complete."""
 
     def __init__(
-        self, reading: Reading, after: int, *, wait: bool, over: bool, patience_s: float
+        self,
+        reading: Reading,
+        after: int,
+        stream: AbstractContextManager[None],
+        *,
+        wait: bool,
+        over: bool,
+        patience_s: float,
     ) -> None:
         self._reading = reading
         self._after = after
+        self._stream = stream
         self._wait = wait
         self._over = over
         self._patience_s = patience_s
@@ -152,7 +170,8 @@ class _Rows(Response):
         if task is not None:
             connection.watch(task.cancel)
         try:
-            await self._send(connection, send)
+            with self._stream:
+                await self._send(connection, send)
         except asyncio.CancelledError:
             if not connection.response.gone:
                 raise
@@ -169,10 +188,16 @@ class _Rows(Response):
             ],
         }
         async with aclosing(self._chunks()) as chunks:
-            # While nothing was sent an error has a status.
-            chunk = b"" if connection.response.bodiless else await anext(chunks, b"")
+            chunk = b""
+            if not (self._wait or connection.response.bodiless):
+                # While nothing was sent an error has a status.
+                chunk = await anext(chunks, b"")
             await send(head)
             try:
+                if self._wait and not connection.response.bodiless:
+                    # Whoever waits knows at once that it is here.
+                    await send({"type": "http.response.body", "body": b"", "more_body": True})
+                    chunk = await anext(chunks, b"")
                 while chunk and not connection.response.gone:
                     async with asyncio.timeout(self._patience_s):
                         body = {"type": "http.response.body", "body": chunk, "more_body": True}

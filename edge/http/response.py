@@ -37,8 +37,10 @@ class Response:
             self._begin(message["status"], message.get("headers", ()))
         elif not message.get("more_body", False):
             self._end(message.get("body", b""))
-        elif body := message.get("body", b""):
-            self._write(self._framed(body))
+        else:
+            # An empty piece is for the head, where the body takes its time.
+            body = message.get("body", b"")
+            self._write(self._framed(body) if body else b"")
 
     @property
     def clear(self) -> bool:

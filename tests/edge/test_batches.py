@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, ClassVar, TypeAlias, cast
 
 import pytest
 
 from broker.batch import names, projection, states
+from broker.batch.lines import Head
 from broker.bus.responses import ConflictError
+from broker.catalog.bill import Bill
+from broker.catalog.catalog import Catalog
+from broker.catalog.offers import Offer
 from broker.errors import InferenceError
 from broker.files import file_id
 from broker.keys import KeyRecord
+from broker.routing import Target
 from broker.v1 import batch_pb2, file_pb2
 from edge.batches import reading
+from edge.batches.estimate import Estimating
 from edge.batches.reading import Reading
 from edge.batches.service import BatchService
 
+CHAT = "/v1/chat/completions"
 KEY = KeyRecord(id="k", name="k", tenant="acme", created_at=0.0)
 _OWNER = KEY.owner
 Status: TypeAlias = "batch_pb2.BatchStatus.ValueType"
@@ -28,6 +36,8 @@ class _Files:
     def __init__(self) -> None:
         self.kept: dict[str, tuple[file_pb2.StoredFile, bytes]] = {}
         self.read_bytes = 0
+        self.held = asyncio.Event()
+        self.held.set()
 
     def put(self, data: bytes, **more: Any) -> str:
         name = file_id(len(self.kept), b"x" * 16)
@@ -40,6 +50,7 @@ class _Files:
 
     async def read(self, file: file_pb2.StoredFile) -> AsyncGenerator[bytes, None]:
         data = self.kept[file.id][1]
+        await self.held.wait()
         for start in range(0, len(data), 100_000):
             self.read_bytes += 100_000
             yield data[start : start + 100_000]
@@ -112,6 +123,27 @@ class _World:
         rows = Reading(self.service, _OWNER, batch_id).rows(0, wait=wait)
         return [answered.number async for answered in rows]
 
+    def estimating(self, *offers: Offer) -> Estimating:
+        bill = Bill(Catalog(offers))
+        return Estimating(
+            cast("Any", self.files), cast("Any", _Routes()), bill, cast("Any", _Fleet())
+        )
+
+
+class _Routes:
+    """Everything goes where its name says."""
+
+    async def decide(self, _endpoint: str, head: Head, _body: bytes) -> tuple[Target, ...]:
+        provider, _, model = head.model.partition("/")
+        return (Target(provider, "main", model, listed=True),)
+
+
+class _Fleet:
+    slots: ClassVar[dict[tuple[str, str], int]] = {}
+
+    def pace(self, _provider: str, _model: str) -> None:
+        """Nothing is known."""
+
 
 class _NoBus:
     def on_reconnect(self, _call: object) -> None:
@@ -128,6 +160,48 @@ def lines(count: int) -> bytes:
     return b"".join(
         json.dumps({"custom_id": f"c{n}"}).encode() + b"\n" for n in range(1, 1 + count)
     )
+
+
+# --- estimates ---
+
+
+async def test_no_more_estimates_are_made_at_once_than_an_edge_bears() -> None:
+    world = _World()
+    body = {"custom_id": "a", "method": "POST", "url": CHAT, "body": {"model": "sim/echo"}}
+    wanted = batch_pb2.StoredBatch(
+        input_file_id=world.files.put(json.dumps(body).encode()), endpoint=CHAT
+    )
+    estimating = world.estimating()
+    world.files.held.clear()
+    held = [asyncio.create_task(estimating.estimate(_OWNER, wanted)) for _ in range(2)]
+    await asyncio.sleep(0)
+    for _ in range(3):
+        with pytest.raises(InferenceError) as caught:
+            await estimating.estimate(_OWNER, wanted)
+        assert (caught.value.reason, caught.value.retry_after) == ("queue_full", 10.0)
+    world.files.held.set()
+    assert [found.total for found in await asyncio.gather(*held)] == [1, 1]
+    assert (await estimating.estimate(_OWNER, wanted)).total == 1
+
+
+async def test_an_estimate_remembers_a_thousand_models_at_most() -> None:
+    world = _World()
+    asked = [
+        {"custom_id": f"c{n}", "method": "POST", "url": CHAT, "body": {"model": f"sim/{n}"}}
+        for n in range(1001)
+    ]
+    for count in (1000, 1001):
+        data = "".join(json.dumps(line) + "\n" for line in asked[:count]).encode()
+        wanted = batch_pb2.StoredBatch(
+            input_file_id=world.files.put(data),
+            endpoint=CHAT,
+            options=batch_pb2.BatchOptions(mixed_models=True),
+        )
+        if count == 1000:
+            assert (await world.estimating().estimate(_OWNER, wanted)).total == count
+            continue
+        with pytest.raises(InferenceError, match="1,000 models"):
+            await world.estimating().estimate(_OWNER, wanted)
 
 
 # --- results ---

@@ -357,6 +357,27 @@ async def test_results_are_read_while_it_runs_and_are_the_same_after(
         assert (await client.get(path, params={"after": wrong})).status_code == 400
 
 
+async def test_who_follows_results_is_answered_at_once_and_counts_as_a_stream(
+    sdk: AsyncOpenAI, client: httpx.AsyncClient
+) -> None:
+    async def open_streams() -> float:
+        lines = (await client.get("/metrics")).text.splitlines()
+        [found] = [line for line in lines if line.startswith("millrace_edge_open_streams ")]
+        return float(found.split()[1])
+
+    made = await create(sdk, [line("a", model="sim/tokens=5,ttft_ms=3000")])
+    path = f"/v1/batches/{made.id}/results"
+    async with client.stream("GET", path, params={"follow": "true"}):
+        batch = await sdk.batches.retrieve(made.id)
+        assert batch.status in {"validating", "in_progress"}
+        assert await open_streams() == 1
+
+    async def closed() -> bool:
+        return await open_streams() == 0
+
+    await until(closed, "it is closed")
+
+
 def _said(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
 
