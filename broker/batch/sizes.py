@@ -11,10 +11,11 @@ BYTES_PER_TOKEN = 4
 
 
 class Size(NamedTuple):
-    """Tokens: of the prompt, and of the answer at most; 0 = the line does not say."""
+    """Tokens of the prompt, and of the answers at most; `unbounded` answers are not in it."""
 
     read: int
     written: int
+    unbounded: int
 
 
 class _Body(msgspec.Struct):
@@ -41,7 +42,9 @@ def size(body: bytes) -> Size:
     try:
         read = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return Size(0, 0)
+        return Size(0, 0, 1)
     length = sum(len(getattr(read, name)) for name in _TEXTS)
     limit = next((value for name in _LIMITS if (value := getattr(read, name))), 0)
-    return Size(-(-length // BYTES_PER_TOKEN), max(limit, 0) * max(read.n or 1, 1))
+    answers = max(read.n or 1, 1)
+    tokens = -(-length // BYTES_PER_TOKEN)
+    return Size(tokens, limit * answers, 0) if limit > 0 else Size(tokens, 0, answers)

@@ -42,6 +42,11 @@ class Bill:
             date=self._catalog.date,
         )
 
+    def most_output(self, provider: str, model: str) -> int:
+        """Tokens of its longest answer; 0 = not known."""
+        offer = self._offer(provider, model)
+        return offer.max_output if offer is not None else 0
+
     def price(self, charge: record_pb2.Charge) -> None:
         """Add the cost to a charge that was written without."""
         if charge.HasField("cost"):

@@ -6,6 +6,7 @@ One pass over the file, in flat memory, in steps that leave this process's reque
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,10 @@ from edge.responses.service import told
 # Models that are shown, and that are told apart.
 MOST_MODELS = 100
 _MOST_NAMES = 1000
+# Endpoints whose answers are words, and those whose answers are none and cost nothing. Others are
+# paid for by what the lines do not say in tokens.
+_WORDED = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses"})
+_WORDLESS = frozenset({"/v1/embeddings", "/v1/moderations"})
 # Estimates that one edge makes at a time, and when one that is refused may ask again, in seconds.
 _AT_ONCE = 2
 _AGAIN_S = 10.0
@@ -35,11 +40,14 @@ _AGAIN_S = 10.0
 
 @dataclass(slots=True)
 class Estimate:
-    """See the module. `low` and `high` without any answer, and with all that is allowed."""
+    """See the module. `low` and `high` without any answer, and with all that is allowed.
+
+    What is allowed is what the lines say, or the longest answer of their model; None = not known.
+    """
 
     total: int = 0
     input_tokens: int = 0
-    output_tokens: int = 0
+    output_tokens: int | None = None
     low: event_pb2.Cost | None = None
     high: event_pb2.Cost | None = None
     duplicates: int = 0
@@ -55,7 +63,9 @@ class _Model:
 
     count: int = 0
     read: int = 0
+    # By the lines' own limits; and answers of lines that have none.
     written: int = 0
+    unbounded: int = 0
 
 
 class Estimating:
@@ -86,10 +96,11 @@ class Estimating:
                     message = f"The file names more than {_MOST_NAMES:,} models."
                     raise invalid("input_file_id", message)
                 known = models[model] = _Model()
-            read, written = size(line.body)
+            read, written, unbounded = size(line.body)
             known.count += 1
             known.read += read
             known.written += written
+            known.unbounded += unbounded
 
         wanted.options.dedupe = True
         check = Check(wanted, seen)
@@ -100,7 +111,6 @@ class Estimating:
             found = Estimate(
                 total=check.total,
                 input_tokens=sum(model.read for model in models.values()),
-                output_tokens=sum(model.written for model in models.values()),
                 duplicates=len(check.repeats) // 2,
                 models={
                     name: models[name].count
@@ -130,27 +140,41 @@ class Estimating:
                         return
 
     async def _price(self, endpoint: str, models: dict[str, _Model], found: Estimate) -> None:
-        low = high = 0
-        cost: event_pb2.Cost | None = None
         targets: dict[str, Target] = {}
         for name in models:
             decided = await self._routes.decide(endpoint, lines.Head(name), b"")
             targets[name] = _named(name) if isinstance(decided, InferenceError) else decided[0]
         found.seconds = round(sum(self._takes_s(targets[name], models[name]) for name in models))
-        for name, model in models.items():
-            target = targets[name]
-            usage = event_pb2.Usage(input_tokens=model.read)
+        most = [self._most(endpoint, targets[name], model) for name, model in models.items()]
+        if None not in most:
+            found.output_tokens = sum(filter(None, most))
+        found.low = self._cost(targets, models, [0] * len(models))
+        if found.output_tokens is not None:
+            found.high = self._cost(targets, models, most)
+
+    def _most(self, endpoint: str, target: Target, model: _Model) -> int | None:
+        """Tokens of all answers at most; None = not known."""
+        if endpoint in _WORDLESS:
+            return 0
+        longest = self._bill.most_output(target.provider, target.model)
+        if endpoint not in _WORDED or (model.unbounded and not longest):
+            return None
+        return model.written + model.unbounded * longest
+
+    def _cost(
+        self, targets: dict[str, Target], models: dict[str, _Model], written: Sequence[int | None]
+    ) -> event_pb2.Cost | None:
+        """What it costs when each model's answers have so many tokens; None = not known."""
+        total: event_pb2.Cost | None = None
+        for (name, model), tokens in zip(models.items(), written, strict=True):
+            usage = event_pb2.Usage(input_tokens=model.read, output_tokens=tokens or 0)
             completed = event_pb2.Completed(usage=usage)
-            cost = self._bill.cost(target.provider, target.model, completed)
+            cost = self._bill.cost(targets[name].provider, targets[name].model, completed)
             if cost is None:
-                return
-            low += cost.nano_usd
-            completed.usage.output_tokens = model.written
-            cost = self._bill.cost(target.provider, target.model, completed)
-            high += cost.nano_usd if cost is not None else 0
-        if cost is not None:
-            found.low = event_pb2.Cost(nano_usd=low, source=cost.source, date=cost.date)
-            found.high = event_pb2.Cost(nano_usd=high, source=cost.source, date=cost.date)
+                return None
+            cost.nano_usd += total.nano_usd if total is not None else 0
+            total = cost
+        return total
 
     def _takes_s(self, target: Target, model: _Model) -> float:
         """Seconds for all lines of a model, were the pool theirs alone."""

@@ -166,13 +166,14 @@ def _estimated(found: Estimate) -> pb.EstimateBatchResponse:
     shown = pb.EstimateBatchResponse(
         total=found.total,
         input_tokens=found.input_tokens,
-        output_tokens=found.output_tokens,
+        output_tokens=found.output_tokens or 0,
         errors=found.errors,
         duplicates=found.duplicates,
         models=found.models,
         seconds=found.seconds,
     )
-    if found.low is not None and found.high is not None:
+    if found.low is not None:
         shown.low.CopyFrom(found.low)
+    if found.high is not None:
         shown.high.CopyFrom(found.high)
     return shown

@@ -15,7 +15,7 @@ from broker.batch.lines import Head
 from broker.bus.responses import ConflictError
 from broker.catalog.bill import Bill
 from broker.catalog.catalog import Catalog
-from broker.catalog.offers import Offer
+from broker.catalog.offers import Offer, Rates
 from broker.errors import InferenceError
 from broker.files import file_id
 from broker.keys import KeyRecord
@@ -142,7 +142,7 @@ class _Fleet:
     slots: ClassVar[dict[tuple[str, str], int]] = {}
 
     def pace(self, _provider: str, _model: str) -> None:
-        """Nothing is known."""
+        """What nobody measured."""
 
 
 class _NoBus:
@@ -202,6 +202,42 @@ async def test_an_estimate_remembers_a_thousand_models_at_most() -> None:
             continue
         with pytest.raises(InferenceError, match="1,000 models"):
             await world.estimating().estimate(_OWNER, wanted)
+
+
+_SILENT: dict[str, Any] = {}
+_LIMITED = {"max_tokens": 10}
+
+
+@pytest.mark.parametrize(
+    ("url", "bodies", "longest", "tokens"),
+    [
+        (CHAT, [_LIMITED], 0, 10),
+        (CHAT, [{"max_completion_tokens": 10, "n": 3}], 0, 30),
+        (CHAT, [_LIMITED, _SILENT], 100, 110),
+        (CHAT, [{"n": 3}], 100, 300),
+        (CHAT, [_LIMITED, _SILENT], 0, None),
+        ("/v1/embeddings", [_SILENT], 0, 0),
+        ("/v1/images/generations", [_SILENT], 100, None),
+    ],
+)
+async def test_the_highest_cost_is_none_that_a_line_could_exceed(
+    url: str, bodies: list[dict[str, Any]], longest: int, tokens: int | None
+) -> None:
+    prices = {"input_tokens": 1_000_000_000, "output_tokens": 2_000_000_000}
+    offer = Offer("p", "m", "p/m", max_output=longest, rates=Rates(prices), source="a test")
+    asked = [
+        {"custom_id": f"c{n}", "method": "POST", "url": url, "body": {"model": "p/m", **body}}
+        for n, body in enumerate(bodies)
+    ]
+    world = _World()
+    data = "".join(json.dumps(line) + "\n" for line in asked).encode()
+    wanted = batch_pb2.StoredBatch(input_file_id=world.files.put(data), endpoint=url)
+    found = await world.estimating(offer).estimate(_OWNER, wanted)
+    assert not found.errors
+    assert found.low is not None
+    assert found.output_tokens == tokens
+    high = found.high.nano_usd - found.low.nano_usd if found.high is not None else None
+    assert high == (None if tokens is None else tokens * 2_000)
 
 
 # --- results ---

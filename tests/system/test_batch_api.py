@@ -362,7 +362,7 @@ async def test_who_follows_results_is_answered_at_once_and_counts_as_a_stream(
 ) -> None:
     async def open_streams() -> float:
         lines = (await client.get("/metrics")).text.splitlines()
-        [found] = [line for line in lines if line.startswith("millrace_edge_open_streams ")]
+        [found] = [line for line in lines if line.startswith("millrace_open_streams{")]
         return float(found.split()[1])
 
     made = await create(sdk, [line("a", model="sim/tokens=5,ttft_ms=3000")])
@@ -413,7 +413,8 @@ async def test_an_estimate_names_mistakes_and_prices_without_a_call(
     found = (await client.post("/v1/batches/estimate", json=body)).json()
     assert (found["total"], found["models"], found["errors"]) == (2, {MODEL: 2}, None)
     assert found["input_tokens"] >= 100
-    assert found["output_tokens"] == 7
+    # What the simulated model may write at most nobody knows.
+    assert (found["output_tokens"], found["cost_high"]) == (None, None)
     wrong = await upload(sdk, [line("a"), line("a"), "{"])
     body["input_file_id"] = wrong
     errors = (await client.post("/v1/batches/estimate", json=body)).json()["errors"]["data"]

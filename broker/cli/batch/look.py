@@ -132,9 +132,10 @@ def _tell(found: dict[str, Any], job: Job) -> None:
         typer.echo(f"  {model}  {count:,}")
     typer.echo(f"asked twice     {found['duplicates']:,}")
     typer.echo(f"input tokens    ~{found['input_tokens']:,}")
-    if found["output_tokens"]:
-        typer.echo(f"output tokens   at most {found['output_tokens']:,}")
-    low, high = found.get("cost_low"), found.get("cost_high")
-    typer.echo(f"cost            {f'${low} to ${high}' if low else 'the price is not known'}")
+    most, low, high = (found.get(name) for name in ("output_tokens", "cost_low", "cost_high"))
+    unbounded = "any number: set max_tokens to bound them"
+    typer.echo(f"output tokens   {unbounded if most is None else f'at most {most:,}'}")
+    cost = f"${low} to ${high}" if high else f"${low} and the output tokens"
+    typer.echo(f"cost            {cost if low else 'the price is not known'}")
     if found.get("seconds"):
         typer.echo(f"time            ~{found['seconds']:,} s at the present pace")
