@@ -44,6 +44,8 @@ _PATIENCE = {True: 16, False: 8}
 _MOST_SLOWER = 10
 # The status that says there is no such batch.
 _GONE = 404
+# Statuses that say that nothing was done.
+_REFUSALS = range(400, 500)
 # Somebody else's groups are in memory: it is tried again after this long.
 _ROOM_S = 5.0
 # Lines that are written or queued at a time.
@@ -115,11 +117,14 @@ class _Step:
         """A call to the batch API failed: it is made again, as long as there is time."""
         group = self._group
         _log.warning("%s: the provider's batch API: %s", self._job.request_id, self._hidden(exc))
-        told = exc.upstream_status if isinstance(exc, InferenceError) else 0
-        # Of what got no answer nobody knows whether it was done.
-        refused = told and isinstance(exc, InferenceError) and exc.row.retry is not Retry.SAME
-        group.asked = group.asked and not told
-        over = told == _GONE or (refused and not group.provider_batch)
+        refused = over = False
+        if isinstance(exc, InferenceError):
+            # Of what got no such answer nobody knows whether it was done.
+            refused = exc.upstream_status in _REFUSALS
+            passes = exc.row.retry is Retry.SAME
+            over = refused and not (passes or group.provider_batch)
+            over = over or exc.upstream_status == _GONE
+        group.asked = group.asked and not refused
         if over or ((self._stop or self._live) and self._waited_enough()):
             await self.end()
             return None

@@ -78,6 +78,9 @@ class BatchProvider:
         self.quick = True
         self.slow_create_s = 0.0
         self.refuse: list[str] = []
+        # What goes wrong with calls to the batch API, one after the other: a status instead of an
+        # answer, "late" for one behind what was asked for, or "cut" for half an answer.
+        self.trouble: list[int | str] = []
 
     def finish(self, *, as_: str = "completed") -> None:
         """Every batch ends."""
@@ -88,9 +91,18 @@ class BatchProvider:
     def __call__(self, received: Received) -> Said:
         """The answer to a call."""
         path = received.path.partition("?")[0]
-        if received.provider == "anthropic":
-            return self._messages(path, received)
-        return self._openai(path, received)
+        live = path in {"/v1/messages", "/v1/chat/completions"}
+        wrong = self.trouble.pop(0) if self.trouble and not live else None
+        if isinstance(wrong, int) and wrong:
+            return Said(wrong, {"error": {"type": "x", "message": "no"}}, {"retry-after": "0"})
+        answer = self._messages if received.provider == "anthropic" else self._openai
+        said = answer(path, received)
+        if wrong == "late":
+            return Said(500, {"error": {"type": "api_error", "message": "but it was done"}})
+        if wrong == "cut":
+            whole = said.body if isinstance(said.body, bytes) else json.dumps(said.body).encode()
+            return Said(said.status, whole[: len(whole) // 2], cut=True)
+        return said
 
     # OpenAI's.
 

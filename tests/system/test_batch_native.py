@@ -205,6 +205,25 @@ async def test_cancelling_a_batch_cancels_there_and_keeps_what_was_answered(
     assert {row["error"]["code"] for row in errors} == {"batch_cancelled"}
 
 
+TROUBLE: list[list[int | str]] = [
+    [500, 0, 429, 0, 0, 503, 0, 0, 500],
+    # Each of the first calls is done, and not told so.
+    ["late", 0, "late", 0, 0, "late", "late", 0, "late"],
+    ["cut", 0, "cut", 0, 0, "cut", "cut", 0, "cut", "cut"],
+]
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("trouble", TROUBLE, ids=["refused", "late", "cut"])
+async def test_a_batch_api_that_fails_is_asked_again_and_makes_one_batch(
+    runner: Runner, provider: BatchProvider, name: str, trouble: list[int | str]
+) -> None:
+    provider.trouble = list(trouble)
+    record = await runner.over(await runner.create(lines(6, MODELS[name]), options=NATIVE))
+    assert record.progress.completed == 6
+    assert (len(provider.batches), provider.live) == (1, [])
+
+
 async def test_kill_9_behind_the_making_of_batches_makes_no_second_ones(
     runner: Runner, provider: BatchProvider
 ) -> None:
@@ -216,8 +235,11 @@ async def test_kill_9_behind_the_making_of_batches_makes_no_second_ones(
     stack.processes["worker0"].kill()
     provider.slow_create_s = 0.0
     provider.finish()
+    # Their jobs come again when their leases have run out: not after a minute here.
+    for name in MODELS:
+        found = await stack.bus.js.consumer_info("BAT", f"bat-{name}-main")
+        await stack.bus.js.add_consumer("BAT", found.config.evolve(ack_wait=1.0))
     stack.start_worker(0)
-    # Their jobs come again when their leases have run out: after a minute.
     for batch in batches:
         record = await runner.over(batch, timeout_s=150)
         assert record.progress.completed == 20
