@@ -272,7 +272,9 @@ class EstimateBatchResponse(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     total: _builtins.int
     input_tokens: _builtins.int
-    """By our own count of the prompts; output tokens are the lines' own limits where they have them."""
+    """By our own count of the prompts. Output tokens at most: the lines' own limits, or the longest
+    answers of their models; 0 = not known.
+    """
     output_tokens: _builtins.int
     seconds: _builtins.int
     """At the present pace of the models' workers; 0 = not known."""
@@ -280,7 +282,7 @@ class EstimateBatchResponse(_message.Message):
     """Lines that ask what an earlier one asks."""
     @_builtins.property
     def low(self) -> _event_pb2.Cost:
-        """Unset where the price of a model is not known. Without any output, and with all that is allowed."""
+        """Unset where the price of a model is not known. Without any output, and with output_tokens."""
 
     @_builtins.property
     def high(self) -> _event_pb2.Cost: ...
