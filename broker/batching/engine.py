@@ -15,6 +15,7 @@ from broker.batching.publish import Publishing
 from broker.batching.run import FencedError, Run
 from broker.batching.services import Services
 from broker.batching.telling import Telling
+from broker.bus import backlog
 from broker.bus.batches import KeptBatch
 from broker.bus.connection import BusError
 from broker.bus.ending import end
@@ -29,6 +30,8 @@ _AGAIN_S = 1.0
 _MOST_PENDING = 5_000
 # Keys that stop a batch outlive whatever may still be queued of it.
 _STOPS_KEPT_S = 17 * 86_400
+# They go sooner where nothing waits any more that is not younger than they are by so much.
+_STOPS_SETTLE_S = 3600
 _STOPS_LOOKED_AT_S = 3600.0
 
 
@@ -173,8 +176,13 @@ class Engine:
             await asyncio.sleep(_STOPS_LOOKED_AT_S)
 
     async def _delete_stops(self) -> None:
-        for batch, since in (await self._services.batches.stopped_since()).items():
-            if self._services.now() - since > _STOPS_KEPT_S and batch not in self._lives:
+        stopped = await self._services.batches.stopped_since()
+        if not stopped:
+            return
+        oldest, now = await backlog.oldest(self._services.bus), self._services.now()
+        for batch, since in stopped.items():
+            settled = min(oldest, now) > since + _STOPS_SETTLE_S
+            if (settled or now - since > _STOPS_KEPT_S) and batch not in self._lives:
                 await self._services.batches.unstop(batch)
 
 

@@ -68,9 +68,9 @@ async def write(run: Run) -> None:
 async def clean(run: Run) -> None:
     """The batch is over: forget what it was run with."""
     services, record = run.services, run.record
-    # Of lines that were queued twice one may still wait: it must not be run.
-    queued = record.progress.epoch or states.done(record) < record.progress.sent
-    if queued:
+    if record.in_progress_at:
+        # A line may still wait, of a second publish or with an ack that was lost: without its
+        # result, which goes now, nothing else would keep it from being run again.
         await services.batches.stop(run.id, record.stop_code or states.BATCH_EXPIRED)
     await services.results.purge(run.id)
     # Those of a process that died here are left to their retention.
@@ -78,7 +78,7 @@ async def clean(run: Run) -> None:
         await services.blobs.discard(name)
     if record.progress.copies:
         await copies.forget(run)
-    if not queued:
+    if not record.in_progress_at:
         await services.batches.unstop(run.id)
     if native.possible(record):
         await services.batches.end_live(run.id)

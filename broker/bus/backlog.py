@@ -7,9 +7,11 @@ whoever published it.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import datetime
 
 import msgspec
 from nats.js.errors import NotFoundError
@@ -25,6 +27,8 @@ _TIMEOUT_S = 5.0
 
 class _State(msgspec.Struct):
     last_seq: int = 0
+    messages: int = 0
+    first_ts: str = ""
     subjects: dict[str, int] | None = None
 
 
@@ -55,6 +59,23 @@ async def scheduled(bus: Bus) -> Counter[str]:
     pattern = subjects.schedule(subjects.BATCH, "x")[:-1] + "*"
     waiting, _ = await _subjects(bus, _SCHEDULES, pattern)
     return Counter(name.rpartition(".")[2].rpartition("_")[0] for name in waiting)
+
+
+async def oldest(bus: Bus) -> float:
+    """When the oldest job was stored that is queued, in flight or delayed, in Unix seconds.
+
+    By the server's clock; infinite where there is none. Delayed jobs of other lanes count too.
+    """
+    found = math.inf
+    for stream in (_STREAM, _SCHEDULES):
+        with mapped("read the backlog"):
+            answer = await bus.nc.request(f"$JS.API.STREAM.INFO.{stream}", b"", timeout=_TIMEOUT_S)
+            state = _decode(answer.data).state
+        if state is None:
+            raise BusError(f"cannot read the backlog: {stream} does not answer")
+        if state.messages:
+            found = min(found, datetime.fromisoformat(state.first_ts).timestamp())
+    return found
 
 
 async def passed(bus: Bus, watermark: int, pools: Collection[tuple[str, str]]) -> bool:

@@ -15,7 +15,7 @@ from nats.errors import Error as NatsError
 
 from broker import subjects
 from broker.batch import states
-from broker.batching import publish
+from broker.batching import engine, publish
 from broker.bus import Bus, BusError, atomic
 from broker.bus.ending import end
 from broker.bus.files import Files
@@ -357,3 +357,32 @@ async def test_many_small_batches_at_once_are_all_run(
             await until(partial(author.over, batch), "it is over", 40)
             assert (await author.get(batch)).progress.completed == 3
     assert set(worker.asked.values()) == {1}
+
+
+async def test_a_line_that_waits_though_its_batch_is_over_is_not_run(
+    bus: Bus, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    author = Author(bus)
+    async with Leader(bus, monkeypatch) as leader:
+        batch = await author.create(lines(3))
+        await until(partial(author.over, batch), "it is over", 60)
+        await until(partial(author.let_go, batch), "nothing is left of it", 30)
+        late = job_pb2.Job(
+            request_id=subjects.line_id(batch, 2),
+            attempt=2,
+            line=job_pb2.BatchLine(batch_id=batch, number=2, json=b"{}"),
+        )
+        subject = subjects.job(subjects.BATCH, "sim", "main", "m")
+        await bus.js.publish(subject, late.SerializeToString())
+        await until(partial(nothing_queued, bus), "it was taken", 30)
+        assert set(worker.asked.values()) == {1}
+        token = subjects.token(batch)
+        await leader.engine._delete_stops()
+        assert token in await author.batches.stopped_since()
+        monkeypatch.setattr(engine, "_STOPS_SETTLE_S", -10)
+        await leader.engine._delete_stops()
+        assert token not in await author.batches.stopped_since()
+
+
+async def nothing_queued(bus: Bus) -> bool:
+    return (await bus.js.stream_info("BAT")).state.messages == 0

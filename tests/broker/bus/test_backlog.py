@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import time
+
 import pytest
 
 from broker import subjects
@@ -75,3 +78,10 @@ async def test_delayed_lines_are_counted_by_their_batch(bus: Bus) -> None:
             },
         )
     assert dict(await backlog.scheduled(bus)) == {"batch_req_aa": 2, "batch_req_bb": 1}
+
+
+async def test_the_oldest_job_is_known_by_its_time(bus: Bus) -> None:
+    assert await backlog.oldest(bus) == math.inf
+    before = time.time()
+    await publish_all(bus, messages(2))
+    assert before - 60 < await backlog.oldest(bus) < time.time() + 60
