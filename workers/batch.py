@@ -168,7 +168,7 @@ class Batch:
             return
         self._slots.hold(delivery.reply)
         before = delivery.deliveries - 1
-        again = before > 0 or job.attempt > 1
+        again = before > 0 or job.attempt > 1 or job.line.maybe_done
         line = _Line(job, delivery.reply, job.losses + before, again, self._now())
         self._lines[name] = line
         if self._slots.draining:

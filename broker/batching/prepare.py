@@ -127,6 +127,7 @@ class _Jobs:
 
     def __init__(self, run: Run) -> None:
         self._record = run.record
+        self._maybe_done_to = run.maybe_done_to
         self._attempt = EPOCH * run.record.progress.epoch + 1
         left_s = max(1, run.record.expires_at - run.services.now())
         # What one call may take: 0 is what the workers' settings say.
@@ -141,6 +142,7 @@ class _Jobs:
         subject, common = shared
         request_id = subjects.line_id(self._record.id, raw.number)
         asked = job_pb2.BatchLine(number=raw.number, custom_id=line.custom_id)
+        asked.maybe_done = raw.number <= self._maybe_done_to
         if len(line.body) > MAX_INLINE_BODY:
             asked.range.CopyFrom(
                 job_pb2.FileRange(

@@ -161,7 +161,7 @@ class Publishing:
             return 0
         except BaseException:
             # It may have been stored all the same; it is done again from where all is known to be.
-            run.doubtful = True
+            run.doubt()
             progress = run.record.progress
             self._go_back(run, progress.next_offset, max(1, progress.next_line))
             raise

@@ -23,6 +23,8 @@ from broker.v1 import batch_pb2, event_pb2, file_pb2, record_pb2
 _log = logging.getLogger(__name__)
 
 _RETRY_S = 0.02
+# Lines that may have been published since the last checkpoint that is stored: many more than are.
+_BEYOND = 10_000
 Edit = Callable[[batch_pb2.StoredBatch], bool]
 
 
@@ -77,6 +79,10 @@ class Run:
         # Lines that are not known to be begun may be: those of another process, behind its last
         # checkpoint, or of a publish that was not answered.
         self.doubtful = kept.record.status != states.VALIDATING
+        # Up to this line: the queue forgets after minutes what it has had.
+        self.maybe_done_to = 0
+        if self.doubtful:
+            self.doubt()
         self.input: file_pb2.StoredFile | None = None
         self.cursor: Cursor | None = None
         # Objects that hold bodies of its results.
@@ -88,6 +94,11 @@ class Run:
     def id(self) -> str:
         """The batch's id."""
         return self.record.id
+
+    def doubt(self) -> None:
+        """Lines behind what is known to be published may be published, too."""
+        self.doubtful = True
+        self.maybe_done_to = self.record.progress.next_line + _BEYOND
 
     @property
     def publishes(self) -> bool:

@@ -247,6 +247,7 @@ class BatchLine(_message.Message):
     ENDPOINT_FIELD_NUMBER: _builtins.int
     JSON_FIELD_NUMBER: _builtins.int
     RANGE_FIELD_NUMBER: _builtins.int
+    MAYBE_DONE_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.str
     number: _builtins.int
     """In the file, from 1."""
@@ -255,6 +256,10 @@ class BatchLine(_message.Message):
     """As in the batch."""
     json: _builtins.bytes
     """The line's body, JSON."""
+    maybe_done: _builtins.bool
+    """It may have been queued before, so long ago that the queue does not know it any more: its result
+    is looked for first.
+    """
     @_builtins.property
     def range(self) -> Global___FileRange:
         """Where the line is, when it is too large to be here."""
@@ -268,10 +273,11 @@ class BatchLine(_message.Message):
         endpoint: _builtins.str = ...,
         json: _builtins.bytes = ...,
         range: Global___FileRange | None = ...,
+        maybe_done: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "json", b"json", "range", b"range"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "body", b"body", "custom_id", b"custom_id", "endpoint", b"endpoint", "json", b"json", "number", b"number", "range", b"range"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "body", b"body", "custom_id", b"custom_id", "endpoint", b"endpoint", "json", b"json", "maybe_done", b"maybe_done", "number", b"number", "range", b"range"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["json", "range"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
