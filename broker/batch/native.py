@@ -22,7 +22,7 @@ ENOUGH_LINES = 100
 _RAMP = 0.1
 _RAMP_S = 900
 # Lines that are handed over together: a worker has them in memory.
-SIZE = Size(5000, 16 << 20)
+SIZE = Size(5000, 8 << 20)
 
 HasBatches = Callable[[Target], bool]
 

@@ -89,7 +89,7 @@ async def hands_over(run: Run) -> bool:
     record, services = run.record, run.services
     if not native.wanted(record, services.now()):
         return False
-    if record.options.mixed_models:
+    if record.options.mixed_models and record.options.execution == native.NATIVE:
         return True
     decided = await services.routes.decide(record.endpoint, lines.Head(record.model), b"")
     if isinstance(decided, InferenceError):

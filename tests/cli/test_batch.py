@@ -117,6 +117,15 @@ def test_failed_rows_say_why_and_fail_the_command(env: dict[str, str], tmp_path:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_rows_are_handed_over_where_that_is_asked_for(env: dict[str, str], tmp_path: Path) -> None:
+    source = prompts(tmp_path / "in.jsonl", 2)
+    result = millrace("batch", "run", str(source), *ECHO, "--execution", "native", env=env)
+    assert result.returncode == 1
+    errors = [row["error"] for row in rows(tmp_path / "in.answers.jsonl")]
+    assert ["no batch API" in str(error) for error in errors] == [True, True]
+    run(source, *ECHO, "--execution", "auto", "--again", env=env)
+
+
 def test_the_same_command_goes_on_where_it_was(
     env: dict[str, str], tmp_path: Path, number: signal.Signals
 ) -> None:

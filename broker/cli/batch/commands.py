@@ -71,6 +71,10 @@ def run(  # noqa: PLR0917 - typer calls it by name
     max_error_rate: Annotated[
         float | None, typer.Option(help="Stop when this share of lines failed, 0 to 1.")
     ] = None,
+    execution: Annotated[
+        str,
+        typer.Option(help="live; or native, auto: at the provider's batch API, at half the price."),
+    ] = "live",
     dedupe: Annotated[bool, typer.Option(help="Ask once what several rows ask.")] = False,
     again: Annotated[bool, typer.Option(help="Run it anew although it was run before.")] = False,
     detach: Annotated[
@@ -87,6 +91,7 @@ def run(  # noqa: PLR0917 - typer calls it by name
         "mixed_models": True,
         "large": True,
         "dedupe": dedupe,
+        "execution": execution if execution != "live" else None,
         "max_cost": max_cost,
         "max_error_rate": max_error_rate,
     }
