@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -33,6 +34,7 @@ from broker.settings import Settings
 # What is read from a disk or a socket at a time.
 _CHUNK = 1 << 20
 Advance = Callable[[int], None]
+Ask = Callable[[Callable[[], httpx.Response]], dict[str, Any]]
 
 
 def upload(settings: Settings, path: Path, purpose: str, expires_s: int | None) -> None:
@@ -53,26 +55,36 @@ def upload(settings: Settings, path: Path, purpose: str, expires_s: int | None) 
             wanted = {"purpose": purpose, "filename": path.name, "bytes": size}
             wanted |= {"mime_type": "application/octet-stream"}
             wanted |= {"expires_after": expires} if expires else {}
-            made = _in_parts(http, source, wanted, advance)
+            made = in_parts(http, source, wanted, advance)
     typer.echo(made["id"])
 
 
-def _in_parts(
-    http: httpx.Client, source: BinaryIO, wanted: dict[str, Any], advance: Advance
+def in_parts(
+    http: httpx.Client,
+    source: BinaryIO,
+    wanted: dict[str, Any],
+    advance: Advance = lambda _: None,
+    ask: Ask = lambda send: _checked(send()),
 ) -> dict[str, Any]:
-    upload = _checked(http.post("/v1/uploads", json=wanted))
+    """Upload more than one request takes; `ask` makes each call. Returns the file."""
+    upload = ask(lambda: http.post("/v1/uploads", json=wanted))
     where, size = f"/v1/uploads/{upload['id']}", wanted["bytes"]
     ids = []
     try:
         for start in range(0, size, MOST_PART_BYTES):
             part = _part(source, start, min(MOST_PART_BYTES, size - start), advance)
-            reply = http.post(f"{where}/parts", files={"data": ("part", part)})
-            ids.append(_checked(reply)["id"])
-        return dict(_checked(http.post(f"{where}/complete", json={"part_ids": ids}))["file"])
+            ids.append(ask(partial(_send, http, f"{where}/parts", part))["id"])
+        complete = f"{where}/complete"
+        return dict(ask(lambda: http.post(complete, json={"part_ids": ids}))["file"])
     except BaseException:
         with contextlib.suppress(httpx.HTTPError):
             http.post(f"{where}/cancel")
         raise
+
+
+def _send(http: httpx.Client, where: str, part: BinaryIO) -> httpx.Response:
+    part.seek(0)
+    return http.post(where, files={"data": ("part", part)})
 
 
 def show(settings: Settings, purpose: str | None, limit: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
@@ -9,6 +10,8 @@ from typing import Any, BinaryIO
 import httpx
 
 from broker.cli.api import check
+from broker.cli.files import in_parts
+from broker.files import MOST_BYTES
 
 # An edge that restarts, or a load balancer without one, is back before that as a rule.
 PATIENCE_S = 600.0
@@ -25,7 +28,12 @@ class Calls:
         self._on_away = on_away
 
     def upload(self, content: BinaryIO, name: str) -> str:
-        """The id of the new file."""
+        """The id of the new file; a large one goes in parts."""
+        size = content.seek(0, os.SEEK_END)
+        if size > MOST_BYTES:
+            wanted = {"purpose": "batch", "filename": name, "bytes": size}
+            wanted["mime_type"] = "application/jsonl"
+            return str(in_parts(self._http, content, wanted, ask=self._patiently)["id"])
 
         def send() -> httpx.Response:
             content.seek(0)
