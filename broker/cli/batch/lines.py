@@ -35,6 +35,8 @@ def line(row: Row, wish: Wish) -> dict[str, Any]:
     """The batch line of a row. Raises `InputError`."""
     fields = row.fields
     if isinstance(fields.get("body"), dict) and wish.template is None:
+        if "url" in fields:
+            raise InputError(f"row {row.number} is a line of a batch, and the first row is none")
         body = {**wish.params, **fields["body"]}
     elif isinstance(fields.get("messages"), list) and wish.template is None:
         rest = {name: value for name, value in fields.items() if name not in _NAMES}
@@ -52,10 +54,31 @@ def line(row: Row, wish: Wish) -> dict[str, Any]:
     }
 
 
-def endpoint_of(row: Row) -> str | None:
-    """The endpoint that a row is a line for, if it is a line of a batch."""
+def endpoint_of(row: Row, wish: Wish) -> str | None:
+    """The endpoint that a row is a line for, if it is a line of a batch. Raises `InputError`.
+
+    Such rows go to the server as they are.
+    """
     url = row.fields.get("url")
-    return url if isinstance(url, str) and isinstance(row.fields.get("body"), dict) else None
+    body = row.fields.get("body")
+    if wish.template is not None or not (isinstance(url, str) and isinstance(body, dict)):
+        return None
+    if wish.model or wish.system is not None or wish.params:
+        raise InputError(
+            f"row {row.number} is a line of a batch, which is run as it is: --model, --system and "
+            "--param are for other rows"
+        )
+    return url
+
+
+def check_columns(row: Row) -> None:
+    """Raise `InputError` where a row has a field that its answer would replace."""
+    for name in ("answer", "error"):
+        if name in row.fields:
+            raise InputError(
+                f"row {row.number} has a field '{name}', as the output has for what came of it; "
+                "give it another name"
+            )
 
 
 def _name(row: Row) -> str:

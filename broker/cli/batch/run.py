@@ -16,7 +16,7 @@ import typer
 from broker.cli.api import client
 from broker.cli.batch import answers, rows, saved
 from broker.cli.batch.calls import Calls
-from broker.cli.batch.lines import Wish, endpoint_of, line
+from broker.cli.batch.lines import Wish, check_columns, endpoint_of, line
 from broker.cli.batch.progress import Display, display, follow
 from broker.cli.batch.rows import InputError
 from broker.cli.options import fail
@@ -82,11 +82,14 @@ def prepare(job: Job, content: BinaryIO) -> Prepared:
     digest = hashlib.sha256(json.dumps(job.options, sort_keys=True).encode())
     wrong: list[str] = []
     for row in rows.read(job.source):
-        if not count and (endpoint := endpoint_of(row)) is not None:
+        if not count and (endpoint := endpoint_of(row, wish)) is not None:
             wish, lines = replace(wish, endpoint=endpoint), True
         count += 1
         try:
-            data = json.dumps(line(row, wish), ensure_ascii=False).encode() + b"\n"
+            if not lines:
+                check_columns(row)
+            made = row.fields if lines else line(row, wish)
+            data = json.dumps(made, ensure_ascii=False).encode() + b"\n"
         except InputError as exc:
             wrong.append(str(exc))
             continue
