@@ -115,8 +115,12 @@ class Publishing:
             run.publishing = True
             try:
                 published = await self._advance(run)
-            except BusError:
-                raise
+            except BusError as exc:
+                if not self._services.bus.connected:
+                    raise
+                _log.info("publishing lines of %s: %s; trying again", run.id, exc)
+                self._resting[run.id] = asyncio.get_running_loop().time() + _REST_S
+                published = 0
             except Exception:  # noqa: BLE001 - one batch must not stop the others
                 _log.exception("publishing lines of %s; trying again", run.id)
                 self._resting[run.id] = asyncio.get_running_loop().time() + _REST_S
