@@ -68,6 +68,17 @@ def copy(result: batch_pb2.LineResult, number: int, custom_id: str) -> batch_pb2
     return made
 
 
+def lost(result: batch_pb2.LineResult) -> batch_pb2.LineResult:
+    """The result of a line whose answer is stored nowhere any more."""
+    return batch_pb2.LineResult(
+        number=result.number,
+        custom_id=result.custom_id,
+        error=batch_pb2.BatchError(
+            code="answer_lost", message="This line was answered, but its answer was lost."
+        ),
+    )
+
+
 def stopped(result: batch_pb2.LineResult) -> bool:
     """Whether the line ended only because its batch did."""
     return not result.status and result.error.code in STOPPED

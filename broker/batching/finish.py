@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
 from itertools import islice
 
 from broker.batch import lines, names, native, projection, states
@@ -39,11 +40,11 @@ async def write(run: Run) -> None:
     try:
         async with contextlib.aclosing(_results(run)) as groups:
             async for group in groups:
-                for result in group:
+                for found in group:
+                    result, body = await _with_body(run, found)
                     answered = projection.answered(result)
                     if answered:
                         models.add(result.answered_model)
-                    body = await _body(run, result) if result.HasField("object") else None
                     (output if answered else errors).add(projection.row(run.id, result, body))
                     if body is not None:
                         await output.flush()
@@ -84,23 +85,31 @@ async def clean(run: Run) -> None:
         await services.batches.end_live(run.id)
 
 
-async def _body(run: Run, result: batch_pb2.LineResult) -> bytes:
+async def _with_body(
+    run: Run, result: batch_pb2.LineResult
+) -> tuple[batch_pb2.LineResult, bytes | None]:
+    """A result, and its body where that is stored apart; an error in its place where it is lost."""
+    if not result.HasField("object"):
+        return result, None
     run.large.append(result.object.name)
-    return await run.services.blobs.get(result.object.name) or b"null"
+    body = await run.services.blobs.get(result.object.name)
+    return (result if body is not None else projection.lost(result)), body
 
 
 async def _results(run: Run) -> AsyncGenerator[list[batch_pb2.LineResult], None]:
     """What becomes of the lines, in their order; nothing of an input that was never valid."""
     if not run.record.in_progress_at:
         return
+    last = 0
     try:
         async with contextlib.aclosing(_by_input(run)) as groups:
             async for group in groups:
                 yield group
+                last = group[-1].number if group else last
     except reading.InputGoneError:
-        # Known at once, before the first line: what was answered is kept all the same.
+        # What was answered is kept all the same, each line once.
         bits = await run.services.results.present(run.id)
-        numbers = (n for n in range(8 * len(bits)) if bits[n >> 3] >> (n & 7) & 1)
+        numbers = (n for n in range(last + 1, 8 * len(bits)) if bits[n >> 3] >> (n & 7) & 1)
         while some := list(islice(numbers, _FEWEST)):
             found = await run.services.results.range(run.id, some)
             yield [found[number] for number in sorted(found)]
@@ -108,39 +117,64 @@ async def _results(run: Run) -> AsyncGenerator[list[batch_pb2.LineResult], None]
 
 async def _by_input(run: Run) -> AsyncGenerator[list[batch_pb2.LineResult], None]:
     """The same, by the input: while a group is written, the next ones are read."""
-    lines_left: list[tuple[int, bytes]] = []
+    lines_left: list[tuple[int, str]] = []
     most = _FEWEST
-    reads: deque[asyncio.Task[list[batch_pb2.LineResult]]] = deque()
+    reads: deque[asyncio.Task[_Group]] = deque()
     try:
         async with contextlib.aclosing(reading.chunks(run, 0, 1)) as chunks:
             async for chunk in chunks:
-                lines_left += [(raw.number, raw.data) for raw in chunk.lines]
+                lines_left += [(raw.number, lines.custom_id(raw.data)) for raw in chunk.lines]
                 while len(lines_left) >= most:
                     part, lines_left = lines_left[:most], lines_left[most:]
-                    reads.append(asyncio.create_task(_of_lines(run, part), name="read results"))
+                    reads.append(asyncio.create_task(_read(run, part), name="read results"))
                     if len(reads) > _AHEAD:
-                        group = await reads.popleft()
-                        yield group
-                        # Large ones are read a few at a time: memory stays flat.
-                        size = sum(result.ByteSize() for result in group)
-                        fits = len(group) * _GROUP_BYTES // max(1, size)
-                        most = max(_FEWEST, min(_MOST, 2 * most, fits))
-        reads.append(asyncio.create_task(_of_lines(run, lines_left), name="read results"))
+                        async for group in _whole(run, await reads.popleft()):
+                            yield group
+                            # Large ones are read a few at a time: memory stays flat.
+                            size = sum(result.ByteSize() for result in group)
+                            fits = len(group) * _GROUP_BYTES // max(1, size)
+                            most = max(_FEWEST, min(_MOST, 2 * most, fits))
+        reads.append(asyncio.create_task(_read(run, lines_left), name="read results"))
         while reads:
-            yield await reads.popleft()
+            async for group in _whole(run, await reads.popleft()):
+                yield group
     finally:
         for read in reads:
             await end(read)
 
 
-async def _of_lines(run: Run, group: list[tuple[int, bytes]]) -> list[batch_pb2.LineResult]:
-    numbers = [number for number, _ in group]
-    found = await run.services.results.range(run.id, numbers) if numbers else {}
+@dataclass(slots=True)
+class _Group:
+    """Numbers and names of lines, and their results; None: they are too large together."""
+
+    lines: list[tuple[int, str]]
+    results: list[batch_pb2.LineResult] | None
+
+
+async def _read(run: Run, part: list[tuple[int, str]]) -> _Group:
+    """The results of lines, a few megabytes at most."""
+    if not part:
+        return _Group(part, [])
+    found, more = await run.services.results.some(run.id, [number for number, _ in part])
+    if more and len(part) > 1:
+        return _Group(part, None)
     code = run.record.stop_code or states.BATCH_EXPIRED
-    return [
-        found.get(number) or projection.ended(number, lines.custom_id(line), code)
-        for number, line in group
-    ]
+    return _Group(
+        part,
+        [found.get(number) or projection.ended(number, name, code) for number, name in part],
+    )
+
+
+async def _whole(run: Run, group: _Group) -> AsyncGenerator[list[batch_pb2.LineResult], None]:
+    """The results of a group, in parts where it is too large."""
+    if group.results is not None:
+        if group.results:
+            yield group.results
+        return
+    half = len(group.lines) // 2
+    for part in (group.lines[:half], group.lines[half:]):
+        async for results in _whole(run, await _read(run, part)):
+            yield results
 
 
 class _Sink:
