@@ -16,11 +16,14 @@ from broker.batch import lines, projection
 from broker.batch.chunks import Chunk
 from broker.batching import reading
 from broker.batching.run import Run
-from broker.bus.connection import BusError
 from broker.v1 import batch_pb2
 
 # Results that are read at a time.
 _AT_ONCE = 64
+
+
+class CopiesGoneError(Exception):
+    """Which lines are copies is stored nowhere any more."""
 
 
 class Copies:
@@ -46,10 +49,10 @@ async def store(run: Run, pairs: array[int]) -> None:
 
 
 async def load(run: Run) -> Copies:
-    """What was kept."""
+    """What was kept. Raises `CopiesGoneError`."""
     data = await run.services.blobs.get(_name(run))
     if data is None:
-        raise BusError(f"the list of repeated lines of {run.id} is gone")
+        raise CopiesGoneError(run.id)
     pairs = array("q")
     pairs.frombytes(data)
     return Copies(pairs)

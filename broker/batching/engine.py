@@ -133,11 +133,13 @@ class Engine:
     async def _run(self, token: str, kept: KeptBatch) -> None:
         run = Run(self._services, kept)
         self._runs[run.id] = self._by_token[token] = run
+        life = Life(run, self._count_from, self._telling)
         try:
-            await Life(run, self._count_from, self._telling).live()
+            await life.live()
         finally:
             del self._runs[run.id], self._by_token[token]
             self._publishing.forget(run)
+        await life.tell()
 
     def _count_from(self, sequence: int) -> None:
         """Have results from this one on counted; who counted them already passes over them."""

@@ -18,6 +18,10 @@ from broker.v1 import batch_pb2
 
 _log = logging.getLogger(__name__)
 
+_UNKNOWN = batch_pb2.BatchError(
+    code="internal_error", message="Stopped: which lines repeat earlier ones is not known any more."
+)
+
 
 class Life:
     """See the module. `count_from(sequence)` has results from there on counted."""
@@ -48,8 +52,11 @@ class Life:
             else:
                 await self._run_lines()
         await finish.clean(run)
-        await self._telling.tell(run)
-        await self._services.batches.let_go(run.id)
+
+    async def tell(self) -> None:
+        """The batch is over: tell who wants to know, then forget it."""
+        await self._telling.tell(self._run)
+        await self._services.batches.let_go(self._run.id)
 
     async def _validate(self) -> None:
         run = self._run
@@ -116,7 +123,11 @@ class Life:
         if run.record.stop_code:
             await self._services.batches.stop(run.id, run.record.stop_code)
         if run.record.progress.copies:
-            self._copies = await copies.load(run)
+            try:
+                self._copies = await copies.load(run)
+            except copies.CopiesGoneError:
+                await run.edit(lambda kept: states.cancel(kept, self._services.now(), _UNKNOWN))
+                await self._stop()
         await self._set_out()
 
     async def _set_out(self) -> None:

@@ -46,6 +46,8 @@ MAX_QUEUED = 50_000
 _SPARE_S = 2.0 * _DAY
 # How long responses are kept unless the settings say otherwise.
 RETENTION_S = 30.0 * _DAY
+# How long lines of batches wait at most.
+LONGEST_BATCH_S = 16.0 * _DAY
 _STREAM_EXISTS = 10058
 
 
@@ -90,7 +92,7 @@ def _streams(replicas: int, retention_s: float = RETENTION_S) -> list[StreamConf
             name="BAT",
             subjects=["req.bat.*.*.*"],
             # Outlives the longest batch window of 14 days (R18).
-            max_age=16 * _DAY,
+            max_age=LONGEST_BATCH_S,
             duplicate_window=600,
             allow_atomic=True,
             sources=[_due("bat")],
@@ -102,7 +104,7 @@ def _streams(replicas: int, retention_s: float = RETENTION_S) -> list[StreamConf
             subjects=["sched.*.*", "due.*.*.*.*"],
             allow_msg_schedules=True,
             allow_msg_ttl=True,
-            max_age=16 * _DAY,
+            max_age=LONGEST_BATCH_S,
             **file,
         ),
         StreamConfig(
@@ -192,8 +194,9 @@ async def ensure_layout(bus: Bus, replicas: int, retention_s: float = RETENTION_
     for bucket in _buckets(replicas, retention_s):
         with _naming(f"bucket {bucket.bucket}"):
             await _ensure_bucket(bus, bucket)
-    # Nothing of a response goes before the response does, nor of a file; some files never go.
-    kept = {subjects.BLOBS: retention_s + _SPARE_S, subjects.FILES: 0.0}
+    # Nothing of a response goes before the response does, nor of a file; some files never go. Large
+    # answers of a batch wait for its end.
+    kept = {subjects.BLOBS: max(retention_s, LONGEST_BATCH_S) + _SPARE_S, subjects.FILES: 0.0}
     for store in subjects.OBJECT_STORES:
         ttl = kept.get(store, LONGEST_S + _SPARE_S)
         with _naming(f"object store {store}"):

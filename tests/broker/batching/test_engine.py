@@ -20,6 +20,7 @@ from broker.bus import Bus, BusError, atomic
 from broker.bus.ending import end
 from broker.bus.files import Files
 from broker.bus.layout import ensure_layout, ensure_pool
+from broker.bus.responses import Blobs
 from broker.bus.usage import usage_groups
 from broker.ledger import Ledger
 from broker.v1 import batch_pb2, job_pb2
@@ -386,3 +387,24 @@ async def test_a_line_that_waits_though_its_batch_is_over_is_not_run(
 
 async def nothing_queued(bus: Bus) -> bool:
     return (await bus.js.stream_info("BAT")).state.messages == 0
+
+
+async def test_a_batch_whose_list_of_copies_is_lost_ends_and_says_so(
+    bus: Bus, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    author = Author(bus)
+    async with Leader(bus, monkeypatch):
+        batch = await author.create(
+            lines(3), options=batch_pb2.BatchOptions(dedupe=True), paused=True
+        )
+
+        async def begun() -> bool:
+            return (await author.get(batch)).status == states.IN_PROGRESS
+
+        await until(begun, "it runs", 30)
+    await Blobs(bus).delete(f"copies/{batch}")
+    async with Leader(bus, monkeypatch):
+        await until(partial(author.over, batch), "it is over", 60)
+    found = await author.get(batch)
+    assert found.status == states.CANCELLED
+    assert [error.code for error in found.errors] == ["internal_error"]

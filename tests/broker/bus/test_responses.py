@@ -118,6 +118,8 @@ async def test_r18_a_job_that_waits_goes_no_sooner_than_its_response(bus: Bus) -
         kept = ages["KV_responses"]
         assert kept == retention_s
         assert min(ages[name] or 0 for name in ("BG", "OBJ_blobs", "EVENTS")) >= kept
+        # Answers of batches are there, too.
+        assert (ages["OBJ_blobs"] or 0) > 16 * DAY
     await ensure_layout(bus, 1)
 
 
