@@ -113,10 +113,6 @@ def test_failed_rows_say_why_and_fail_the_command(env: dict[str, str], tmp_path:
     assert "nobody" in bad["error"]["message"]
 
 
-# --- interruptions ---
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_rows_are_handed_over_where_that_is_asked_for(env: dict[str, str], tmp_path: Path) -> None:
     source = prompts(tmp_path / "in.jsonl", 2)
     result = millrace("batch", "run", str(source), *ECHO, "--execution", "native", env=env)
@@ -126,6 +122,10 @@ def test_rows_are_handed_over_where_that_is_asked_for(env: dict[str, str], tmp_p
     run(source, *ECHO, "--execution", "auto", "--again", env=env)
 
 
+# --- interruptions ---
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_the_same_command_goes_on_where_it_was(
     env: dict[str, str], tmp_path: Path, number: signal.Signals
 ) -> None:
