@@ -1,7 +1,7 @@
 # "make" prints this list. Everything is installed into .venv from the pinned locks in deploy/.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help install dev clients run test check fix pages protos buf soak bench lock clean
+.PHONY: help install dev clients run test check fix pages protos buf soak bench bench-batch lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -27,7 +27,7 @@ SHARED_OUT := --numprocesses 2
 SOURCES := $(wildcard broker edge workers tests bench examples docs/endpoints.py docs/generate.py protos/generate.py)
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 install: $(RUNTIME) ## create .venv with the pinned packages and the millrace command
 
@@ -70,6 +70,9 @@ soak: $(DEV) ## ten minutes of requests while processes come, go, freeze and die
 
 bench: $(DEV) ## measure; PEERS=1 measures LiteLLM's proxy and a bare relay in the same run
 	@PEERS=$(PEERS) $(BIN)/python -m bench $(ARGS)
+
+bench-batch: $(DEV) ## measure a batch of a million lines; LINES=20000 for a look
+	@$(BIN)/python -m bench.batch --lines $(or $(LINES),1000000) $(ARGS)
 
 lock: $(DEV) ## renew deploy/*.lock to the newest versions that fit pyproject.toml
 	$(PIP_INSTALL) uv
