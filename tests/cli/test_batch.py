@@ -106,11 +106,38 @@ def test_failed_rows_say_why_and_fail_the_command(env: dict[str, str], tmp_path:
     result = millrace("batch", "run", str(source), *ECHO, "-o", str(output), env=env)
     assert result.returncode == 1
     assert "1 of 2 answered" in result.stderr
-    assert "millrace batch retry batch_" in result.stderr
+    assert "with --retry" in result.stderr
     good, bad = rows(output)
     assert (good["answer"], good["error"]) == ("good", None)
     assert bad["answer"] is None
     assert "nobody" in bad["error"]["message"]
+
+
+def test_failed_rows_are_run_again_into_the_same_output(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    bodies = [
+        {"messages": [{"role": "user", "content": f"say {n}"}], "model": model}
+        for n, model in enumerate(
+            f"sim/echo,status=400,first_n={n % 3},key={tmp_path.name}{n}" if n % 3 else "sim/echo"
+            for n in range(9)
+        )
+    ]
+    source.write_text("".join(json.dumps(body) + "\n" for body in bodies))
+    asked = ("batch", "run", str(source), "-o", str(output))
+    for answered, retry in ((3, ()), (6, ("--retry",))):
+        result = millrace(*asked, *retry, env=env)
+        assert result.returncode == 1
+        assert "with --retry" in result.stderr
+        assert sum(row["answer"] is not None for row in rows(output)) == answered
+    result = millrace(*asked, "--retry", env=env)
+    assert result.returncode == 0, result.stderr
+    assert [row["answer"] for row in rows(output)] == [f"say {n}" for n in range(9)]
+    before = millrace("batch", "list", env=env).stdout
+    assert "whole already" in run(source, "-o", output, env=env)
+    run(source, "-o", output, "--retry", env=env)
+    assert millrace("batch", "list", env=env).stdout == before
 
 
 def test_rows_are_handed_over_where_that_is_asked_for(env: dict[str, str], tmp_path: Path) -> None:

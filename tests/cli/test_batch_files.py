@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from broker.cli import files
-from broker.cli.batch import calls
+from broker.cli.batch import answers, calls
 from broker.cli.batch.calls import Calls
 from broker.cli.batch.lines import Wish
 from broker.cli.batch.rows import InputError
@@ -85,3 +85,21 @@ def test_a_large_file_goes_in_parts_and_each_is_sent_until_it_came(
     with httpx.Client(transport=httpx.MockTransport(answer), base_url="http://edge") as http:
         assert Calls(http, lambda _: None).upload(io.BytesIO(data), "a.jsonl") == "file-1"
     assert parts == [data[:10], data[10:20], data[20:]]
+
+
+def _rows(names: str, text: str) -> list[bytes]:
+    return [json.dumps({"custom_id": name, "text": text}).encode() for name in names]
+
+
+@pytest.mark.parametrize(
+    ("first", "again", "merged"),
+    [
+        ("abcd", "bd", "a1 b2 c1 d2"),
+        ("abcd", "a", "a2 b1 c1 d1"),
+        ("abcd", "", "a1 b1 c1 d1"),
+        ("", "abcd", "a2 b2 c2 d2"),
+    ],
+)
+def test_rows_that_ran_again_are_in_their_places(first: str, again: str, merged: str) -> None:
+    found = map(json.loads, answers.merged(_rows(first, "1"), _rows(again, "2")))
+    assert " ".join(row["custom_id"] + row["text"] for row in found) == merged

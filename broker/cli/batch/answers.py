@@ -16,6 +16,29 @@ def plain(results: Iterable[bytes]) -> Iterator[bytes]:
     return (result + b"\n" for result in results)
 
 
+def merged(results: Iterable[bytes], again: Iterable[bytes]) -> Iterator[bytes]:
+    """Rows of `results`, in place of some the rows of the same name in `again`.
+
+    Both are in the order of the input. What only `again` has comes last: it has everything, where
+    the first run ended before its first line.
+    """
+    others = iter(again)
+    other = next(others, None)
+    for result in results:
+        if other is not None and _name(other) == _name(result):
+            yield other
+            other = next(others, None)
+        else:
+            yield result
+    if other is not None:
+        yield other
+        yield from others
+
+
+def _name(result: bytes) -> str:
+    return str(json.loads(result)["custom_id"])
+
+
 def beside(source: Path, results: Iterable[bytes]) -> Iterator[bytes]:
     """Each row of the input with `answer`, or with `error`, in the order of the input."""
     given = rows.read(source)

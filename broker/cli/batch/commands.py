@@ -77,6 +77,9 @@ def run(  # noqa: PLR0917 - typer calls it by name
     ] = "live",
     dedupe: Annotated[bool, typer.Option(help="Ask once what several rows ask.")] = False,
     again: Annotated[bool, typer.Option(help="Run it anew although it was run before.")] = False,
+    retry: Annotated[
+        bool, typer.Option(help="Run the rows again that failed, and put their answers in.")
+    ] = False,
     detach: Annotated[
         bool, typer.Option(help="Print the batch's id and leave it running.")
     ] = False,
@@ -98,7 +101,7 @@ def run(  # noqa: PLR0917 - typer calls it by name
     wish = Wish(endpoint, model, system, template, _params(param))
     chosen = output or source.with_suffix(".answers.jsonl")
     given = {name: value for name, value in options.items() if value not in {None, False}}
-    start(settings, Job(source, chosen, wish, given, again=again, detach=detach))
+    start(settings, Job(source, chosen, wish, given, again=again, retry=retry, detach=detach))
 
 
 @app.command()
@@ -200,7 +203,10 @@ def resume(settings: Settings, batch_id: _Id) -> None:
 @app.command()
 @with_settings
 def retry(settings: Settings, batch_id: _Id) -> None:
-    """Run the lines again that have no answer, as a batch of their own."""
+    """Run the lines again that have no answer, as a batch of their own.
+
+    For a FILE that was run, millrace batch run FILE --retry puts their answers into its output.
+    """
     from broker.cli.batch.look import act
 
     act(settings, batch_id, "retry")

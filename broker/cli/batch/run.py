@@ -37,6 +37,8 @@ class Job:
     options: dict[str, Any] = field(default_factory=dict)
     # Whether to run it anew although it was run before.
     again: bool = False
+    # Whether to run rows again that failed.
+    retry: bool = False
     # Whether to come back as soon as the batch is made.
     detach: bool = False
 
@@ -126,7 +128,8 @@ def _begin(job: Job, prepared: Prepared) -> saved.Saved:
 def _run(
     calls: Calls, shown: Display, job: Job, prepared: Prepared, kept: saved.Saved
 ) -> dict[str, Any] | None:
-    if kept.done and job.output.exists():
+    pending = len(kept.retries) > kept.merged
+    if kept.done and job.output.exists() and not pending and not job.retry:
         typer.echo(f"{job.output} is whole already; --again runs it anew", err=True)
         return None
     if not kept.batch_id:
@@ -136,29 +139,47 @@ def _run(
         body = {"input_file_id": kept.file_id, "endpoint": prepared.endpoint, **job.options}
         kept.batch_id = str(calls.create(body, kept.key)["id"])
         saved.save(job.output, kept)
+    elif job.retry and not pending:
+        _retry(calls, shown, job, kept)
     if job.detach:
-        typer.echo(kept.batch_id)
+        typer.echo(kept.last)
         return None
-    batch = follow(lambda: calls.progress(kept.batch_id), shown)
+    batch = follow(lambda: calls.progress(kept.last), shown)
     if batch["status"] == "failed":
+        if not kept.retries:
+            saved.forget(job.output)
         return batch
     results = calls.results(kept.batch_id)
+    for retry in kept.retries:
+        results = answers.merged(results, calls.results(retry))
     if prepared.lines:
         answers.write(job.output, answers.plain(results))
     else:
         answers.write(job.output, answers.beside(job.source, results))
     kept.done = batch["status"] == "completed"
+    kept.merged = len(kept.retries)
     saved.save(job.output, kept)
     return batch
+
+
+def _retry(calls: Calls, shown: Display, job: Job, kept: saved.Saved) -> None:
+    """Have the rows run again that have no answer, if there are any."""
+    batch = follow(lambda: calls.progress(kept.last), shown)
+    counts = batch["request_counts"]
+    if batch["status"] == "completed" and counts["completed"] == counts["total"]:
+        return
+    if batch["status"] != "failed":
+        kept.retries.append(str(calls.act(kept.last, "retry")["id"]))
+        saved.save(job.output, kept)
 
 
 def _leave(kept: saved.Saved, job: Job) -> None:
     """Ctrl-C: the batch runs on."""
     if kept.batch_id:
         typer.echo(
-            f"\n{kept.batch_id} goes on without you. To follow it: "
-            f"millrace batch watch {kept.batch_id}; the same command again writes {job.output}; "
-            f"to stop it: millrace batch cancel {kept.batch_id}",
+            f"\n{kept.last} goes on without you. To follow it: "
+            f"millrace batch watch {kept.last}; the same command again writes {job.output}; "
+            f"to stop it: millrace batch cancel {kept.last}",
             err=True,
         )
     else:
@@ -174,10 +195,9 @@ def finish(batch: dict[str, Any], job: Job) -> None:
         for error in ((batch.get("errors") or {}).get("data") or ())[:_SHOWN]:
             where = f"line {error['line']}: " if error.get("line") else ""
             typer.echo(f"  {where}{error['message']} ({error['code']})", err=True)
-        saved.forget(job.output)
         fail(f"{batch['id']} failed: nothing was run; mend {job.source} and run it again")
     typer.echo(f"{job.output}: {counts['completed']:,} of {counts['total']:,} answered", err=True)
     if status != "completed":
-        fail(f"{batch['id']} is {status}; to run the rest: millrace batch retry {batch['id']}")
+        fail(f"{batch['id']} is {status}; the same command with --retry runs the rest")
     if missing:
-        fail(f"{missing:,} failed; to run them again: millrace batch retry {batch['id']}")
+        fail(f"{missing:,} failed; the same command with --retry runs them again")

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import secrets
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from broker.cli.batch.rows import InputError
@@ -23,6 +23,15 @@ class Saved:
     batch_id: str = ""
     # The output is whole.
     done: bool = False
+    # Batches that ran failed rows again, each those of the one before, and how many of them the
+    # output has.
+    retries: list[str] = field(default_factory=list)
+    merged: int = 0
+
+    @property
+    def last(self) -> str:
+        """The batch that ran last."""
+        return self.retries[-1] if self.retries else self.batch_id
 
     @classmethod
     def fresh(cls, asked: str) -> Saved:
