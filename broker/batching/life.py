@@ -196,7 +196,11 @@ class Life:
         if stopped:
             await self._seal()
             return
-        _log.warning("lines of %s were lost: they are queued again", run.id)
+        if run.left_out:
+            _log.info("%d lines of %s had no worker: it is looked again", run.left_out, run.id)
+            run.left_out = 0
+        else:
+            _log.warning("lines of %s were lost: they are queued again", run.id)
         # Nothing is published until it is known what is left.
         run.cursor = None
         progress = run.record.progress

@@ -247,6 +247,7 @@ class Publishing:
             progress.next_offset, progress.next_line = made.chunk.end, made.chunk.next_number
             if not progress.epoch:
                 progress.sent += made.asked
+            run.left_out += made.waiting
             run.moved()
 
     async def _publish(self, messages: list[Message]) -> bool:

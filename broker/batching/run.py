@@ -83,6 +83,8 @@ class Run:
         self.maybe_done_to = 0
         if self.doubtful:
             self.doubt()
+        # Lines that this pass left out: nobody was there to take them.
+        self.left_out = 0
         self.input: file_pb2.StoredFile | None = None
         self.cursor: Cursor | None = None
         # Objects that hold bodies of its results.

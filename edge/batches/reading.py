@@ -186,4 +186,6 @@ class _Rows:
 def _published(record: batch_pb2.StoredBatch) -> int:
     """The last line that may have ended."""
     progress = record.progress
-    return max(progress.next_line - 1, progress.total if progress.published else 0)
+    # A later pass begins with the first line again.
+    whole = progress.published or progress.epoch
+    return max(progress.next_line - 1, progress.total if whole else 0)

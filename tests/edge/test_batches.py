@@ -269,6 +269,14 @@ async def test_large_results_are_read_a_few_at_a_time() -> None:
     assert await world.numbers(batch) == list(range(1, 201))
 
 
+async def test_rows_stay_readable_while_lines_that_were_left_are_queued_again() -> None:
+    world = _World()
+    progress = batch_pb2.BatchProgress(next_line=1, total=9, epoch=1)
+    batch = world.batch(states.IN_PROGRESS, b"", progress=progress)
+    world.results.kept = {n: result(n) for n in range(1, 9)}
+    assert await world.numbers(batch) == list(range(1, 9))
+
+
 async def test_while_a_line_is_waited_for_those_behind_it_are_not_read_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -104,12 +104,14 @@ async def test_who_takes_over_tells_those_that_were_not_told(
     hooks = (Webhook(await serve(down), "s"), Webhook(await serve(quick), "s"))
     author = Author(bus)
     batch = await author.create(b"nonsense")
-    async with Leader(bus, monkeypatch, hooks=hooks):
+    async with Leader(bus, monkeypatch, hooks=hooks) as leader:
 
         async def one_told() -> bool:
             return len((await author.get(batch)).told) == 1
 
         await until(one_told, "one of them is told", 20)
+        # It is over: nothing of it runs any more.
+        assert leader.engine.batches() == {}
     async with Leader(bus, monkeypatch, hooks=hooks):
         await until(lambda: author.let_go(batch), "it is let go", 20)
     assert len(quick.came) == 1
