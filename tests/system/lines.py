@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nats.errors import Error as NatsError
+from nats.js.api import ConsumerConfig
 from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
 
@@ -18,6 +19,19 @@ from tests.system.stack import Stack, until
 
 CHAT = "/v1/chat/completions"
 BATCH = "batch_" + "0" * 31 + "1"
+
+
+# Of lines that nobody works on, in seconds: the product's own minute is long for a test.
+LEASE_S = 8.0
+
+
+async def shorten_leases(stack: Stack, seconds: float = LEASE_S) -> None:
+    """Have lines of lost workers come back soon."""
+    name = subjects.consumer(subjects.BATCH, "sim", "main")
+    info = await stack.bus.js.consumer_info("BAT", name)
+    config: ConsumerConfig = info.config
+    config.ack_wait = seconds
+    await stack.bus.js.add_consumer("BAT", config)
 
 
 def chat(model: str = "sim", prompt: str = "hello", **fields: Any) -> dict[str, Any]:

@@ -5,23 +5,10 @@ from __future__ import annotations
 import json
 import signal
 
-from nats.js.api import ConsumerConfig
-
-from broker import subjects
-from tests.system.lines import Lines, chat
+from tests.system.lines import Lines, chat, shorten_leases
 from tests.system.stack import MakeStack, Stack, until
 
-# Instead of a minute: what a lost worker had comes again after this long.
-LEASE_S = 8.0
 HELD = "sim-ttft_ms=1500"
-
-
-async def shorten_leases(stack: Stack, seconds: float = LEASE_S) -> None:
-    name = subjects.consumer(subjects.BATCH, "sim", "main")
-    info = await stack.bus.js.consumer_info("BAT", name)
-    config: ConsumerConfig = info.config
-    config.ack_wait = seconds
-    await stack.bus.js.add_consumer("BAT", config)
 
 
 async def open_calls(stack: Stack, count: int) -> bool:
