@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import Callable, Collection
 
 from broker import durable, subjects
 from broker.batch.states import STOPPED
@@ -21,21 +21,15 @@ from broker.dispatch import Again
 from broker.errors import InferenceError, Retry
 from broker.v1 import batch_pb2, job_pb2
 from workers import handover
-from workers.batches import BatchApi, Row, There
-from workers.failures import Limits
+from workers.batchcalls import BatchCalls
+from workers.batches import Row, There
 from workers.handover import Handed, HandedAttempt
 from workers.keys import Key
 from workers.lineattempt import LineAttempt, ReadRange
-from workers.provider import Call
 from workers.tools import Tools
 
 _log = logging.getLogger(__name__)
 
-# Of a call to a batch API: a group of lines may be on its way for minutes.
-_LIMITS = Limits(connect_s=10, first_byte_s=300, stall_s=60, deadline_s=900)
-_MAX_ANSWER = 16 << 20
-# A row of results is an answer; more is not read.
-_MAX_ROW = 64 << 20
 # Pages of the list of batches that are searched for ours.
 _MOST_PAGES = 10
 # Looks at a batch that was cancelled, before what it has not answered goes on without it.
@@ -103,7 +97,8 @@ class _Step:
             if api is None:
                 await self.end()
                 return None
-            step = await (self._look(api) if group.provider_batch else self._make(api, again))
+            calls = BatchCalls(api, self._tools)
+            step = await (self._look(calls) if group.provider_batch else self._make(calls, again))
         except _Later as later:
             return Again(later.pause_s)
         except (InferenceError, ValueError) as exc:
@@ -135,22 +130,22 @@ class _Step:
 
     # Making it.
 
-    async def _make(self, api: BatchApi, again: bool) -> Again | None:
+    async def _make(self, calls: BatchCalls, again: bool) -> Again | None:
         if self._native.room.locked():
             raise _Later(min(_ROOM_S, self._pause_s))
         async with self._native.room:
-            there = await self._find(api, again=again or self._group.asked)
+            there = await self._find(calls, again=again or self._group.asked)
             if there is None:
                 if self._stop or self._live:
                     await self.end()
                     return None
-                there = await self._create(api)
+                there = await self._create(calls)
             if there is None:
                 return None
         self._group.provider_batch = there.id
         return Again(self._pause_s)
 
-    async def _create(self, api: BatchApi) -> There | None:
+    async def _create(self, calls: BatchCalls) -> There | None:
         """The batch; None where no line can be handed over."""
         handed = await handover.read(self._group, self._native.read_range)
         model, provider = self._job.route.model, self._tools.provider
@@ -163,7 +158,7 @@ class _Step:
             if call is not None and call.path == (path or call.path):
                 path = call.path
                 taken.append(number)
-                lines.append(api.line(f"{name}-{number}", call))
+                lines.append(calls.api.line(f"{name}-{number}", call))
                 del handed[number]
             await asyncio.sleep(0)
         await self.end(handed.values())
@@ -173,66 +168,57 @@ class _Step:
             return None
         key = self._tools.keys.choose(name, model, (), asyncio.get_running_loop().time())
         self._group.key = key.fingerprint if key is not None else ""
-        file, upload = "", api.upload(name, lines)
+        file, upload = "", calls.api.upload(name, lines)
         if upload is not None:
-            file = api.uploaded(await self._ask(upload, key))
+            file = calls.api.uploaded(await calls.ask(upload, key))
         self._group.asked = True
-        return api.there(await self._ask(api.create(name, path, model, file, lines), key))
+        return calls.api.there(
+            await calls.ask(calls.api.create(name, path, model, file, lines), key)
+        )
 
-    async def _find(self, api: BatchApi, *, again: bool) -> There | None:
+    async def _find(self, calls: BatchCalls, *, again: bool) -> There | None:
         """The batch that was made for this group before; None where there is none."""
         for key in self._tools.keys.all or (None,):
             self._group.key = key.fingerprint if key is not None else ""
-            if api.named:
-                found = await self._named(api, key, _MOST_PAGES if again else 1)
+            if calls.api.named:
+                found = await self._named(calls, key, _MOST_PAGES if again else 1)
             else:
-                found = await self._recognized(api, key) if again else None
+                found = await self._recognized(calls, key) if again else None
             if found is not None:
                 return found
         return None
 
-    async def _named(self, api: BatchApi, key: Key | None, pages: int) -> There | None:
-        for there in await self._listed(api, key, pages):
+    async def _named(self, calls: BatchCalls, key: Key | None, pages: int) -> There | None:
+        for there in await calls.listed(key, pages):
             if there.name == self._job.request_id and not there.refused:
                 return there
         return None
 
-    async def _recognized(self, api: BatchApi, key: Key | None) -> There | None:
+    async def _recognized(self, calls: BatchCalls, key: Key | None) -> There | None:
         """Ours, by its first result: what has no name is told by its lines."""
         unsure = False
-        for there in await self._listed(api, key, 1):
+        for there in await calls.listed(key, 1):
             if there.lines > len(self._group.numbers):
                 continue
             if not there.over:
                 unsure = True
-            elif await self._begins_with_ours(api, there, key):
+            elif await self._begins_with_ours(calls, there, key):
                 return there
         if unsure and not (self._stop or self._live):
             raise _Later(self._pause_s)
         return None
 
-    async def _begins_with_ours(self, api: BatchApi, there: There, key: Key | None) -> bool:
-        async with contextlib.aclosing(self._rows(api, there, key)) as rows:
+    async def _begins_with_ours(self, calls: BatchCalls, there: There, key: Key | None) -> bool:
+        async with contextlib.aclosing(calls.rows(there, key)) as rows:
             async for row in rows:
                 return row.custom_id.rpartition("-")[0] == self._job.request_id
         return False
 
-    async def _listed(self, api: BatchApi, key: Key | None, pages: int) -> list[There]:
-        found: list[There] = []
-        after = ""
-        for _ in range(pages):
-            page = api.page(await self._ask(api.list(after), key))
-            found += page.batches
-            after = page.after
-            if not after:
-                break
-        return found
-
     # Looking after it.
 
-    async def _look(self, api: BatchApi) -> Again | None:
+    async def _look(self, calls: BatchCalls) -> Again | None:
         group, key = self._group, self._key()
-        there = api.there(await self._ask(api.get(group.provider_batch), key))
+        there = calls.api.there(await calls.ask(calls.api.get(group.provider_batch), key))
         if there.refused:
             _log.warning(
                 "%s: the provider refused the batch: %s", self._job.request_id, there.refused
@@ -245,12 +231,12 @@ class _Step:
             return None
         group.failures = 0
         if there.over:
-            await self._settle(api, there, key)
+            await self._settle(calls, there, key)
             return None
         if not (self._stop or self._live):
             return Again(self._pause_s)
         if not group.cancelled:
-            await self._ask(api.cancel(there.id), key)
+            await calls.ask(calls.api.cancel(there.id), key)
             group.cancelled = True
         elif self._waited_enough():
             await self.end()
@@ -271,14 +257,14 @@ class _Step:
 
     # What came of it.
 
-    async def _settle(self, api: BatchApi, there: There, key: Key | None) -> None:
+    async def _settle(self, calls: BatchCalls, there: There, key: Key | None) -> None:
         """Write the results; what has none goes on without the provider's batch."""
         if self._native.room.locked():
             raise _Later(min(_ROOM_S, self._pause_s))
         async with self._native.room:
             left = await handover.read(self._group, self._native.read_range)
             some: list[tuple[Handed, Row]] = []
-            async with contextlib.aclosing(self._rows(api, there, key)) as rows:
+            async with contextlib.aclosing(calls.rows(there, key)) as rows:
                 async for row in rows:
                     name, _, number = row.custom_id.rpartition("-")
                     if not row.status or name != self._job.request_id or not number.isdigit():
@@ -294,7 +280,7 @@ class _Step:
             await self.end(left.values())
         for file in there.files:
             with contextlib.suppress(InferenceError):
-                await self._ask(api.discard(file), key)
+                await calls.ask(calls.api.discard(file), key)
 
     async def _take(self, line: Handed, row: Row) -> None:
         job = handover.line_job(self._job, line)
@@ -307,40 +293,6 @@ class _Step:
             await self._write(attempt.stopped(self._stop, STOPPED.get(self._stop, "")))
         else:
             await self._queue(job, outcome.delay_s)
-
-    async def _rows(
-        self, api: BatchApi, there: There, key: Key | None
-    ) -> AsyncGenerator[Row, None]:
-        for path in there.results:
-            async with contextlib.aclosing(self._lines(api, path, key)) as lines:
-                async for line in lines:
-                    try:
-                        row = api.row(line)
-                    except ValueError as exc:
-                        _log.warning("%s: a result cannot be read: %s", self._job.request_id, exc)
-                    else:
-                        yield row
-
-    async def _lines(
-        self, api: BatchApi, path: str, key: Key | None
-    ) -> AsyncGenerator[bytes, None]:
-        reply = await self._tools.upstream.open(api.results(path), key=_secret(key), limits=_LIMITS)
-        try:
-            if not 200 <= reply.status < 300:
-                body = await reply.read(_MAX_ANSWER, cut=True)
-                raise self._tools.provider.dialect.error(reply.status, reply.headers, body)
-            rest = b""
-            async for piece in reply:
-                *whole, rest = (rest + piece).split(b"\n")
-                for line in whole:
-                    if line.strip():
-                        yield line
-                if len(rest) > _MAX_ROW:
-                    raise ValueError("a result is too large")
-            if rest.strip():
-                yield rest
-        finally:
-            await reply.aclose()
 
     # Without it.
 
@@ -373,17 +325,6 @@ class _Step:
 
     # Calls.
 
-    async def _ask(self, call: Call, key: Key | None) -> bytes:
-        """The answer to a call. Raises `InferenceError`."""
-        reply = await self._tools.upstream.open(call, key=_secret(key), limits=_LIMITS)
-        try:
-            if not 200 <= reply.status < 300:
-                body = await reply.read(_MAX_ANSWER, cut=True)
-                raise self._tools.provider.dialect.error(reply.status, reply.headers, body)
-            return await reply.read(_MAX_ANSWER)
-        finally:
-            await reply.aclose()
-
     def _hidden(self, exc: Exception) -> str:
         text = str(exc)
         for key in self._tools.keys.all:
@@ -401,7 +342,3 @@ async def _called(begin: Callable[[Callable[[], None]], None]) -> None:
 def _done(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _secret(key: Key | None) -> str | None:
-    return key.secret if key is not None else None

@@ -1,0 +1,88 @@
+"""Calls to a provider's batch API: what it answers, as values."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import AsyncGenerator
+
+from workers.batches import BatchApi, Row, There
+from workers.failures import Limits
+from workers.keys import Key
+from workers.tools import Tools
+from workers.wire import Call
+
+_log = logging.getLogger(__name__)
+
+# A group of lines may be on its way for minutes.
+_LIMITS = Limits(connect_s=10, first_byte_s=300, stall_s=60, deadline_s=900)
+_MAX_ANSWER = 16 << 20
+# A row of results is an answer; more is not read.
+_MAX_ROW = 64 << 20
+
+
+class BatchCalls:
+    """See the module. All of them raise `InferenceError`, and ValueError for what is no answer."""
+
+    def __init__(self, api: BatchApi, tools: Tools) -> None:
+        self.api = api
+        self._upstream = tools.upstream
+        self._dialect = tools.provider.dialect
+
+    async def ask(self, call: Call, key: Key | None) -> bytes:
+        """The answer to a call. Raises `InferenceError`."""
+        reply = await self._upstream.open(call, key=_secret(key), limits=_LIMITS)
+        try:
+            if not 200 <= reply.status < 300:
+                body = await reply.read(_MAX_ANSWER, cut=True)
+                raise self._dialect.error(reply.status, reply.headers, body)
+            return await reply.read(_MAX_ANSWER)
+        finally:
+            await reply.aclose()
+
+    async def listed(self, key: Key | None, pages: int) -> list[There]:
+        """The batches on so many pages, the newest first."""
+        found: list[There] = []
+        after = ""
+        for _ in range(pages):
+            page = self.api.page(await self.ask(self.api.list(after), key))
+            found += page.batches
+            after = page.after
+            if not after:
+                break
+        return found
+
+    async def rows(self, there: There, key: Key | None) -> AsyncGenerator[Row, None]:
+        """What became of a batch's lines; a row that cannot be read is left out."""
+        for path in there.results:
+            async with contextlib.aclosing(self._lines(path, key)) as lines:
+                async for line in lines:
+                    try:
+                        row = self.api.row(line)
+                    except ValueError as exc:
+                        _log.warning("a result of %s cannot be read: %s", there.id, exc)
+                    else:
+                        yield row
+
+    async def _lines(self, path: str, key: Key | None) -> AsyncGenerator[bytes, None]:
+        reply = await self._upstream.open(self.api.results(path), key=_secret(key), limits=_LIMITS)
+        try:
+            if not 200 <= reply.status < 300:
+                body = await reply.read(_MAX_ANSWER, cut=True)
+                raise self._dialect.error(reply.status, reply.headers, body)
+            rest = b""
+            async for piece in reply:
+                *whole, rest = (rest + piece).split(b"\n")
+                for line in whole:
+                    if line.strip():
+                        yield line
+                if len(rest) > _MAX_ROW:
+                    raise ValueError("a result is too large")
+            if rest.strip():
+                yield rest
+        finally:
+            await reply.aclose()
+
+
+def _secret(key: Key | None) -> str | None:
+    return key.secret if key is not None else None
