@@ -37,7 +37,8 @@ async def publish(
     headers = {"Nats_Msg_Id": subjects.message_id(job.request_id, job.attempt)}
     subject = subjects.job(lane, target.provider, target.pool, model)
     if delay_s:
-        due = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=delay_s)
+        # The server's clock decides: by another one a job is late, or due at once.
+        due = dt.datetime.fromtimestamp(await publisher.clock.now() + delay_s, dt.UTC)
         headers["Nats_Schedule"] = f"@at {due.isoformat(timespec='milliseconds')[:-6]}Z"
         headers["Nats_Schedule_Target"] = subjects.due(lane, target.provider, target.pool, model)
         subject = subjects.schedule(lane, job.request_id)

@@ -17,6 +17,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
+from broker.bus.clock import Clock
 from broker.bus.connection import Bus
 
 _log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class Publisher:
 
     def __init__(self, bus: Bus, *, timeout_s: float = 1.0) -> None:
         self._bus = bus
+        self.clock = Clock(bus)
         self._timeout = timeout_s
         self._waiting: dict[str, tuple[float, Callable[[PubAck], None]]] = {}
         self._count = 0

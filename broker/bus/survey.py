@@ -10,6 +10,7 @@ from nats.errors import Error as NatsError
 
 from broker import subjects
 from broker.bus.capacity import Allowances
+from broker.bus.clock import Clock
 from broker.bus.connection import Bus, BusError, connect
 from broker.bus.layout import STREAMS
 from broker.bus.mirror import Mirror
@@ -37,6 +38,8 @@ class Survey:
     backlogs: tuple[Backlog, ...]
     workers: tuple[WorkerLease, ...]
     allowances: tuple[Allowance, ...]
+    # How far the clock of whoever looks is ahead of the server's, in seconds.
+    ahead_s: float = 0.0
 
 
 async def reach(nats: NatsSettings, *, name: str, patience_s: float) -> Bus:
@@ -76,6 +79,7 @@ async def survey(bus: Bus) -> Survey:
             backlogs=tuple(backlogs),
             workers=tuple(await live_workers(bus)) if known else (),
             allowances=await _allowances(bus) if f"KV_{subjects.CAPACITY}" in present else (),
+            ahead_s=await Clock(bus).ahead_s(),
         )
     except (NatsError, OSError) as exc:
         raise BusError(f"NATS does not answer: {exc or type(exc).__name__}") from exc

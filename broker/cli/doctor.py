@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from broker.bus import BusError
+from broker.bus.clock import WORTH_TELLING_S
 from broker.bus.survey import Survey, reach, survey
 from broker.cli.attach import base_url, find_nats
 from broker.cli.options import console
@@ -110,6 +111,7 @@ def _nats(settings: Settings) -> Iterator[Finding]:
         return
     where = f"{found.server_version} at {attached.nats.url}, JetStream API {found.api_level}"
     yield Finding("NATS", OK, where)
+    yield _clock(found)
     yield from _layout(found)
     yield from _workers(settings, found)
     yield from _capacity(found)
@@ -121,6 +123,13 @@ async def _survey(settings: Settings) -> Survey:
         return await survey(bus)
     finally:
         await bus.close()
+
+
+def _clock(found: Survey) -> Finding:
+    if abs(found.ahead_s) <= WORTH_TELLING_S:
+        return Finding("clock", OK, "as NATS has it")
+    advice = "set the clocks right (NTP): delayed work is due by the clock of NATS"
+    return Finding("clock", WRONG, f"{found.ahead_s:+.1f} s off the one of NATS", advice)
 
 
 def _layout(found: Survey) -> Iterator[Finding]:
