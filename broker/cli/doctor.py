@@ -111,8 +111,8 @@ def _nats(settings: Settings) -> Iterator[Finding]:
         return
     where = f"{found.server_version} at {attached.nats.url}, JetStream API {found.api_level}"
     yield Finding("NATS", OK, where)
-    yield _clock(found)
     yield from _layout(found)
+    yield _clock(found)
     yield from _workers(settings, found)
     yield from _capacity(found)
 
