@@ -105,7 +105,9 @@ def _routers(
         conversation_routes(kept.responses, auth),
         file_routes(kept.files, auth, limits),
         upload_routes(kept.uploads, auth, limits),
-        batch_routes(kept.batches, kept.estimating, auth, streams, patience_s=patience_s),
+        batch_routes(
+            kept.batches, kept.estimating, kept.capacity, auth, streams, patience_s=patience_s
+        ),
     )
 
 

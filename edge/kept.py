@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from broker.batching.routes import Routes
 from broker.bus import Bus
 from broker.config import Settings
+from edge.batches.capacity import Capacity
 from edge.batches.estimate import Estimating
 from edge.batches.service import BatchService
 from edge.engine import Engine
@@ -25,16 +26,19 @@ class Kept:
     uploads: UploadService
     batches: BatchService
     estimating: Estimating
+    capacity: Capacity
 
     @classmethod
     def of(cls, bus: Bus, engine: Engine, settings: Settings) -> Kept:
         """All of it, of an edge."""
         tools = HostedTools(engine, settings)
         files = FileService(bus, engine)
+        routes = Routes(engine.router)
         return cls(
             ResponseService(bus, engine.router, settings.limits, tools),
             files,
             UploadService(bus, files),
             BatchService(bus, files.files),
-            Estimating(files.files, Routes(engine.router), engine.bill, engine.fleet),
+            Estimating(files.files, routes, engine.bill, engine.fleet),
+            Capacity(bus, routes),
         )

@@ -19,6 +19,7 @@ from nats.js.errors import Error as JetStreamError
 from broker import subjects
 from broker.bus.connection import Bus
 from broker.bus.mirror import Mirror
+from broker.bus.steady import mapped
 from broker.capacity import FORGET_S, Allowance, Report
 
 _log = logging.getLogger(__name__)
@@ -68,6 +69,17 @@ class Allowances:
         except msgspec.DecodeError:
             return  # a newer version's
         self._changed(key, allowance)
+
+
+async def read_allowances(bus: Bus) -> list[Allowance]:
+    """All that is allowed now. Raises `BusError`."""
+    allowances = Allowances(bus)
+    with mapped("read what is allowed"):
+        try:
+            await allowances.start()
+            return allowances.all()
+        finally:
+            await allowances.close()
 
 
 async def allow(bus: Bus, allowance: Allowance) -> bool:

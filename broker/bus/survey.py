@@ -9,7 +9,7 @@ import msgspec
 from nats.errors import Error as NatsError
 
 from broker import subjects
-from broker.bus.capacity import Allowances
+from broker.bus.capacity import read_allowances
 from broker.bus.clock import Clock
 from broker.bus.connection import Bus, BusError, connect
 from broker.bus.layout import STREAMS
@@ -78,20 +78,13 @@ async def survey(bus: Bus) -> Survey:
             missing=missing,
             backlogs=tuple(backlogs),
             workers=tuple(await live_workers(bus)) if known else (),
-            allowances=await _allowances(bus) if f"KV_{subjects.CAPACITY}" in present else (),
+            allowances=tuple(await read_allowances(bus))
+            if f"KV_{subjects.CAPACITY}" in present
+            else (),
             ahead_s=await Clock(bus).ahead_s(),
         )
     except (NatsError, OSError) as exc:
         raise BusError(f"NATS does not answer: {exc or type(exc).__name__}") from exc
-
-
-async def _allowances(bus: Bus) -> tuple[Allowance, ...]:
-    allowances = Allowances(bus)
-    try:
-        await allowances.start()
-        return tuple(allowances.all())
-    finally:
-        await allowances.close()
 
 
 def _version(bus: Bus) -> str:

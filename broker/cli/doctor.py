@@ -19,6 +19,7 @@ from rich.text import Text
 from broker.bus import BusError
 from broker.bus.clock import WORTH_TELLING_S
 from broker.bus.survey import Survey, reach, survey
+from broker.capacity import described
 from broker.cli.attach import base_url, find_nats
 from broker.cli.options import console
 from broker.embedded import EmbeddedError, check_version, find_binary
@@ -169,18 +170,9 @@ def _workers(settings: Settings, found: Survey) -> Iterator[Finding]:
 def _capacity(found: Survey) -> Iterator[Finding]:
     """What is known of the places that are limited."""
     for told in sorted(found.allowances, key=lambda told: told.place):
-        parts = [
-            f"{value:g} {what}"
-            for value, what in (
-                (told.slots, "calls at a time"),
-                (told.rate, "calls/s"),
-                (told.tokens, "tokens/s"),
-            )
-            if value is not None
-        ]
-        if parts:
+        if words := described(told):
             place = " ".join(filter(None, (f"{told.provider}/{told.model or '*'}", told.key)))
-            detail = f"{', '.join(parts)} ({told.why}) for {len(told.shares)} workers"
+            detail = f"{words} for {len(told.shares)} workers"
             yield Finding(f"capacity {place}", OK, detail)
 
 

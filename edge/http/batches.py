@@ -20,6 +20,7 @@ from broker.translate.batches import read_create, read_estimate, shown
 from broker.translate.pages import read_limit
 from broker.translate.refusals import invalid
 from edge.auth import Authenticator
+from edge.batches.capacity import Capacity
 from edge.batches.estimate import Estimating
 from edge.batches.estimate import shown as estimate_shown
 from edge.batches.reading import Reading
@@ -47,6 +48,7 @@ def _key(request: Request) -> KeyRecord:
 def batch_routes(
     service: BatchService,
     estimating: Estimating,
+    capacity: Capacity,
     auth: Authenticator,
     streams: OpenStreams,
     *,
@@ -94,8 +96,14 @@ def batch_routes(
     @router.get("/{batch_id}/progress", summary="Show how far a batch is, and what it costs")
     async def progress(batch_id: str, request: Request) -> Response:
         record = await service.get(_key(request).owner, batch_id)
-        cost = usd(record.progress.cost.nano_usd)
-        return _json({"batch": shown(record), "cost": cost, "paused": record.paused})
+        return _json(
+            {
+                "batch": shown(record),
+                "cost": usd(record.progress.cost.nano_usd),
+                "paused": record.paused,
+                "capacity": await capacity.of(record),
+            }
+        )
 
     @router.get(
         "/{batch_id}/results", summary="Read what the lines of a batch have answered so far"
