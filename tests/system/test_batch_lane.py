@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from broker import subjects
 from broker.batch.states import BATCH_CANCELLED, STOPPED
 from broker.bus.batches import Batches
 from broker.bus.files import Files
@@ -187,6 +188,11 @@ async def test_a_line_that_has_its_result_is_not_run_again(lines: Lines, shared:
     first = await lines.all()
     job.attempt = 2
     await lines.publish(job)
+    assert await lines.all() == first
+    # Nor one that another leader had queued so long ago that the queue has forgotten it.
+    job.attempt, job.line.maybe_done = 1, True
+    subject = subjects.job(subjects.BATCH, lines.provider, "main", subjects.UNLISTED)
+    await shared.bus.js.publish(subject, job.SerializeToString())
     assert await lines.all() == first
     assert (await shared.sim_stats())["calls"] == 1
 

@@ -339,13 +339,15 @@ async def test_what_ends_before_it_is_validated_has_no_files(
     cancelled = await author.create(b"nonsense\n")
     late = await author.create(b"nonsense\n", window_s=-1)
     await author.batches.change("acme", cancelled, lambda kept: states.cancel(kept, 7))
-    async with Leader(bus, monkeypatch):
+    async with Leader(bus, monkeypatch) as leader:
         for batch, status in ((cancelled, states.CANCELLED), (late, states.EXPIRED)):
             await until(partial(author.over, batch), "it is over", 20)
             record = await author.get(batch)
             assert record.status == status
             assert not record.output_file_id
             assert not record.error_file_id
+        # It had no lines: nobody counts its results from the first one there ever was.
+        assert leader.engine._counting is None
 
 
 async def test_many_small_batches_at_once_are_all_run(
