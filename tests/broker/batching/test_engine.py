@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -410,3 +410,26 @@ async def test_a_batch_whose_list_of_copies_is_lost_ends_and_says_so(
     found = await author.get(batch)
     assert found.status == states.CANCELLED
     assert [error.code for error in found.errors] == ["internal_error"]
+
+
+async def test_a_batch_whose_lines_the_queue_refuses_holds_no_other_one_up(
+    bus: Bus, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    author = Author(bus)
+    refused: list[str] = []
+
+    async def publish_all(bus: Bus, messages: Sequence[atomic.Message]) -> bool:
+        if any(first in message.message_id for message in messages):
+            refused.append(first)
+            raise BusError("refused")
+        return await atomic.publish_all(bus, messages)
+
+    async with Leader(bus, monkeypatch):
+        monkeypatch.setattr(publish, "publish_all", publish_all)
+        batch = await author.create(lines(3), window_s=60)  # it is always the first in its turn
+        first = subjects.line_id(batch, 0).rpartition("_")[0]
+        await until(lambda: bool(refused), "it was tried", 20)
+        others = [await author.create(lines(3)) for _ in range(3)]
+        for other in others:
+            await until(partial(author.over, other), "the others are over", 20)
+    assert not await author.over(batch)
