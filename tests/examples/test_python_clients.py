@@ -117,11 +117,12 @@ def test_the_openai_sdk_answers_streams_and_raises(example: Run) -> None:
     [
         ("sim/hello,nonsense", "invalid_request: unknown knobs: nonsense"),
         ("nobody/x", "model_not_found: The model 'nobody/x' does not exist"),
-        ("sim/status=429,retry_after=70", "upstream_rate_limit: simulated status 429, retry after 70 s"),
+        ("sim/status=429,retry_after=50,key={name}", "upstream_rate_limit: simulated status 429, retry after 50 s"),
     ],
 )  # fmt: skip
 def test_an_error_is_told_by_its_reason(example: Run, name: str, model: str, told: str) -> None:
-    result = example(name, "Hello", model, check=False)
+    # A model that is over its limit is not asked again meanwhile.
+    result = example(name, "Hello", model.format(name=name), check=False)
     assert result.returncode == 1
     assert result.stderr.strip().startswith(told)
 

@@ -26,6 +26,8 @@ _PLAIN = {
     "anthropic": ("text", "stream-text-cached"),
 }
 _NOT_SENT = {"content-length", "content-encoding", "transfer-encoding", "connection"}
+# Nor what would have a key rest, and all other cases with it.
+_NOT_SENT |= {"retry-after"}
 
 
 class RecordedProvider:

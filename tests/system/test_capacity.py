@@ -95,7 +95,9 @@ async def test_the_workers_together_keep_within_what_a_provider_allows(
 ) -> None:
     flood = Flood(stack, limited(f"fleet{advertised:d}", advertised=advertised))
     await flood.run(1200)
-    assert flood.ends == {200: 1200}, flood.ends
+    # Where nothing is advertised a request may meet three refusals in a row.
+    assert flood.ends[200] >= (1200 if advertised else 1190), flood.ends
+    assert set(flood.ends) <= {200, 429}
     took, calls, refused = flood.since(WARM_S)
     assert calls > 200, flood.seen[-1]
     assert refused <= most * calls, (refused, calls)

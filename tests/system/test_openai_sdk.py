@@ -242,7 +242,7 @@ async def test_each_status_of_the_provider_raises_its_class(
     stack: Stack, sdk: AsyncOpenAI, status: int, *, stream: bool
 ) -> None:
     # A wait that is too long to sit out here ends the tries within.
-    model = f"sim/sim-fault=status,status={status},retry_after=30"
+    model = f"sim/sim-fault=status,status={status},retry_after=30,key={stream:d}"
     shown, expected, code = STATUSES[status]
     with pytest.raises(openai.APIStatusError) as caught:
         await sdk.chat.completions.create(model=model, messages=HELLO, stream=stream)

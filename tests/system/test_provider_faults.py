@@ -45,7 +45,7 @@ async def test_r5_faults_before_content_are_retried_within_bounds_and_then_told(
         "status=429,retry_after=1,first_n=1,key=e{s}": (200, "", 2),
         "status=500": (502, "upstream_error", 3),
         "status=503,code=x": (503, "x", 3),
-        "status=429,retry_after=60": (429, "rate_limit_exceeded", 1),
+        "status=429,retry_after=60,key=f{s}": (429, "rate_limit_exceeded", 1),
         "status=400,code=odd": (400, "odd", 1),
         "status=401": (502, "upstream_credentials", 1),
         "status=404": (404, "model_not_found", 1),
