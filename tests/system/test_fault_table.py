@@ -121,7 +121,7 @@ async def run(folder: Path) -> dict[tuple[str, str], Seen]:
             # Last: a key that is over its limit rests, for whatever else is asked with it.
             last = [cell for cell in CELLS if cell[1] == LIMIT]
             first = [cell for cell in CELLS if cell[1] != LIMIT]
-            answers = {}
+            answers: dict[tuple[str, str], tuple[int, Answer, httpx.Headers]] = {}
             for cells in (first, last):
                 said = await asyncio.gather(*(ask(stack, *cell) for cell in cells))
                 answers |= dict(zip(cells, said, strict=True))
