@@ -514,7 +514,7 @@ def test_a_worker_joins_the_nats_of_a_running_up_and_serves_its_provider(
     )
     worker = keep("worker", "openai-compatible", env=up.env | {"OPENAI_COMPATIBLE_BASE_URL": base_url})  # fmt: skip
     there = re.compile(r"^workers openai_compatible +ok", re.MULTILINE)
-    until(lambda: there.search(doctor(up)), seconds=20, why=worker.log.read_text())
+    until(lambda: bool(there.search(doctor(up))), seconds=20, why=worker.log.read_text())
     answer = millrace("chat", "openai_compatible/hello", "Hi", env=up.env)
     assert answer.stdout.startswith(HELLO), answer.stderr
 
