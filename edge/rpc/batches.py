@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
 
 from broker.batch import states
+from broker.batch.meter import Meter
 from broker.translate.rpc_batches import (
     batch,
     read_create,
@@ -27,8 +27,6 @@ from edge.rpc.calls import Calls, Context
 
 # Changes come to a watcher no more often.
 _PACE_S = 1.0
-# Seconds that rates are taken over.
-_OVER_S = 10.0
 
 
 class BatchService(pb_grpc.BatchServiceServicer):
@@ -82,11 +80,11 @@ class BatchService(pb_grpc.BatchServiceServicer):
         """State and counts until the batch is over."""
         async with self._calls.call(context, request) as call:
             with self._streams.one(call.key.id):
-                meter = _Meter()
+                meter, loop = Meter(), asyncio.get_running_loop()
                 records = self._service.watch(call.key.owner, request.batch_id)
                 async with contextlib.aclosing(records):
                     async for record in records:
-                        await context.write(meter.see(record))
+                        await context.write(_watched(record, meter, loop.time()))
                         if record.status not in states.FINAL:
                             await asyncio.sleep(_PACE_S)
 
@@ -136,30 +134,18 @@ class BatchService(pb_grpc.BatchServiceServicer):
             return pb.RetryBatchResponse(batch=batch(record))
 
 
-class _Meter:
-    """How fast a batch goes, from what is seen of it."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        # When, and lines and tokens by then.
-        self._seen: deque[tuple[float, int, int]] = deque()
-
-    def see(self, record: batch_pb2.StoredBatch) -> pb.WatchBatchResponse:
-        """The batch, with its rates over the last seconds."""
-        progress, now = record.progress, self._loop.time()
-        ended = progress.completed + progress.failed
-        tokens = prompt_tokens(progress.usage) + completion_tokens(progress.usage)
-        self._seen.append((now, ended, tokens))
-        while len(self._seen) > 2 and self._seen[1][0] < now - _OVER_S:
-            self._seen.popleft()
-        shown = pb.WatchBatchResponse(batch=batch(record))
-        then, lines, before = self._seen[0]
-        if now > then:
-            shown.lines_per_second = (ended - lines) / (now - then)
-            shown.tokens_per_second = (tokens - before) / (now - then)
-        if shown.lines_per_second > 0:
-            shown.seconds_left = int((progress.total - ended) / shown.lines_per_second)
-        return shown
+def _watched(record: batch_pb2.StoredBatch, meter: Meter, now: float) -> pb.WatchBatchResponse:
+    """The batch, with its speed over the last seconds."""
+    progress = record.progress
+    ended = progress.completed + progress.failed
+    tokens = prompt_tokens(progress.usage) + completion_tokens(progress.usage)
+    speed = meter.see(now, ended, tokens, progress.total)
+    return pb.WatchBatchResponse(
+        batch=batch(record),
+        lines_per_second=speed.lines,
+        tokens_per_second=speed.tokens,
+        seconds_left=int(speed.left_s),
+    )
 
 
 def _estimated(found: Estimate) -> pb.EstimateBatchResponse:

@@ -12,10 +12,11 @@ from typing import Any
 import typer
 from rich.table import Table
 
+from broker.batch.meter import Speed
 from broker.cli.api import client
 from broker.cli.batch import answers
 from broker.cli.batch.calls import Calls
-from broker.cli.batch.progress import Pace, describe, display, follow
+from broker.cli.batch.progress import describe, display, follow
 from broker.cli.batch.run import Job, explained, prepare
 from broker.cli.options import console, fail
 from broker.settings import Settings
@@ -55,7 +56,7 @@ def show(settings: Settings, batch_id: str, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(batch, indent=2))
         return
-    typer.echo(f"{batch['id']}  {batch['status']}  {describe(seen, Pace())}")
+    typer.echo(f"{batch['id']}  {batch['status']}  {describe(seen, Speed())}")
     for name in ("input_file_id", "output_file_id", "error_file_id"):
         if batch.get(name):
             typer.echo(f"  {name.removesuffix('_id').replace('_', ' ')}: {batch[name]}")

@@ -4,56 +4,22 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from broker.batch.meter import Meter, Speed
+
 # Nothing becomes of a batch after these.
 FINAL = frozenset({"completed", "failed", "expired", "cancelled"})
-# Seconds that the pace is taken over.
-_OVER_S = 20.0
 # Without a terminal, a line this often, and whenever the status changes.
 _LINE_S = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How fast it goes: lines and tokens in a second, and seconds to the end; 0 = not known."""
-
-    lines: float = 0.0
-    tokens: float = 0.0
-    left_s: float = 0.0
-
-
-class Meter:
-    """Measures the pace from what is seen of a batch."""
-
-    def __init__(self) -> None:
-        self._seen: deque[tuple[float, int, int]] = deque()
-
-    def see(self, batch: dict[str, Any], now: float) -> Pace:
-        """The pace as of `now`, in seconds of any clock that only goes forward."""
-        counts = batch["request_counts"]
-        ended = counts["completed"] + counts["failed"]
-        self._seen.append((now, ended, (batch.get("usage") or {}).get("total_tokens", 0)))
-        while len(self._seen) > 2 and self._seen[1][0] < now - _OVER_S:
-            self._seen.popleft()
-        then, lines, tokens = self._seen[0]
-        if now <= then:
-            return Pace()
-        pace = (ended - lines) / (now - then)
-        left = counts["total"] - ended
-        return Pace(
-            pace, (self._seen[-1][2] - tokens) / (now - then), left / pace if pace > 0 else 0.0
-        )
-
-
-def describe(seen: dict[str, Any], pace: Pace) -> str:
+def describe(seen: dict[str, Any], speed: Speed) -> str:
     """What stands beside the bar."""
     batch = seen["batch"]
     counts = batch["request_counts"]
@@ -61,14 +27,14 @@ def describe(seen: dict[str, Any], pace: Pace) -> str:
     parts = [f"{ended:,}/{counts['total']:,}"]
     if counts["failed"]:
         parts.append(f"{counts['failed']:,} failed")
-    if pace.lines:
-        parts.append(f"{pace.lines:,.1f} lines/s")
-        parts.append(f"{pace.tokens:,.0f} tokens/s")
+    if speed.lines:
+        parts.append(f"{speed.lines:,.1f} lines/s")
+        parts.append(f"{speed.tokens:,.0f} tokens/s")
     if cost := float(seen.get("cost") or 0):
         projected = cost * counts["total"] / ended if ended else cost
         parts.append(f"${cost:,.4f} of ~${projected:,.4f}")
-    if pace.left_s:
-        parts.append(f"{_span(pace.left_s)} left")
+    if speed.left_s:
+        parts.append(f"{_span(speed.left_s)} left")
     parts += [
         f"{cap['provider']}/{cap['model']}: {cap['said']}" for cap in seen.get("capacity", ())
     ]
@@ -88,7 +54,7 @@ def _span(seconds: float) -> str:
 class Display(Protocol):
     """Where it is shown."""
 
-    def show(self, seen: dict[str, Any], pace: Pace) -> None:
+    def show(self, seen: dict[str, Any], speed: Speed) -> None:
         """How far it is now."""
 
     def say(self, text: str) -> None:
@@ -100,7 +66,7 @@ class _Bar:
         self._progress = progress
         self._task = progress.add_task("waiting", total=None, told="")
 
-    def show(self, seen: dict[str, Any], pace: Pace) -> None:
+    def show(self, seen: dict[str, Any], speed: Speed) -> None:
         batch = seen["batch"]
         counts = batch["request_counts"]
         self._progress.update(
@@ -108,7 +74,7 @@ class _Bar:
             description=batch["status"],
             total=counts["total"] or None,
             completed=counts["completed"] + counts["failed"],
-            told=describe(seen, pace),
+            told=describe(seen, speed),
         )
 
     def say(self, text: str) -> None:
@@ -121,11 +87,11 @@ class _Lines:
         self._status = ""
         self._at = 0.0
 
-    def show(self, seen: dict[str, Any], pace: Pace) -> None:
+    def show(self, seen: dict[str, Any], speed: Speed) -> None:
         status, now = seen["batch"]["status"], time.monotonic()
         if status != self._status or now > self._at + _LINE_S:
             self._status, self._at = status, now
-            typer.echo(f"{status}: {describe(seen, pace)}", err=True)
+            typer.echo(f"{status}: {describe(seen, speed)}", err=True)
 
     def say(self, text: str) -> None:
         if text:
@@ -157,7 +123,14 @@ def follow(look: Callable[[], dict[str, Any]], shown: Display) -> dict[str, Any]
     while True:
         seen = look()
         batch = seen["batch"]
-        shown.show(seen, meter.see(batch, time.monotonic()))
+        shown.show(seen, _speed(meter, batch))
         if batch["status"] in FINAL:
             return dict(batch)
         time.sleep(1)
+
+
+def _speed(meter: Meter, batch: dict[str, Any]) -> Speed:
+    counts = batch["request_counts"]
+    tokens = (batch.get("usage") or {}).get("total_tokens", 0)
+    ended = counts["completed"] + counts["failed"]
+    return meter.see(time.monotonic(), ended, tokens, counts["total"])
