@@ -19,7 +19,7 @@ from broker.telemetry import Metrics, Telemetry
 from broker.translate.forms import ROUTES
 from edge.auth import Authenticator
 from edge.held import Held
-from edge.http.batches import batch_routes
+from edge.http.batches import batch_routes, further_batch_routes
 from edge.http.call import Reporter
 from edge.http.files import file_routes
 from edge.http.framed import Framed
@@ -105,7 +105,8 @@ def _routers(
         conversation_routes(kept.responses, auth),
         file_routes(kept.files, auth, limits),
         upload_routes(kept.uploads, auth, limits),
-        batch_routes(
+        batch_routes(kept.batches, auth),
+        further_batch_routes(
             kept.batches, kept.estimating, kept.capacity, auth, streams, patience_s=patience_s
         ),
     )

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import AsyncGenerator
-from contextlib import AbstractContextManager, aclosing, nullcontext
-from typing import Any
+from contextlib import nullcontext
 
 import orjson
 from fastapi import APIRouter, Request, Response
-from starlette.types import Receive, Scope, Send
 
 from broker.batch import states
 from broker.catalog.cost import usd
-from broker.errors import InferenceError
 from broker.keys import KeyRecord
 from broker.translate.batches import read_create, read_estimate, shown
 from broker.translate.pages import read_limit
@@ -26,14 +20,11 @@ from edge.batches.estimate import shown as estimate_shown
 from edge.batches.reading import Reading
 from edge.batches.service import BatchService
 from edge.http.call import idempotency_key
-from edge.http.protocol import Connection
 from edge.http.routes import signed_in
+from edge.http.rows import Rows
 from edge.http.slots import OpenStreams
 
 _JSON = "application/json"
-# Rows go out together when they are this many bytes.
-_FLUSH = 64 << 10
-_log = logging.getLogger(__name__)
 
 
 def _json(value: object) -> Response:
@@ -45,20 +36,13 @@ def _key(request: Request) -> KeyRecord:
     return key
 
 
-def batch_routes(
-    service: BatchService,
-    estimating: Estimating,
-    capacity: Capacity,
-    auth: Authenticator,
-    streams: OpenStreams,
-    *,
-    patience_s: float,
-) -> APIRouter:
-    """Everything about batches; to follow results is to have a stream open.
+def _router(auth: Authenticator) -> APIRouter:
+    return APIRouter(prefix="/v1/batches", tags=["Batches"], dependencies=signed_in(auth))
 
-    A reader that takes nothing for `patience_s` is let go.
-    """
-    router = APIRouter(prefix="/v1/batches", tags=["Batches"], dependencies=signed_in(auth))
+
+def batch_routes(service: BatchService, auth: Authenticator) -> APIRouter:
+    """What OpenAI's API has."""
+    router = _router(auth)
 
     @router.post("", summary="Create a batch")
     async def create(request: Request) -> Response:
@@ -66,11 +50,6 @@ def batch_routes(
         wanted = read_create(await request.body())
         name = idempotency_key(dict(request.headers.raw)) or ""
         return _json(shown(await service.create(_key(request), wanted, name)))
-
-    @router.post("/estimate", summary="Check every line of a file and price it")
-    async def estimated(request: Request) -> Response:
-        wanted = read_estimate(await request.body())
-        return _json(estimate_shown(await estimating.estimate(_key(request).owner, wanted)))
 
     @router.get("", summary="List batches")
     async def list_(request: Request) -> Response:
@@ -92,6 +71,34 @@ def batch_routes(
     @router.get("/{batch_id}", summary="Retrieve a batch")
     async def retrieve(batch_id: str, request: Request) -> Response:
         return _json(shown(await service.get(_key(request).owner, batch_id)))
+
+    @router.post("/{batch_id}/cancel", summary="Cancel a batch")
+    async def cancel(batch_id: str, request: Request) -> Response:
+        """Lines that run end, and what was answered is kept."""
+        return _json(shown(await service.cancel(_key(request).owner, batch_id)))
+
+    return router
+
+
+def further_batch_routes(
+    service: BatchService,
+    estimating: Estimating,
+    capacity: Capacity,
+    auth: Authenticator,
+    streams: OpenStreams,
+    *,
+    patience_s: float,
+) -> APIRouter:
+    """What it lacks; to follow results is to have a stream open.
+
+    A reader that takes nothing for `patience_s` is let go.
+    """
+    router = _router(auth)
+
+    @router.post("/estimate", summary="Check every line of a file and price it")
+    async def estimated(request: Request) -> Response:
+        wanted = read_estimate(await request.body())
+        return _json(estimate_shown(await estimating.estimate(_key(request).owner, wanted)))
 
     @router.get("/{batch_id}/progress", summary="Show how far a batch is, and what it costs")
     async def progress(batch_id: str, request: Request) -> Response:
@@ -120,12 +127,7 @@ def batch_routes(
         reading = Reading(service, owner, batch_id)
         over = record.status in states.FINAL
         stream = streams.one(_key(request).id) if follow else nullcontext()
-        return _Rows(reading, after, stream, wait=follow, over=over, patience_s=patience_s)
-
-    @router.post("/{batch_id}/cancel", summary="Cancel a batch")
-    async def cancel(batch_id: str, request: Request) -> Response:
-        """Lines that run end, and what was answered is kept."""
-        return _json(shown(await service.cancel(_key(request).owner, batch_id)))
+        return Rows(reading, after, stream, wait=follow, over=over, patience_s=patience_s)
 
     @router.post("/{batch_id}/pause", summary="Begin no more lines of a batch for a while")
     async def pause(batch_id: str, request: Request) -> Response:
@@ -149,84 +151,3 @@ def _place(request: Request) -> int:
     if not (after.isascii() and after.isdigit() and len(after) < len(str(1 << 62))):
         raise invalid("after", "Invalid 'after': expected the number of a line.")
     return int(after)
-
-
-class _Rows(Response):
-    """Rows as they are read; a reply that broke off never looks complete."""
-
-    def __init__(
-        self,
-        reading: Reading,
-        after: int,
-        stream: AbstractContextManager[None],
-        *,
-        wait: bool,
-        over: bool,
-        patience_s: float,
-    ) -> None:
-        self._reading = reading
-        self._after = after
-        self._stream = stream
-        self._wait = wait
-        self._over = over
-        self._patience_s = patience_s
-        super().__init__()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        connection: Connection = scope["state"]["connection"]
-        task = asyncio.current_task()
-        if task is not None:
-            connection.watch(task.cancel)
-        try:
-            with self._stream:
-                await self._send(connection, send)
-        except asyncio.CancelledError:
-            if not connection.response.gone:
-                raise
-        finally:
-            connection.unwatch()
-
-    async def _send(self, connection: Connection, send: Send) -> None:
-        head: dict[str, Any] = {
-            "type": "http.response.start",
-            "status": 200,
-            "headers": [
-                (b"content-type", b"application/jsonl"),
-                (b"x-incomplete", b"false" if self._over or self._wait else b"true"),
-            ],
-        }
-        async with aclosing(self._chunks()) as chunks:
-            chunk = b""
-            if not (self._wait or connection.response.bodiless):
-                # While nothing was sent an error has a status.
-                chunk = await anext(chunks, b"")
-            await send(head)
-            try:
-                if self._wait and not connection.response.bodiless:
-                    # Whoever waits knows at once that it is here.
-                    await send({"type": "http.response.body", "body": b"", "more_body": True})
-                    chunk = await anext(chunks, b"")
-                while chunk and not connection.response.gone:
-                    async with asyncio.timeout(self._patience_s):
-                        body = {"type": "http.response.body", "body": chunk, "more_body": True}
-                        await send(body)
-                    chunk = await anext(chunks, b"")
-            except (InferenceError, TimeoutError) as exc:
-                _log.warning("reading results broke off: %s", exc or "nobody reads them")
-                connection.abort()
-                return
-        if not connection.response.gone:
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _chunks(self) -> AsyncGenerator[bytes, None]:
-        held: list[bytes] = []
-        size = 0
-        async with aclosing(self._reading.rows(self._after, wait=self._wait)) as rows:
-            async for answered in rows:
-                held.append(answered.row)
-                size += len(answered.row)
-                if size >= _FLUSH or self._wait:
-                    yield b"".join(held)
-                    held, size = [], 0
-        if held:
-            yield b"".join(held)
