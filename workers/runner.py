@@ -118,22 +118,26 @@ class Runner:
             self._delivered,
             self._pull_soon,
         )
-        tools = Tools(
-            self.name,
-            provider,
-            self._upstream,
-            self._keys,
-            fetcher,
-            self._publisher,
-            self._recorder,
-            limits or Limits(),
-            bill or Bill(catalog.load()),
-            self.gate,
-        )
+        tools = self._tools(limits or Limits(), bill or Bill(catalog.load()))
         self._lane = Background(bus, settings, self._slots, tools)
         self._batch = Batch(bus, settings, self._slots, tools)
         key = subjects.worker_key(settings.name, self.name)
         self._lease = Lease(bus, subjects.WORKERS, key, self._presence)
+
+    def _tools(self, limits: Limits, bill: Bill) -> Tools:
+        """What the lanes that have no edge share."""
+        return Tools(
+            self.name,
+            self._provider,
+            self._upstream,
+            self._keys,
+            self._fetcher,
+            self._publisher,
+            self._recorder,
+            limits,
+            bill,
+            self.gate,
+        )
 
     # Life.
 

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from broker.config import Settings
+from broker.config import Limits, Settings
 from broker.telemetry import Telemetry
 from broker.v1 import (
     batch_service_pb2,
@@ -85,19 +85,7 @@ class RpcServer:
         self._calls = Calls(auth)
         self._health = health.aio.HealthServicer()
         self._following: asyncio.Task[None] | None = None
-        self._server = server = grpc.aio.server(
-            options=[
-                ("grpc.so_reuseport", 0),
-                ("grpc.max_receive_message_length", limits.max_body_bytes),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.max_metadata_size", limits.max_header_bytes),
-                ("grpc.absolute_max_metadata_size", limits.max_header_bytes),
-                ("grpc.keepalive_time_ms", _PING_MS),
-                ("grpc.http2.ping_timeout_ms", _PING_PATIENCE_MS),
-                # Programs ping often, also between calls, to keep connections through proxies.
-                ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-            ]
-        )
+        self._server = server = grpc.aio.server(options=_options(limits))
         streams = OpenStreams(limits.streams_per_key)
         reporter = Reporter(telemetry or Telemetry.silent("edge"))
         tolerant: Any = _Tolerant(server)
@@ -171,6 +159,20 @@ class RpcServer:
         status = _Status.SERVING if ready else _Status.NOT_SERVING
         for name in ("", _INFERENCE, _RESPONSES):
             await self._health.set(name, status)
+
+
+def _options(limits: Limits) -> list[tuple[str, int]]:
+    return [
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", limits.max_body_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_metadata_size", limits.max_header_bytes),
+        ("grpc.absolute_max_metadata_size", limits.max_header_bytes),
+        ("grpc.keepalive_time_ms", _PING_MS),
+        ("grpc.http2.ping_timeout_ms", _PING_PATIENCE_MS),
+        # Programs ping often, also between calls, to keep connections through proxies.
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ]
 
 
 class _Tolerant:
