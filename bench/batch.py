@@ -1,7 +1,8 @@
 """Measures batches: `python -m bench.batch --lines 100000`; no edges, all processes real.
 
 Prints how fast an input is validated, lines a second, what each process has of memory and of the
-CPU for a line, and what nats-server keeps of a line on disk.
+CPU for a line, and what nats-server keeps of a line on disk; and beside it what the same workers
+do of single requests, measured before and after the batch.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -19,7 +21,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.meter import Roles, cpu_by_role, memory_by_role
-from bench.processes import BenchError, free_port, leave_on_signals, listening, module, running
+from bench.processes import (
+    ROOT,
+    BenchError,
+    free_port,
+    leave_on_signals,
+    listening,
+    module,
+    running,
+)
 from broker.batch import names, states
 from broker.bus import Bus, BusError, connect
 from broker.bus.batches import Batches
@@ -35,6 +45,8 @@ _ENDPOINT = "/v1/chat/completions"
 _PIECE_LINES = 2000
 _LOOK_S = 0.25
 _STREAMS = ("BAT", "RES", "USAGE")
+# Single requests that are measured before and after the batch.
+_UNARY_REQUESTS = 20_000
 
 
 @dataclass
@@ -49,6 +61,9 @@ class Figures:
     cpu_us: dict[str, float] = field(default_factory=dict)
     files_cpu_us: dict[str, float] = field(default_factory=dict)
     stored: dict[str, float] = field(default_factory=dict)
+    # Single requests: how many a second, and CPU for one by role; before and after the batch.
+    unary_rps: list[float] = field(default_factory=list)
+    unary_cpu_us: list[dict[str, float]] = field(default_factory=list)
 
 
 def main() -> None:
@@ -58,6 +73,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--model", default="sim/tokens=8")
+    parser.add_argument("--unary", type=int, default=_UNARY_REQUESTS, help="0 leaves them out")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     arguments = parser.parse_args()
     leave_on_signals()
@@ -70,18 +86,22 @@ def main() -> None:
 
 
 async def _measure(folder: Path, arguments: argparse.Namespace) -> Figures:
-    with _processes(folder, arguments.workers, arguments.slots) as (url, roles):
-        bus = await _connected(url)
+    figures = Figures(arguments.lines)
+    with _processes(folder, arguments.workers, arguments.slots) as (environment, roles):
+        bus = await connect(NatsSettings(url=environment["MILLRACE_NATS"]), name="bench")
         try:
             await _workers(bus, arguments.workers)
-            return await _run(bus, roles, arguments.lines, arguments.model)
+            await _unary(environment, roles, figures, arguments)
+            await _run(bus, roles, figures, arguments.model)
+            await _unary(environment, roles, figures, arguments)
         finally:
             await bus.close()
+    return figures
 
 
 @contextlib.contextmanager
-def _processes(folder: Path, workers: int, slots: int) -> Iterator[tuple[str, Roles]]:
-    """nats, sim, one broker process and workers; the URL of nats, and their ids by role."""
+def _processes(folder: Path, workers: int, slots: int) -> Iterator[tuple[Mapping[str, str], Roles]]:
+    """nats, sim, one broker process and workers; their environment, and their ids by role."""
     port = free_port()
     url = f"nats://127.0.0.1:{port}"
     settings = folder / "millrace.yaml"
@@ -108,11 +128,7 @@ def _processes(folder: Path, workers: int, slots: int) -> Iterator[tuple[str, Ro
         start("broker", module("broker"))
         for _ in range(workers):
             start("worker", module("workers", "sim"))
-        yield url, roles
-
-
-async def _connected(url: str) -> Bus:
-    return await connect(NatsSettings(url=url), name="bench")
+        yield environment, roles
 
 
 async def _workers(bus: Bus, count: int) -> None:
@@ -136,8 +152,32 @@ async def _lines(count: int, model: str) -> AsyncIterator[bytes]:
         )
 
 
-async def _run(bus: Bus, roles: Roles, count: int, model: str) -> Figures:
-    batches, figures = Batches(bus), Figures(count)
+async def _unary(
+    environment: Mapping[str, str], roles: Roles, figures: Figures, arguments: argparse.Namespace
+) -> None:
+    """What the workers do of single requests."""
+    if not arguments.unary:
+        return
+    options = ("--requests", str(arguments.unary), "--model", arguments.model)
+    cpu = cpu_by_role(roles)
+    process = await asyncio.create_subprocess_exec(
+        *module("bench.unary", *options), env=environment, cwd=ROOT, stdout=subprocess.PIPE
+    )
+    printed, _ = await process.communicate()
+    used = cpu_by_role(roles)
+    if process.returncode:
+        raise BenchError("single requests could not be measured")
+    report = json.loads(printed)
+    if report["errors"]:
+        raise BenchError(f"{report['errors']} single requests were not answered")
+    figures.unary_rps.append(report["requests"] / report["seconds"])
+    figures.unary_cpu_us.append(
+        {role: (used[role] - cpu[role]) / 1000 / report["requests"] for role in roles}
+    )
+
+
+async def _run(bus: Bus, roles: Roles, figures: Figures, model: str) -> None:
+    batches, count = Batches(bus), figures.lines
     asked = file_pb2.StoredFile(
         owner=_OWNER, tenant=_OWNER, purpose=file_pb2.FILE_PURPOSE_BATCH, filename="bench.jsonl"
     )
@@ -175,7 +215,6 @@ async def _run(bus: Bus, roles: Roles, count: int, model: str) -> Figures:
     figures.files_cpu_us = {role: (ended[role] - used[role]) / 1000 / count for role in roles}
     if done.progress.completed != count:
         raise BenchError(f"{count - done.progress.completed} of {count} lines were not answered")
-    return figures
 
 
 async def _until(
@@ -208,6 +247,13 @@ def _text(figures: Figures) -> str:
         "memory, MB: " + _each({role: size / 1e6 for role, size in figures.rss.items()}),
         "stored, bytes a line: " + _each(figures.stored),
     ]
+    if figures.unary_rps:
+        best = max(figures.unary_rps)
+        rates = " and ".join(f"{rps:,.0f}" for rps in figures.unary_rps)
+        rows.append(f"single requests by the same workers, before and after: {rates} a second")
+        rows += ["CPU of single requests, us each: " + _each(cpu) for cpu in figures.unary_cpu_us]
+        part = figures.lines / figures.run_s / best
+        rows.append(f"lines a second are {part:.0%} of the better of these")
     return "\n".join(rows)
 
 
