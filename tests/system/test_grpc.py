@@ -6,6 +6,7 @@ import asyncio
 import gc
 import time
 from collections.abc import AsyncIterator, Awaitable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -178,9 +179,15 @@ UPSTREAM = {
 
 @pytest.mark.parametrize("status", UPSTREAM)
 async def test_what_the_provider_said_survives(client: Client, status: int) -> None:
-    model = f"sim/sim-fault=status,status={status},retry_after=33"
-    for call in (client.infer(ask(model)), client.stream(ask(model)).read()):
-        found = await failure(call)
+    whole, streamed = (
+        f"sim/sim-fault=status,status={status},retry_after=33,key=grpc{n}" for n in (1, 2)
+    )
+    # Each of its own: a model that is over its limit is not asked again meanwhile.
+    for model, call in (
+        (whole, partial(client.infer, ask(whole))),
+        (streamed, client.stream(ask(streamed)).read),
+    ):
+        found = await failure(call())
         assert (found.code, found.reason, found.retry_s) == UPSTREAM[status]
         assert found.metadata["upstream_status"] == str(status)
         assert found.metadata["upstream_request_id"].startswith("req_sim")

@@ -40,6 +40,7 @@ class EdgeStandIn(pb_grpc.DeliveryServiceServicer):
         self.port = 0
         self._server: grpc.aio.Server | None = None
         self._contexts: list[Any] = []
+        self._saying = asyncio.Lock()
 
     async def start(self, port: int = 0) -> None:
         options = [("grpc.max_receive_message_length", 72 << 20), ("grpc.so_reuseport", 0)]
@@ -59,7 +60,8 @@ class EdgeStandIn(pb_grpc.DeliveryServiceServicer):
 
     async def say(self, *controls: pb.Control) -> None:
         """One message to the newest link."""
-        await self._contexts[-1].write(pb.DeliverResponse(controls=controls))
+        async with self._saying:  # a call takes one message at a time
+            await self._contexts[-1].write(pb.DeliverResponse(controls=controls))
 
     async def grant(self, number: int, claim: pb.Claim) -> None:
         grant = pb.Grant(remaining_ms=60_000, credit_bytes=self.credit)
