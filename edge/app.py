@@ -65,7 +65,7 @@ def create_app(
     hot: dict[tuple[str, str], ASGIApp] = {
         ("POST", path): InferenceRoute(form, ingress) for path, form in ROUTES.items()
     }
-    rest = framework(engine, auth, telemetry.metrics)
+    rest = framework(engine, auth, telemetry.metrics, settings.limits)
     if kept is not None:
         hot |= _hot(ingress, kept.responses)
         for router in _routers(kept, auth, settings.limits, streams):
@@ -99,16 +99,13 @@ def _hot(ingress: Ingress, responses: ResponseService) -> dict[tuple[str, str], 
 def _routers(
     kept: Kept, auth: Authenticator, limits: Limits, streams: OpenStreams
 ) -> tuple[APIRouter, ...]:
-    patience_s = limits.slow_reader_s
     return (
         response_routes(kept.responses, auth),
-        conversation_routes(kept.responses, auth),
+        conversation_routes(kept.responses, auth, limits),
         file_routes(kept.files, auth, limits),
         upload_routes(kept.uploads, auth, limits),
-        batch_routes(kept.batches, auth),
-        further_batch_routes(
-            kept.batches, kept.estimating, kept.capacity, auth, streams, patience_s=patience_s
-        ),
+        batch_routes(kept.batches, auth, limits),
+        further_batch_routes(kept, auth, streams, limits),
     )
 
 

@@ -118,5 +118,5 @@ def told(name: str = "") -> Iterator[None]:
     except GoneError as exc:
         raise no_file(name) from exc
     except BusError as exc:
-        message = f"the store of files cannot be used; retry shortly ({exc})"
+        message = f"the store cannot be used; retry shortly ({exc})"
         raise InferenceError("broker_unavailable", message, retry_after=1) from exc

@@ -15,10 +15,16 @@ _decode = msgspec.json.Decoder().decode
 class Row(msgspec.Struct):
     """Of a row of a file what says whose it is."""
 
+    id: str
     custom_id: str
 
 
 decode_row = msgspec.json.Decoder(Row).decode
+
+
+def number_of(row: bytes) -> int:
+    """The number of the line that a row of a file belongs to."""
+    return int(decode_row(row).id.rpartition("_")[2])
 
 
 def answered(result: batch_pb2.LineResult) -> bool:

@@ -24,7 +24,7 @@ from broker.routing import Target
 from broker.translate.batches import errors_shown
 from broker.translate.refusals import invalid
 from broker.v1 import batch_pb2, event_pb2, file_pb2
-from edge.responses.service import told
+from edge.files import told
 
 # Models that are shown, and that are told apart.
 MOST_MODELS = 100
@@ -132,7 +132,7 @@ class Estimating:
         return record
 
     async def _feed(self, record: file_pb2.StoredFile, check: Check) -> None:
-        with told():
+        with told(record.id):
             async with aclosing(self._files.read(record)) as chunks:
                 async for chunk in chunks:
                     await check.feed(chunk)

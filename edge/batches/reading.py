@@ -11,16 +11,19 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from broker.batch import chunks, lines, projection, states
+from broker.batch import projection, states
 from broker.errors import InferenceError
+from broker.translate.files import no_file
 from broker.v1 import batch_pb2, file_pb2
 from edge.batches.service import BatchService
-from edge.responses.service import told
+from edge.files import told
 
 # Lines that are asked for at a time, fewer where their results are large; and how often one is
 # looked at that is waited for.
 _AT_ONCE = 500
 _LOOK_S = 1.0
+# Behind the last row of a file.
+_NO_MORE = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,50 +97,26 @@ class Reading:
     async def _filed(
         self, record: batch_pb2.StoredBatch, after: int
     ) -> AsyncGenerator[Answered, None]:
-        """The rows of both files, each at the line of the input that it belongs to."""
-        if not (record.output_file_id or record.error_file_id):
-            return  # the input may be anything
-        source = await self._file(record.input_file_id)
-        if source is None:
-            raise InferenceError("not_found", f"The file '{record.input_file_id}' is gone.")
-        ends = [
-            _Rows(self._service, await self._file(name))
-            for name in (record.output_file_id, record.error_file_id)
-        ]
-        async with (
-            aclosing(self._lines(source)) as given,
-            aclosing(ends[0]),
-            aclosing(ends[1]),
-        ):
-            async for number, custom_id in given:
-                ids = [await rows.custom_id() for rows in ends]
-                if ids == [None, None]:
+        """The rows of both files, merged by the number of the line that each tells."""
+        files = [await self._file(name) for name in (record.output_file_id, record.error_file_id)]
+        rows = [_Rows(self._service, file) for file in files]
+        async with aclosing(rows[0]), aclosing(rows[1]):
+            while True:
+                number, first = min([(await one.number(), at) for at, one in enumerate(rows)])
+                if number == _NO_MORE:
                     return
-                if custom_id in ids:
-                    row = ends[ids.index(custom_id)].take()
-                    if number > after:
-                        yield Answered(number, row)
-
-    async def _lines(self, source: file_pb2.StoredFile) -> AsyncGenerator[tuple[int, str], None]:
-        """Numbers and names of the lines of the input."""
-        cursor = chunks.Cursor(0)
-        with told():
-            async with aclosing(self._service.files.read(source)) as data:
-                async for some in data:
-                    cursor.feed(some)
-                    while (chunk := cursor.take(last=False)) is not None:
-                        for raw in chunk.lines:
-                            yield raw.number, lines.custom_id(raw.data)
-                        await asyncio.sleep(0)
-        while (chunk := cursor.take(last=True)) is not None:
-            for raw in chunk.lines:
-                yield raw.number, lines.custom_id(raw.data)
+                row = rows[first].take()
+                if number > after:
+                    yield Answered(number, row)
 
     async def _file(self, file_id: str) -> file_pb2.StoredFile | None:
         if not file_id:
             return None
         with told():
-            return await self._service.files.get(self._owner, file_id)
+            record = await self._service.files.get(self._owner, file_id)
+        if record is None:
+            raise no_file(file_id)
+        return record
 
 
 class _Rows:
@@ -145,21 +124,22 @@ class _Rows:
 
     def __init__(self, service: BatchService, file: file_pb2.StoredFile | None) -> None:
         self._data = None if file is None else service.files.read(file)
+        self._file = "" if file is None else file.id
         self._rest = b""
         # Where in `_rest` the next row begins.
         self._at = 0
         self._row = b""
-        self._name: str | None = None
+        self._number = _NO_MORE
 
-    async def custom_id(self) -> str | None:
-        """Whose the next row is; None behind the last one."""
+    async def number(self) -> int:
+        """The line of the next row; `_NO_MORE` behind the last one."""
         if not self._row:
             self._row = await self._next()
-            self._name = projection.decode_row(self._row).custom_id if self._row else None
-        return self._name
+            self._number = projection.number_of(self._row) if self._row else _NO_MORE
+        return self._number
 
     def take(self) -> bytes:
-        """The row that `custom_id` told of."""
+        """The row that `number` told of."""
         row, self._row = self._row, b""
         return row
 
@@ -172,7 +152,7 @@ class _Rows:
         while (end := self._rest.find(b"\n", self._at) + 1) == 0:
             some = b""
             if self._data is not None:
-                with told():
+                with told(self._file):
                     some = await anext(self._data, b"")
             if not some:
                 self._data = None

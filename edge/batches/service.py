@@ -23,12 +23,17 @@ from broker.keys import KeyRecord
 from broker.translate.batches import STATUSES
 from broker.translate.refusals import invalid
 from broker.v1 import batch_pb2, file_pb2
-from edge.responses.service import told
+from edge.files import told
 
 _RANDOM = 10
 # What of a batch says that it is the same one, asked for again; the input of one that runs lines
 # again is replaced by a file of its own.
 _ASKED = ("endpoint", "window_s", "retry_of", "options")
+# Why nothing can be changed about a batch any more, where it is not over.
+_TOO_LATE = {
+    states.FINALIZING: "all of its lines have ended, and its files are being written",
+    states.CANCELLING: "it is being cancelled",
+}
 
 
 class BatchService:
@@ -176,7 +181,7 @@ class BatchService:
                 record = await self.batches.change(owner, batch_id, noted)
         found = _found(record, batch_id)
         if not changed and found.status not in already:
-            raise _not_now(found, "nothing more becomes of it")
+            raise _not_now(found, _TOO_LATE.get(found.status, "it is over"))
         return found
 
 

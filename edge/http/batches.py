@@ -9,22 +9,24 @@ from fastapi import APIRouter, Request, Response
 
 from broker.batch import states
 from broker.catalog.cost import usd
+from broker.config import Limits
 from broker.keys import KeyRecord
 from broker.translate.batches import read_create, read_estimate, shown
 from broker.translate.pages import read_limit
 from broker.translate.refusals import invalid
 from edge.auth import Authenticator
-from edge.batches.capacity import Capacity
-from edge.batches.estimate import Estimating
 from edge.batches.estimate import shown as estimate_shown
 from edge.batches.reading import Reading
 from edge.batches.service import BatchService
 from edge.http.call import idempotency_key
-from edge.http.routes import signed_in
+from edge.http.routes import json_body, signed_in
 from edge.http.rows import Rows
 from edge.http.slots import OpenStreams
+from edge.kept import Kept
 
 _JSON = "application/json"
+# Of what describes a batch; its lines are in a file.
+_MOST_BYTES = 1 << 20
 
 
 def _json(value: object) -> Response:
@@ -40,14 +42,14 @@ def _router(auth: Authenticator) -> APIRouter:
     return APIRouter(prefix="/v1/batches", tags=["Batches"], dependencies=signed_in(auth))
 
 
-def batch_routes(service: BatchService, auth: Authenticator) -> APIRouter:
+def batch_routes(service: BatchService, auth: Authenticator, limits: Limits) -> APIRouter:
     """What OpenAI's API has."""
-    router = _router(auth)
+    router, body = _router(auth), json_body(limits, _MOST_BYTES)
 
     @router.post("", summary="Create a batch")
     async def create(request: Request) -> Response:
         """With an `Idempotency-Key`, asking again answers with the same batch."""
-        wanted = read_create(await request.body())
+        wanted = read_create(await body(request))
         name = idempotency_key(dict(request.headers.raw)) or ""
         return _json(shown(await service.create(_key(request), wanted, name)))
 
@@ -81,24 +83,16 @@ def batch_routes(service: BatchService, auth: Authenticator) -> APIRouter:
 
 
 def further_batch_routes(
-    service: BatchService,
-    estimating: Estimating,
-    capacity: Capacity,
-    auth: Authenticator,
-    streams: OpenStreams,
-    *,
-    patience_s: float,
+    kept: Kept, auth: Authenticator, streams: OpenStreams, limits: Limits
 ) -> APIRouter:
-    """What it lacks; to follow results is to have a stream open.
-
-    A reader that takes nothing for `patience_s` is let go.
-    """
-    router = _router(auth)
+    """What it lacks; to follow results is to have a stream open."""
+    service = kept.batches
+    router, body = _router(auth), json_body(limits, _MOST_BYTES)
 
     @router.post("/estimate", summary="Check every line of a file and price it")
     async def estimated(request: Request) -> Response:
-        wanted = read_estimate(await request.body())
-        return _json(estimate_shown(await estimating.estimate(_key(request).owner, wanted)))
+        wanted = read_estimate(await body(request))
+        return _json(estimate_shown(await kept.estimating.estimate(_key(request).owner, wanted)))
 
     @router.get("/{batch_id}/progress", summary="Show how far a batch is, and what it costs")
     async def progress(batch_id: str, request: Request) -> Response:
@@ -108,7 +102,7 @@ def further_batch_routes(
                 "batch": shown(record),
                 "cost": usd(record.progress.cost.nano_usd),
                 "paused": record.paused,
-                "capacity": await capacity.of(record),
+                "capacity": await kept.capacity.of(record),
             }
         )
 
@@ -127,7 +121,7 @@ def further_batch_routes(
         reading = Reading(service, owner, batch_id)
         over = record.status in states.FINAL
         stream = streams.one(_key(request).id) if follow else nullcontext()
-        return Rows(reading, after, stream, wait=follow, over=over, patience_s=patience_s)
+        return Rows(reading, after, stream, wait=follow, over=over, patience_s=limits.slow_reader_s)
 
     @router.post("/{batch_id}/pause", summary="Begin no more lines of a batch for a while")
     async def pause(batch_id: str, request: Request) -> Response:

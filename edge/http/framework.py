@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from broker.config import Limits
 from broker.errors import InferenceError
 from broker.telemetry import Metrics
 from edge.auth import Authenticator
@@ -23,7 +24,7 @@ from edge.seams import EngineLike
 _REASONS = {404: "not_found", 405: "method_not_allowed"}
 
 
-def framework(engine: EngineLike, auth: Authenticator, metrics: Metrics) -> FastAPI:
+def framework(engine: EngineLike, auth: Authenticator, metrics: Metrics, limits: Limits) -> FastAPI:
     """The application without the raw routes; /docs and /openapi.json show these too."""
     version = metadata.version("millrace")
     app = FastAPI(
@@ -35,7 +36,7 @@ def framework(engine: EngineLike, auth: Authenticator, metrics: Metrics) -> Fast
     )
     app.include_router(model_routes(engine, auth))
     app.include_router(v0_routes(engine, auth))
-    app.include_router(route_routes(engine, auth))
+    app.include_router(route_routes(engine, auth, limits))
     app.include_router(operator_routes(engine, metrics, version))
     for kind in (InferenceError, HTTPException, Exception):
         app.add_exception_handler(kind, _refused)

@@ -6,30 +6,28 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from broker.errors import InferenceError
+from broker.config import Limits
 from broker.routing import Decision
 from broker.routing.candidates import Candidate
 from broker.routing.residency import Claim
 from broker.translate.chat_request import parse_chat
 from edge.auth import Authenticator
-from edge.http.routes import signed_in
+from edge.http.routes import json_body, signed_in
 from edge.seams import EngineLike
 
 # A body may leave the conversation out: names and preferences are enough to decide by.
 _MOST_BYTES = 1 << 20
 
 
-def route_routes(engine: EngineLike, auth: Authenticator) -> APIRouter:
+def route_routes(engine: EngineLike, auth: Authenticator, limits: Limits) -> APIRouter:
     """The one route; its body is that of a chat completion."""
     router = APIRouter(prefix="/v0", tags=["v0"], dependencies=signed_in(auth))
+    body = json_body(limits, _MOST_BYTES)
 
     @router.post("/route", summary="Explain where a request would go")
     async def route(request: Request) -> dict[str, Any]:
         """Takes the body of a chat completion and answers with the decision alone."""
-        body = await request.body()
-        if len(body) > _MOST_BYTES:
-            raise InferenceError("request_too_large", f"more than {_MOST_BYTES} bytes")
-        return shown(await engine.decide(parse_chat(body)))
+        return shown(await engine.decide(parse_chat(await body(request))))
 
     return router
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 
+from broker.config import Limits
+from broker.errors import InferenceError
 from broker.telemetry import Metrics
 from edge.auth import Authenticator, authorization
+from edge.http.body import ClientGoneError, read_json_body
 from edge.seams import EngineLike
 
 # Only shows the lock in /docs: the check itself is `Authenticator`'s.
@@ -23,6 +27,19 @@ def signed_in(auth: Authenticator) -> list[Any]:
         request.state.key = await auth.authenticate(authorization(dict(request.headers.raw)))
 
     return [Depends(_bearer), Depends(caller)]
+
+
+def json_body(limits: Limits, most: int) -> Callable[[Request], Awaitable[bytes]]:
+    """Reads JSON of at most `most` bytes; `InferenceError` is all that leaves it."""
+
+    async def read(request: Request) -> bytes:
+        timeout_s, headers = limits.request_timeout_s, dict(request.headers.raw)
+        try:
+            return await read_json_body(headers, request.receive, limit=most, timeout_s=timeout_s)
+        except ClientGoneError as exc:
+            raise InferenceError("client_gone", "the client has left") from exc
+
+    return read
 
 
 def operator_routes(engine: EngineLike, metrics: Metrics, version: str) -> APIRouter:

@@ -7,11 +7,12 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request, Response
 
+from broker.config import Limits
 from broker.translate import conversations as wire
 from broker.translate.pages import page
 from broker.translate.responses_object import input_items, render
 from edge.auth import Authenticator
-from edge.http.routes import signed_in
+from edge.http.routes import json_body, signed_in
 from edge.responses.conversations import Conversations
 from edge.responses.service import ResponseService
 
@@ -54,16 +55,17 @@ def response_routes(service: ResponseService, auth: Authenticator) -> APIRouter:
     return router
 
 
-def conversation_routes(service: ResponseService, auth: Authenticator) -> APIRouter:
+def conversation_routes(service: ResponseService, auth: Authenticator, limits: Limits) -> APIRouter:
     """Conversations and their items."""
     router = APIRouter(
         prefix="/v1/conversations", tags=["Conversations"], dependencies=signed_in(auth)
     )
     conversations = Conversations(service.stored)
+    body = json_body(limits, limits.max_body_bytes)
 
     @router.post("", summary="Create a conversation")
     async def create(request: Request) -> Response:
-        metadata, messages = wire.read_conversation(await request.body())
+        metadata, messages = wire.read_conversation(await body(request))
         return _json(wire.shown(await conversations.create(_owner(request), metadata, messages)))
 
     @router.get("/{name}", summary="Retrieve a conversation")
@@ -72,7 +74,7 @@ def conversation_routes(service: ResponseService, auth: Authenticator) -> APIRou
 
     @router.post("/{name}", summary="Change a conversation's metadata")
     async def change(name: str, request: Request) -> Response:
-        metadata = wire.read_change(await request.body())
+        metadata = wire.read_change(await body(request))
         return _json(wire.shown(await conversations.change(_owner(request), name, metadata)))
 
     @router.delete("/{name}", summary="Delete a conversation")
@@ -87,7 +89,7 @@ def conversation_routes(service: ResponseService, auth: Authenticator) -> APIRou
 
     @router.post("/{name}/items", summary="Add items to a conversation")
     async def add(name: str, request: Request) -> Response:
-        messages = wire.read_items(await request.body())
+        messages = wire.read_items(await body(request))
         added = await conversations.add(_owner(request), name, messages)
         return _json(page(wire.items(added, name), {"order": "asc", "limit": "100"}, _id_of))
 

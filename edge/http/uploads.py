@@ -13,9 +13,8 @@ from broker.files import MOST_PART_BYTES
 from broker.translate.uploads import part_shown, read_complete, read_upload, upload_shown
 from broker.v1 import file_pb2
 from edge.auth import Authenticator
-from edge.http.body import read_json_body
 from edge.http.files import form_schema, incoming_file
-from edge.http.routes import signed_in
+from edge.http.routes import json_body, signed_in
 from edge.uploads import UploadService
 
 # Of a JSON body: room for the ids of all parts.
@@ -25,11 +24,7 @@ _MOST_JSON = 1 << 20
 def upload_routes(service: UploadService, auth: Authenticator, limits: Limits) -> APIRouter:
     """Create, add a part, complete, cancel."""
     router = APIRouter(prefix="/v1/uploads", tags=["Files"], dependencies=signed_in(auth))
-
-    async def body(request: Request) -> bytes:
-        timeout_s = limits.request_timeout_s
-        raw = dict(request.headers.raw)
-        return await read_json_body(raw, request.receive, limit=_MOST_JSON, timeout_s=timeout_s)
+    body = json_body(limits, _MOST_JSON)
 
     @router.post("", summary="Create an upload")
     async def create(request: Request) -> Response:

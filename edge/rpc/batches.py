@@ -19,11 +19,11 @@ from broker.translate.usage import completion_tokens, prompt_tokens
 from broker.v1 import batch_pb2
 from broker.v1 import batch_service_pb2 as pb
 from broker.v1 import batch_service_pb2_grpc as pb_grpc
-from edge.batches.estimate import Estimate, Estimating
+from edge.batches.estimate import Estimate
 from edge.batches.reading import Reading
-from edge.batches.service import BatchService as Service
 from edge.http.slots import OpenStreams
-from edge.rpc.calls import Calls, Context
+from edge.kept import Kept
+from edge.rpc.calls import Calls, Context, write
 
 # Changes come to a watcher no more often.
 _PACE_S = 1.0
@@ -32,11 +32,10 @@ _PACE_S = 1.0
 class BatchService(pb_grpc.BatchServiceServicer):
     """See the proto."""
 
-    def __init__(
-        self, service: Service, estimating: Estimating, calls: Calls, streams: OpenStreams
-    ) -> None:
-        self._service = service
-        self._estimating = estimating
+    def __init__(self, kept: Kept, calls: Calls, streams: OpenStreams, patience_s: float) -> None:
+        self._service = kept.batches
+        self._estimating = kept.estimating
+        self._patience_s = patience_s
         self._calls = calls
         self._streams = streams
 
@@ -84,7 +83,8 @@ class BatchService(pb_grpc.BatchServiceServicer):
                 records = self._service.watch(call.key.owner, request.batch_id)
                 async with contextlib.aclosing(records):
                     async for record in records:
-                        await context.write(_watched(record, meter, loop.time()))
+                        told = _watched(record, meter, loop.time())
+                        await write(context, told, self._patience_s)
                         if record.status not in states.FINAL:
                             await asyncio.sleep(_PACE_S)
 
@@ -99,7 +99,8 @@ class BatchService(pb_grpc.BatchServiceServicer):
                 rows = reading.rows(after, wait=request.follow)
                 async with contextlib.aclosing(rows):
                     async for answered in rows:
-                        await context.write(result(answered.number, answered.row, answered.result))
+                        row = result(answered.number, answered.row, answered.result)
+                        await write(context, row, self._patience_s)
 
     async def CancelBatch(  # noqa: N802
         self, request: pb.CancelBatchRequest, context: Context

@@ -34,6 +34,16 @@ _FIELD = 200
 _log = logging.getLogger(__name__)
 
 
+async def write(context: Context, response: Any, patience_s: float) -> None:
+    """Send a message to a client that reads. Raises `InferenceError`."""
+    try:
+        async with asyncio.timeout(patience_s):
+            await context.write(response)
+    except TimeoutError as exc:
+        message = f"the client did not read for {patience_s:g} s"
+        raise InferenceError("client_gone", message) from exc
+
+
 class Call:
     """One call: who makes it, and the id that its logs, records and statuses have."""
 

@@ -16,7 +16,7 @@ from broker.translate.refusals import invalid, missing
 from broker.v1 import file_service_pb2 as pb
 from broker.v1 import file_service_pb2_grpc as pb_grpc
 from edge.files import FileService
-from edge.rpc.calls import Calls, Context, unreadable
+from edge.rpc.calls import Calls, Context, unreadable, write
 from edge.rpc.linger import linger
 
 
@@ -56,7 +56,7 @@ class FilesService(pb_grpc.FileServiceServicer):
             start, end = rpc_files.part(request, record.bytes)
             async with contextlib.aclosing(self._files.read(record, start, end)) as chunks:
                 async for chunk in chunks:
-                    await self._write(context, pb.DownloadFileResponse(data=chunk))
+                    await write(context, pb.DownloadFileResponse(data=chunk), self._patience_s)
 
     async def GetFile(  # noqa: N802
         self, request: pb.GetFileRequest, context: Context
@@ -82,14 +82,6 @@ class FilesService(pb_grpc.FileServiceServicer):
         async with self._calls.call(context, request) as call:
             await self._files.delete(call.key.owner, request.file_id)
             return pb.DeleteFileResponse()
-
-    async def _write(self, context: Context, response: pb.DownloadFileResponse) -> None:
-        try:
-            async with asyncio.timeout(self._patience_s):
-                await context.write(response)
-        except TimeoutError as exc:
-            message = f"the client did not read for {self._patience_s:g} s"
-            raise InferenceError("client_gone", message) from exc
 
 
 class _Incoming:

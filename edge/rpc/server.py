@@ -115,7 +115,7 @@ class RpcServer:
             FilesService(kept.files, self._calls, limits), tolerant
         )
         batch_service_pb2_grpc.add_BatchServiceServicer_to_server(
-            BatchService(kept.batches, kept.estimating, self._calls, streams), tolerant
+            BatchService(kept, self._calls, streams, limits.slow_reader_s), tolerant
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(_REFLECTED, server)

@@ -353,10 +353,24 @@ async def test_results_are_read_while_it_runs_and_are_the_same_after(
     await ended(sdk, made.id)
     reply = await client.get(path)
     assert [json.loads(row) for row in reply.text.splitlines()] == live
+    # The input may be deleted when it is done.
+    await sdk.files.delete(made.input_file_id)
     rest = await client.get(path, params={"after": 102})
     assert [json.loads(row) for row in rest.text.splitlines()] == live[101:]
     for wrong in ("-1", "x", "9" * 30):
         assert (await client.get(path, params={"after": wrong})).status_code == 400
+    batch = await sdk.batches.retrieve(made.id)
+    assert batch.output_file_id is not None
+    await sdk.files.delete(batch.output_file_id)
+    gone = await client.get(path)
+    assert gone.status_code == 404
+    assert batch.output_file_id in gone.json()["error"]["message"]
+
+
+async def test_what_describes_a_batch_is_small(client: httpx.AsyncClient) -> None:
+    for path in ("/v1/batches", "/v1/batches/estimate"):
+        answer = await client.post(path, json={"metadata": {"a": "x" * (2 << 20)}})
+        assert answer.status_code == 413
 
 
 async def test_progress_says_what_the_provider_allows_while_it_runs(

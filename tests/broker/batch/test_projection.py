@@ -33,6 +33,7 @@ def test_a_row_is_one_line_with_the_answer_as_it_was(
         json=json.dumps(body, indent=2 if indented else None).encode(),
     )
     row = projection.row(BATCH, made)
+    assert projection.number_of(row) == 7
     assert row.endswith(b"\n")
     assert row.count(b"\n") == 1
     read = msgspec.json.decode(row)

@@ -402,11 +402,12 @@ async def test_a_bad_body_is_a_400_with_its_param(
 
 
 def test_the_framework_has_no_route_that_shadows_another() -> None:
+    from broker.config import Limits
     from broker.telemetry import Metrics
     from edge.auth import Authenticator
     from tests.edge.http.standin import KeyTable
 
-    app = framework(Engine(), Authenticator(KeyTable()), Metrics("edge"))
+    app = framework(Engine(), Authenticator(KeyTable()), Metrics("edge"), Limits())
     paths = [
         (method, route.path)  # type: ignore[attr-defined]
         for route in app.routes
