@@ -45,7 +45,11 @@ class Background:
         self._tools = tools
         self._stored = Responses(bus)
         self._ending = Ending(
-            self._stored, EventLog(bus, self._stored.blobs), tools.publisher, tools.recorder
+            self._stored,
+            EventLog(bus, self._stored.blobs),
+            tools.publisher,
+            tools.recorder,
+            tools.bill,
         )
         self._jobs = Jobs(bus)
         self._running: dict[str, asyncio.Task[None]] = {}

@@ -19,8 +19,9 @@ from broker.bus.eventlog import EventLog, FencedError
 from broker.bus.queue import ACK, Publisher
 from broker.bus.recorder import Recorder
 from broker.bus.responses import Kept, Responses
+from broker.catalog.bill import Bill
 from broker.errors import InferenceError
-from broker.v1 import job_pb2, record_pb2, stored_pb2
+from broker.v1 import event_pb2, job_pb2, record_pb2, stored_pb2
 
 _log = logging.getLogger(__name__)
 
@@ -40,12 +41,18 @@ class Ending:
     """See the module. `stored` and `log` are what it writes, for all who deal with responses."""
 
     def __init__(
-        self, stored: Responses, log: EventLog, publisher: Publisher, recorder: Recorder
+        self,
+        stored: Responses,
+        log: EventLog,
+        publisher: Publisher,
+        recorder: Recorder,
+        bill: Bill,
     ) -> None:
         self.stored = stored
         self.log = log
         self._publisher = publisher
         self._recorder = recorder
+        self._bill = bill
 
     async def fail(self, job: job_pb2.Job, last: int, error: InferenceError) -> bytes:
         """The response failed for good; `last` and the result as for `finish`."""
@@ -121,18 +128,20 @@ class Ending:
     async def _charge(self, record: stored_pb2.StoredResponse) -> None:
         """The one charge of a completed response; whoever writes it again changes nothing."""
         stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        answer, platform = record.answer, record.request.platform
+        answer, platform, route = record.answer, record.request.platform, record.route
+        completed = event_pb2.Completed(usage=answer.usage, service_tier=answer.service_tier)
         self._recorder.charge(
             record_pb2.Charge(
                 request_id=record.id,
                 attempt=record.attempt,
                 tenant=record.tenant,
-                route=record.route,
+                route=route,
                 answered_model=answer.model,
                 usage=answer.usage,
                 charged_at_ms=time.time_ns() // 1_000_000,
                 tags=platform.tags,
                 signature=platform.signature,
+                cost=self._bill.cost(route.provider, route.model, completed),
             ),
             partial(done, stored),
         )
