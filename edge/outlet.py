@@ -75,12 +75,10 @@ class Outlet:
     def dead_letter(self, exchange: Exchange, attempt: Attempt) -> None:
         """Bury a job that killed the worker it ran on alone."""
         target = attempt.target
-        body = envelope.encode(self._envelope(exchange, attempt), exchange.raw)
-        if len(body) > MAX_INLINE_BODY or exchange.platform.log_query_body is False:
-            body = self._envelope(exchange, attempt).SerializeToString()
+        job = job_pb2.Job.FromString(self._job(exchange, attempt))
         reason = f"worker lost {exchange.plan.losses + 1} times"
         self._tasks.spawn(
-            self._jobs.bury(subjects.INTERACTIVE, target.provider, target.pool, body, reason),
+            self._jobs.bury(subjects.INTERACTIVE, target.provider, target.pool, job, reason),
             "dead letter",
         )
 

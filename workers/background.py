@@ -187,7 +187,7 @@ class Background:
             subjects.BACKGROUND,
             route.provider,
             route.pool,
-            job.SerializeToString(),
+            job,
             f"worker lost {lost} times",
         )
         plan = dispatch.Plan(durable.plan_of(job).targets, losses=lost - 1)

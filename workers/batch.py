@@ -31,7 +31,6 @@ from broker.bus.responses import Blobs
 from broker.dispatch import LOSSES_BEFORE_ALONE, Again
 from broker.errors import InferenceError
 from broker.settings import ProviderSettings
-from broker.translate import lines
 from broker.v1 import batch_pb2, job_pb2
 from workers.lineattempt import LineAttempt
 from workers.native import Native
@@ -323,11 +322,7 @@ class Batch:
 
         await self._outcomes.write(job.line.batch_id, attempt.failed(error), stored)
         await told
-        if job.line.json and not lines.loggable(job.line.json):
-            job.line.ClearField("body")
-        await self._jobs.bury(
-            subjects.BATCH, route.provider, route.pool, job.SerializeToString(), why
-        )
+        await self._jobs.bury(subjects.BATCH, route.provider, route.pool, job, why)
         self._settle(line)
 
     def _forget(self, line: _Line) -> None:

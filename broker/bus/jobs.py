@@ -14,6 +14,8 @@ from nats.js.errors import Error as JetStreamError
 
 from broker import subjects
 from broker.bus.connection import Bus
+from broker.deadletter import letter
+from broker.v1 import job_pb2
 
 _log = logging.getLogger(__name__)
 
@@ -57,15 +59,18 @@ class Jobs:
             return None
         return reply.data == TAKEN
 
-    async def bury(self, lane: str, provider: str, pool: str, job: bytes, reason: str) -> None:
+    async def bury(
+        self, lane: str, provider: str, pool: str, job: job_pb2.Job, reason: str
+    ) -> None:
         """Put a poison job into the dead-letter stream with its reason (R6); tries for 30 s."""
         # The same id for each try: the answer to an earlier one may have been lost.
         headers = {"Millrace-Reason": reason, "Nats-Msg-Id": uuid.uuid4().hex}
         subject = subjects.dead_letter(lane, provider, pool)
+        kept = letter(job)
         deadline = asyncio.get_running_loop().time() + _BURY_S
         while True:
             try:
-                await self._bus.js.publish(subject, job, headers=headers)
+                await self._bus.js.publish(subject, kept, headers=headers)
             except (NatsError, JetStreamError, TimeoutError) as exc:
                 if asyncio.get_running_loop().time() > deadline:
                     _log.exception("dead letter not stored")

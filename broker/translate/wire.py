@@ -185,10 +185,11 @@ class Platform(Struct, kw_only=True):
         Meta(description="Where the request came from, such as an SDK's name."),
     ] = None
     log_query_body: Annotated[
-        bool | None, Meta(description="false keeps the request's content out of every log.")
+        bool | None, Meta(description="false keeps the request's content out of dead letters.")
     ] = None
     log_response_body: Annotated[
-        bool | None, Meta(description="false keeps the answer's content out of every log.")
+        bool | None,
+        Meta(description="Answers are in no log, record or dead letter, whatever this says."),
     ] = None
     region: str | None = None
     use_custom_keys: bool | None = None

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from broker.bus.keyring import Keyring
+from broker.v1 import job_pb2
 from tests.system.answers import create, events, over, replay, text_of, upstream_calls
 from tests.system.stack import MakeStack, Stack, until
 
@@ -277,7 +278,8 @@ async def test_a_large_request_is_run_by_reference(stack: Stack) -> None:
 async def test_a_poison_one_goes_to_the_dead_letters_and_fails(make_stack: MakeStack) -> None:
     stack = await make_stack(workers=1)
     async with stack.client() as client:
-        name = (await create(client, "sim/sim-tokens=5,ttft_ms=60000", background=True))["id"]
+        asked = {"background": True, "log_query_body": False}
+        name = (await create(client, "sim/sim-tokens=5,ttft_ms=60000", **asked))["id"]
         for loss in range(3):
             await until(lambda: open_calls(stack, 1), f"it runs, loss {loss}", 40)
             stack.processes["worker0"].kill(signal.SIGKILL)
@@ -287,6 +289,8 @@ async def test_a_poison_one_goes_to_the_dead_letters_and_fails(make_stack: MakeS
     assert failed["status"] == "failed"
     assert "dead letter" in failed["error"]["message"]
     assert (await stack.bus.js.stream_info("DLQ")).state.messages == 1
+    letter = await stack.bus.js.get_last_msg("DLQ", "dlq.bg.sim.main")
+    assert job_pb2.Job.FromString(letter.data or b"").WhichOneof("body") is None
     await settled(stack, 0)
 
 

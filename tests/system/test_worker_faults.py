@@ -6,6 +6,7 @@ import asyncio
 import signal
 import time
 
+from broker.v1 import job_pb2
 from tests.system.stack import MakeStack, Stack, until
 
 
@@ -166,6 +167,10 @@ async def test_r6_a_poison_job_goes_to_the_dead_letters_and_the_caller_is_told(
     assert "dead letter" in answer.json()["error"]["message"]
     letters = await stack.bus.js.stream_info("DLQ")
     assert letters.state.messages == 1
+    letter = await stack.bus.js.get_last_msg("DLQ", "dlq.int.sim.main")
+    assert (
+        b"ttft_ms=60000" in job_pb2.Job.FromString(letter.data or b"").request.SerializeToString()
+    )
     assert (await stack.ledger()).total().charges == 0
 
 

@@ -13,10 +13,12 @@ from broker.bus import Bus
 from broker.bus import jobs as jobs_module
 from broker.bus.jobs import Jobs, serve_direct, settle
 from broker.bus.queue import ACK, Delivery, Puller
+from broker.v1 import job_pb2
 from tests.broker.bus.server import NatsServer, until
 
-JOB = subjects.job("int", "sim", "main", "_")
+SUBJECT = subjects.job("int", "sim", "main", "_")
 CONSUMER = subjects.consumer("int", "sim", "main")
+LETTER = job_pb2.Job(request_id="req_1")
 
 
 @pytest.fixture
@@ -36,8 +38,8 @@ async def test_deleting_a_job_that_a_worker_holds_frees_its_place_at_once(
     config = (await bus.js.consumer_info("INT", CONSUMER)).config
     config.max_ack_pending = 1
     await bus.js.add_consumer("INT", config)
-    first = (await bus.js.publish(JOB, b"1")).seq
-    await bus.js.publish(JOB, b"2")
+    first = (await bus.js.publish(SUBJECT, b"1")).seq
+    await bus.js.publish(SUBJECT, b"2")
     got: list[Delivery] = []
     puller = Puller(bus, "INT", CONSUMER, got.append, lambda: None)
     await puller.start()
@@ -60,7 +62,7 @@ async def test_deleting_a_job_that_a_worker_holds_frees_its_place_at_once(
 
 
 async def test_a_deleted_job_is_never_delivered(bus: Bus, jobs: Jobs) -> None:
-    sequences = [(await bus.js.publish(JOB, b"%d" % n)).seq for n in range(40)]
+    sequences = [(await bus.js.publish(SUBJECT, b"%d" % n)).seq for n in range(40)]
     for sequence in sequences[::2]:
         jobs.delete("INT", sequence)
 
@@ -78,7 +80,7 @@ async def test_a_deleted_job_is_never_delivered(bus: Bus, jobs: Jobs) -> None:
 
 
 async def test_deleting_what_is_gone_or_never_was_is_nothing(bus: Bus, jobs: Jobs) -> None:
-    sequence = (await bus.js.publish(JOB, b"1")).seq
+    sequence = (await bus.js.publish(SUBJECT, b"1")).seq
     for _ in range(3):
         jobs.delete("INT", sequence)
     jobs.delete("INT", 999_999)
@@ -150,15 +152,15 @@ async def test_an_offer_that_a_worker_cannot_read_is_refused(bus: Bus, jobs: Job
 
 
 async def test_a_dead_letter_keeps_the_job_and_the_reason(bus: Bus, jobs: Jobs) -> None:
-    await jobs.bury("int", "sim", "main", b"job", "worker lost 3 times")
+    await jobs.bury("int", "sim", "main", LETTER, "worker lost 3 times")
     message = await bus.js.get_msg("DLQ", 1)
     assert message.subject == "dlq.int.sim.main"
-    assert message.data == b"job"
+    assert message.data == LETTER.SerializeToString()
     assert (message.headers or {})["Millrace-Reason"] == "worker lost 3 times"
 
 
 async def test_a_reason_of_several_lines_is_one_header(bus: Bus, jobs: Jobs) -> None:
-    await jobs.bury("int", "sim", "main", b"job", "one\r\ntwo\nEvil: yes")
+    await jobs.bury("int", "sim", "main", LETTER, "one\r\ntwo\nEvil: yes")
     headers = (await bus.js.get_msg("DLQ", 1)).headers or {}
     assert "Evil" not in headers
     assert "two" in headers["Millrace-Reason"]
@@ -168,7 +170,7 @@ async def test_a_letter_is_stored_once_though_the_server_was_away(
     nats: NatsServer, bus: Bus, jobs: Jobs
 ) -> None:
     nats.kill()
-    burying = asyncio.create_task(jobs.bury("int", "sim", "main", b"job", "why"))
+    burying = asyncio.create_task(jobs.bury("int", "sim", "main", LETTER, "why"))
     await asyncio.sleep(0.5)
     await nats.start()
     await asyncio.wait_for(burying, 10)
@@ -182,7 +184,7 @@ async def test_burying_and_settling_without_a_server_never_raise(
     bus.js._timeout = 0.3
     nats.kill()
     await until(lambda: not bus.connected, "it is away")
-    await asyncio.wait_for(jobs.bury("int", "sim", "main", b"job", "why"), 3)
+    await asyncio.wait_for(jobs.bury("int", "sim", "main", LETTER, "why"), 3)
     await settle(bus, "$JS.ACK.INT.x.1.1.1.1.0", ACK)
     await bus.close()
     await settle(bus, "$JS.ACK.INT.x.1.1.1.1.0", ACK)
