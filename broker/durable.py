@@ -50,33 +50,60 @@ class Verdict(Enum):
     FINISHED = "finished"
 
 
-def judge(record: stored_pb2.StoredResponse, job: job_pb2.Job, *, again: bool) -> Verdict:
-    """Whether a job may run; `again`: it was delivered before, to a worker that is lost then."""
+def judge(
+    record: stored_pb2.StoredResponse, job: job_pb2.Job, *, again: bool, worker: str = ""
+) -> Verdict:
+    """Whether `worker` may run a job.
+
+    `again`: it was delivered before; to a worker that is lost then, unless it was this one.
+    """
     if record.status in FINAL:
         return Verdict.FINISHED
     ran = record.attempt >= job.attempt
     if ran and not again:
         return Verdict.SUPERSEDED
-    if ran and record.claim.worker and record.claim.alone:
+    if _lost(record, job, worker) and record.claim.alone:
         return Verdict.POISON
-    return Verdict.RUN_ALONE if losses(record, job) >= LOSSES_BEFORE_ALONE else Verdict.RUN
+    return Verdict.RUN_ALONE if losses(record, job, worker) >= LOSSES_BEFORE_ALONE else Verdict.RUN
 
 
-def losses(record: stored_pb2.StoredResponse, job: job_pb2.Job) -> int:
-    """How many workers were lost with the response, the last one included."""
-    lost = record.attempt >= job.attempt and bool(record.claim.worker)
-    return max(record.claim.losses, job.losses) + lost
+def losses(record: stored_pb2.StoredResponse, job: job_pb2.Job, worker: str = "") -> int:
+    """How many workers were lost with the response, the last one included but for `worker`."""
+    return max(record.claim.losses, job.losses) + bool(_lost(record, job, worker))
+
+
+def _lost(record: stored_pb2.StoredResponse, job: job_pb2.Job, worker: str) -> str:
+    """The worker that claimed the job before and is not the one who asks."""
+    last = record.claim.worker if record.attempt >= job.attempt else ""
+    return last if last != worker else ""
 
 
 def claim(record: stored_pb2.StoredResponse, job: job_pb2.Job, worker: str, *, alone: bool) -> None:
     """Make the record say that `worker` runs the job from now on."""
-    lost = losses(record, job)
+    claimed = stored_pb2.ResponseClaim(
+        worker=worker, losses=losses(record, job, worker), alone=alone, lost=record.claim.lost
+    )
+    if last := _lost(record, job, worker):
+        claimed.lost.append(last)
     record.attempt = max(record.attempt + 1, job.attempt)
-    record.claim.CopyFrom(stored_pb2.ResponseClaim(worker=worker, losses=lost, alone=alone))
+    record.claim.CopyFrom(claimed)
     record.status = stored_pb2.RESPONSE_STATUS_IN_PROGRESS
     record.route.CopyFrom(job.route)
     if not record.watched:
         record.log_from = record.attempt
+
+
+def survived(record: stored_pb2.StoredResponse, worker: str, attempt: int) -> bool:
+    """`worker` gave its claim up and lives: it was not lost. False where nobody thinks so."""
+    claimed = record.claim
+    if claimed.worker == worker and record.attempt == attempt:
+        claimed.worker, claimed.alone = "", False
+        return True
+    if worker in claimed.lost:
+        claimed.lost.remove(worker)
+        claimed.losses -= 1
+        return True
+    return False
 
 
 def complete(

@@ -15,13 +15,13 @@ from typing import Any, Protocol
 import grpc
 
 from broker.errors import InferenceError
+from broker.tasks import Tasks
 from broker.v1 import attach_service_pb2 as pb
 from broker.v1 import attach_service_pb2_grpc as pb_grpc
 from broker.v1 import event_pb2, stored_pb2
 from edge.claims import Standing
 from edge.delivery import OPTIONS, authenticate
 from edge.run import Run
-from edge.tasks import Tasks
 
 _log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from typing import TypeVar
 from broker.bus import Bus, BusError
 from broker.bus.once import KEPT_S, Found, OnceStore
 from broker.errors import InferenceError
+from broker.tasks import Tasks
 from broker.v1 import event_pb2, generation_pb2, stored_pb2
-from edge.tasks import Tasks
 
 _T = TypeVar("_T")
 

@@ -28,6 +28,7 @@ from broker.fleet import FleetView
 from broker.health import Health
 from broker.keys import KeyRecord
 from broker.router import Router
+from broker.tasks import Tasks
 from broker.telemetry import Telemetry
 from broker.translate.router_metadata import metadata
 from broker.v1 import (
@@ -45,7 +46,6 @@ from edge.hedged import HedgedExchange, hedge_after
 from edge.outlet import Outlet, route_of
 from edge.patience import Patience
 from edge.provider_keys import ProviderKeys
-from edge.tasks import Tasks
 
 
 @dataclass(frozen=True, slots=True)

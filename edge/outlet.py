@@ -19,10 +19,10 @@ from broker.bus.layout import MAX_INLINE_BODY
 from broker.bus.queue import STREAM_FULL, PubAck, Publisher
 from broker.errors import InferenceError
 from broker.routing import Target
+from broker.tasks import Tasks
 from broker.v1 import job_pb2
 from edge.attempt import Attempt
 from edge.exchange import Exchange
-from edge.tasks import Tasks
 
 _log = logging.getLogger(__name__)
 

@@ -9,18 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from broker import dispatch, durable, subjects
 from broker.bus import Bus, BusError
 from broker.bus.background import hear_cancelled
-from broker.bus.eventlog import EventLog
+from broker.bus.eventlog import EventLog, FencedError
 from broker.bus.jobs import Jobs
 from broker.bus.queue import ACK, Delivery, Puller, nak
 from broker.bus.responses import ConflictError, Kept, Responses
 from broker.durable import Verdict
 from broker.settings import ProviderSettings
+from broker.tasks import Tasks
 from broker.v1 import job_pb2, stored_pb2
-from workers.claimed import AWAY_S, ClaimedAttempt
+from workers.claimed import ClaimedAttempt
 from workers.ending import Ending
 from workers.gate import HandOn
 from workers.seats import Seats
@@ -31,8 +33,19 @@ _log = logging.getLogger(__name__)
 
 # A job that found no room comes again after this long, to any worker.
 _ROOM_S = 0.25
+# One that could not be run because NATS was away comes again after this long.
+_AWAY_S = 1.0
 
 _Response = Kept[stored_pb2.StoredResponse]
+
+
+class _GaveUp(Exception):  # noqa: N818
+    """A claim came to nothing, and not because its worker was lost."""
+
+    def __init__(self, answer: bytes) -> None:
+        super().__init__()
+        # What its delivery is answered.
+        self.answer = answer
 
 
 class Background:
@@ -54,6 +67,7 @@ class Background:
         self._jobs = Jobs(bus)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._cancelled: set[str] = set()
+        self._givings_up = Tasks()
         self._stop_hearing: Callable[[], Awaitable[None]] | None = None
         lane = subjects.BACKGROUND
         self._puller = Puller(
@@ -77,6 +91,7 @@ class Background:
         if self._stop_hearing is not None:
             await self._stop_hearing()
             self._stop_hearing = None
+        await self._givings_up.close()
 
     def wanted(self) -> int:
         """Jobs to ask for: none while the pull that stands has plenty of credit left."""
@@ -113,11 +128,14 @@ class Background:
     # One job.
 
     async def _run(self, job: job_pb2.Job, delivery: Delivery) -> None:
-        answer = nak(AWAY_S)
+        answer: bytes | None = nak(_AWAY_S)
         seats: Seats | None = None
         try:
             seats = await self._tools.gate.admit(subjects.BACKGROUND, job)
             answer = await self._serve(job, seats, again=delivery.deliveries > 1)
+        except _GaveUp as exc:
+            answer = None
+            self._givings_up.spawn(self._give_up(job, delivery.reply, exc.answer), "give up")
         except HandOn as exc:
             answer = nak(exc.delay_s)
         except BusError as exc:
@@ -135,14 +153,31 @@ class Background:
                 del self._running[job.request_id]
             if seats is not None:
                 seats.release()
-            self._slots.answer(delivery.reply, answer)
+            if answer is not None:
+                self._slots.answer(delivery.reply, answer)
+
+    async def _give_up(self, job: job_pb2.Job, reply: str, answer: bytes) -> None:
+        """Leave a claim that came to nothing: its worker lives, and is no lost one (R6).
+
+        The delivery is held until that is written down, so that it comes to nobody before.
+        """
+        survived = partial(durable.survived, worker=self._tools.worker, attempt=job.attempt)
+        while True:
+            try:
+                await self._stored.responses.change(job.owner, job.request_id, survived)
+            except BusError as exc:
+                _log.warning("background response %s: %s; trying again", job.request_id, exc)
+                await asyncio.sleep(_AWAY_S)
+            else:
+                break
+        self._slots.answer(reply, answer)
 
     async def _serve(self, job: job_pb2.Job, seats: Seats, *, again: bool) -> bytes:
         """Do what the job and its record ask for; returns the answer to the delivery."""
         kept = await self._stored.responses.get(job.owner, job.request_id, whole=False)
         if kept is None:
             return ACK  # deleted
-        verdict = durable.judge(kept.record, job, again=again)
+        verdict = durable.judge(kept.record, job, again=again, worker=self._tools.worker)
         if verdict is Verdict.SUPERSEDED:
             return ACK
         if verdict is Verdict.FINISHED:
@@ -158,12 +193,14 @@ class Background:
         self, job: job_pb2.Job, kept: _Response, seats: Seats, *, alone: bool
     ) -> bytes:
         durable.claim(kept.record, job, self._tools.worker, alone=alone)
+        job.attempt = kept.record.attempt
+        job.losses = kept.record.claim.losses
         try:
             await self._stored.responses.update(kept)
         except ConflictError:
             return nak(_ROOM_S)  # watched, cancelled, deleted or claimed: look again
-        job.attempt = kept.record.attempt
-        job.losses = kept.record.claim.losses
+        except BusError as exc:  # it may be written all the same
+            raise _GaveUp(nak(_AWAY_S)) from exc
         attempt = ClaimedAttempt(
             job,
             kept,
@@ -175,12 +212,17 @@ class Background:
         )
         try:
             return await attempt.run()
+        except BusError as exc:
+            _log.warning("background response %s: %s", job.request_id, exc)
+            raise _GaveUp(nak(_AWAY_S)) from exc
+        except FencedError as exc:
+            raise _GaveUp(ACK) from exc
         finally:
             attempt.session.close()
 
     async def _bury(self, job: job_pb2.Job, kept: _Response) -> bytes:
         """A job that killed the worker it ran on alone goes to the dead letters (R6)."""
-        lost = durable.losses(kept.record, job)
+        lost = durable.losses(kept.record, job, self._tools.worker)
         job.attempt = kept.record.attempt
         route = job.route
         await self._jobs.bury(

@@ -26,9 +26,6 @@ from workers.logsession import CREDIT, LogSession
 from workers.seats import Seats
 from workers.tools import Tools
 
-# A job that could not be run because NATS was away comes again after this long.
-AWAY_S = 1.0
-
 
 class ClaimedAttempt:
     """See the module.
@@ -59,7 +56,10 @@ class ClaimedAttempt:
         self.session = LogSession(self._append, [])
 
     async def run(self) -> bytes:
-        """Make the attempt and settle it; returns the answer to the delivery."""
+        """Make the attempt and settle it; returns the answer to the delivery.
+
+        Raises `BusError` where NATS is away for too long, `FencedError` where another runs it now.
+        """
         job = self._job
         request = await self._request()
         if request is None:
@@ -78,15 +78,12 @@ class ClaimedAttempt:
         if interrupted:
             return await self._hand_back()
         if isinstance(session.broken, FencedError):
-            return ACK  # cancelled, or another worker runs it
+            raise session.broken  # cancelled, or another worker runs it
         if session.failure is not None:
             return await self._after_failure(session.failure)
         if session.completed is None:
-            return nak(AWAY_S)  # the log could not be written
-        try:
-            await session.flush()
-        except FencedError:
-            return ACK
+            raise session.broken or BusError("the log could not be written")
+        await session.flush()
         session.fold.feed([event_pb2.Event(completed=session.completed)])
         return await self._ending.finish(job, self._last, self._complete)
 
@@ -168,10 +165,7 @@ class ClaimedAttempt:
         if stored is None or stored.record.status in durable.FINAL:
             return ACK
         if session.shown:
-            try:
-                await session.flush()
-            except FencedError:
-                return ACK
+            await session.flush()
         plan = durable.plan_of(job)
         step = dispatch.after_failure(
             plan,
@@ -202,6 +196,6 @@ class ClaimedAttempt:
         with contextlib.suppress(BusError, FencedError, ConflictError):
             async with asyncio.timeout(1):
                 await self.session.flush()
-                self._kept.record.ClearField("claim")
+                durable.survived(self._kept.record, self._tools.worker, self._job.attempt)
                 await self._ending.stored.responses.update(self._kept)
         return nak(0.0)

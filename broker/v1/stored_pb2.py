@@ -29,7 +29,7 @@ from broker.v1 import inference_service_pb2 as broker_dot_v1_dot_inference__serv
 from broker.v1 import job_pb2 as broker_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62roker/v1/stored.proto\x12\tbroker.v1\x1a\x17\x62roker/v1/content.proto\x1a\x15\x62roker/v1/event.proto\x1a\x1a\x62roker/v1/generation.proto\x1a!broker/v1/inference_service.proto\x1a\x13\x62roker/v1/job.proto\"\xe6\x03\n\x0eStoredResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x12\n\ncreated_at\x18\x03 \x01(\x03\x12\x14\n\x0c\x63ompleted_at\x18\x04 \x01(\x03\x12)\n\x06status\x18\x05 \x01(\x0e\x32\x19.broker.v1.ResponseStatus\x12#\n\x07request\x18\x06 \x01(\x0b\x32\x12.broker.v1.Request\x12!\n\x06\x61nswer\x18\x07 \x01(\x0b\x32\x11.broker.v1.Answer\x12#\n\x07\x66\x61ilure\x18\x08 \x01(\x0b\x32\x12.broker.v1.Failure\x12\x19\n\x11incomplete_reason\x18\t \x01(\t\x12\x12\n\nbackground\x18\n \x01(\x08\x12\x1f\n\x05route\x18\x0b \x01(\x0b\x32\x10.broker.v1.Route\x12\x0f\n\x07\x61ttempt\x18\x0c \x01(\x05\x12\x11\n\tancestors\x18\r \x03(\t\x12\'\n\x05\x63laim\x18\x0e \x01(\x0b\x32\x18.broker.v1.ResponseClaim\x12\x0f\n\x07watched\x18\x0f \x01(\x08\x12\x10\n\x08log_from\x18\x10 \x01(\x05\x12\'\n\x06object\x18\x11 \x01(\x0b\x32\x17.broker.v1.StoredObject\x12\r\n\x05owner\x18\x12 \x01(\t\">\n\rResponseClaim\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x0e\n\x06losses\x18\x02 \x01(\x05\x12\r\n\x05\x61lone\x18\x03 \x01(\x08\"*\n\x0cStoredObject\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\"\x95\x02\n\x12StoredConversation\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x12\n\ncreated_at\x18\x03 \x01(\x03\x12=\n\x08metadata\x18\x04 \x03(\x0b\x32+.broker.v1.StoredConversation.MetadataEntry\x12$\n\x08messages\x18\x05 \x03(\x0b\x32\x12.broker.v1.Message\x12\'\n\x06object\x18\x06 \x01(\x0b\x32\x17.broker.v1.StoredObject\x12\x11\n\tresponses\x18\x07 \x03(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"j\n\x0cLoggedEvents\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x05\x12 \n\x06\x65vents\x18\x02 \x03(\x0b\x32\x10.broker.v1.Event\x12\'\n\x06object\x18\x03 \x01(\x0b\x32\x17.broker.v1.StoredObject\"\x92\x01\n\x04Once\x12\x14\n\x0crequest_hash\x18\x01 \x01(\x0c\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0c\n\x04\x65\x64ge\x18\x03 \x01(\t\x12\x11\n\tanswer_id\x18\x04 \x01(\t\x12\x0f\n\x07\x63reated\x18\x05 \x01(\x03\x12\x0c\n\x04\x64one\x18\x06 \x01(\x08\x12 \n\x06\x65vents\x18\x07 \x03(\x0b\x32\x10.broker.v1.Event*\xe8\x01\n\x0eResponseStatus\x12\x1f\n\x1bRESPONSE_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16RESPONSE_STATUS_QUEUED\x10\x01\x12\x1f\n\x1bRESPONSE_STATUS_IN_PROGRESS\x10\x02\x12\x1d\n\x19RESPONSE_STATUS_COMPLETED\x10\x03\x12\x1e\n\x1aRESPONSE_STATUS_INCOMPLETE\x10\x04\x12\x1a\n\x16RESPONSE_STATUS_FAILED\x10\x05\x12\x1d\n\x19RESPONSE_STATUS_CANCELLED\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62roker/v1/stored.proto\x12\tbroker.v1\x1a\x17\x62roker/v1/content.proto\x1a\x15\x62roker/v1/event.proto\x1a\x1a\x62roker/v1/generation.proto\x1a!broker/v1/inference_service.proto\x1a\x13\x62roker/v1/job.proto\"\xe6\x03\n\x0eStoredResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x12\n\ncreated_at\x18\x03 \x01(\x03\x12\x14\n\x0c\x63ompleted_at\x18\x04 \x01(\x03\x12)\n\x06status\x18\x05 \x01(\x0e\x32\x19.broker.v1.ResponseStatus\x12#\n\x07request\x18\x06 \x01(\x0b\x32\x12.broker.v1.Request\x12!\n\x06\x61nswer\x18\x07 \x01(\x0b\x32\x11.broker.v1.Answer\x12#\n\x07\x66\x61ilure\x18\x08 \x01(\x0b\x32\x12.broker.v1.Failure\x12\x19\n\x11incomplete_reason\x18\t \x01(\t\x12\x12\n\nbackground\x18\n \x01(\x08\x12\x1f\n\x05route\x18\x0b \x01(\x0b\x32\x10.broker.v1.Route\x12\x0f\n\x07\x61ttempt\x18\x0c \x01(\x05\x12\x11\n\tancestors\x18\r \x03(\t\x12\'\n\x05\x63laim\x18\x0e \x01(\x0b\x32\x18.broker.v1.ResponseClaim\x12\x0f\n\x07watched\x18\x0f \x01(\x08\x12\x10\n\x08log_from\x18\x10 \x01(\x05\x12\'\n\x06object\x18\x11 \x01(\x0b\x32\x17.broker.v1.StoredObject\x12\r\n\x05owner\x18\x12 \x01(\t\"L\n\rResponseClaim\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x0e\n\x06losses\x18\x02 \x01(\x05\x12\r\n\x05\x61lone\x18\x03 \x01(\x08\x12\x0c\n\x04lost\x18\x04 \x03(\t\"*\n\x0cStoredObject\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\"\x95\x02\n\x12StoredConversation\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x12\n\ncreated_at\x18\x03 \x01(\x03\x12=\n\x08metadata\x18\x04 \x03(\x0b\x32+.broker.v1.StoredConversation.MetadataEntry\x12$\n\x08messages\x18\x05 \x03(\x0b\x32\x12.broker.v1.Message\x12\'\n\x06object\x18\x06 \x01(\x0b\x32\x17.broker.v1.StoredObject\x12\x11\n\tresponses\x18\x07 \x03(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"j\n\x0cLoggedEvents\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x05\x12 \n\x06\x65vents\x18\x02 \x03(\x0b\x32\x10.broker.v1.Event\x12\'\n\x06object\x18\x03 \x01(\x0b\x32\x17.broker.v1.StoredObject\"\x92\x01\n\x04Once\x12\x14\n\x0crequest_hash\x18\x01 \x01(\x0c\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0c\n\x04\x65\x64ge\x18\x03 \x01(\t\x12\x11\n\tanswer_id\x18\x04 \x01(\t\x12\x0f\n\x07\x63reated\x18\x05 \x01(\x03\x12\x0c\n\x04\x64one\x18\x06 \x01(\x08\x12 \n\x06\x65vents\x18\x07 \x03(\x0b\x32\x10.broker.v1.Event*\xe8\x01\n\x0eResponseStatus\x12\x1f\n\x1bRESPONSE_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16RESPONSE_STATUS_QUEUED\x10\x01\x12\x1f\n\x1bRESPONSE_STATUS_IN_PROGRESS\x10\x02\x12\x1d\n\x19RESPONSE_STATUS_COMPLETED\x10\x03\x12\x1e\n\x1aRESPONSE_STATUS_INCOMPLETE\x10\x04\x12\x1a\n\x16RESPONSE_STATUS_FAILED\x10\x05\x12\x1d\n\x19RESPONSE_STATUS_CANCELLED\x10\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,20 +38,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_STOREDCONVERSATION_METADATAENTRY']._loaded_options = None
   _globals['_STOREDCONVERSATION_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_RESPONSESTATUS']._serialized_start=1304
-  _globals['_RESPONSESTATUS']._serialized_end=1536
+  _globals['_RESPONSESTATUS']._serialized_start=1318
+  _globals['_RESPONSESTATUS']._serialized_end=1550
   _globals['_STOREDRESPONSE']._serialized_start=170
   _globals['_STOREDRESPONSE']._serialized_end=656
   _globals['_RESPONSECLAIM']._serialized_start=658
-  _globals['_RESPONSECLAIM']._serialized_end=720
-  _globals['_STOREDOBJECT']._serialized_start=722
-  _globals['_STOREDOBJECT']._serialized_end=764
-  _globals['_STOREDCONVERSATION']._serialized_start=767
-  _globals['_STOREDCONVERSATION']._serialized_end=1044
-  _globals['_STOREDCONVERSATION_METADATAENTRY']._serialized_start=997
-  _globals['_STOREDCONVERSATION_METADATAENTRY']._serialized_end=1044
-  _globals['_LOGGEDEVENTS']._serialized_start=1046
-  _globals['_LOGGEDEVENTS']._serialized_end=1152
-  _globals['_ONCE']._serialized_start=1155
-  _globals['_ONCE']._serialized_end=1301
+  _globals['_RESPONSECLAIM']._serialized_end=734
+  _globals['_STOREDOBJECT']._serialized_start=736
+  _globals['_STOREDOBJECT']._serialized_end=778
+  _globals['_STOREDCONVERSATION']._serialized_start=781
+  _globals['_STOREDCONVERSATION']._serialized_end=1058
+  _globals['_STOREDCONVERSATION_METADATAENTRY']._serialized_start=1011
+  _globals['_STOREDCONVERSATION_METADATAENTRY']._serialized_end=1058
+  _globals['_LOGGEDEVENTS']._serialized_start=1060
+  _globals['_LOGGEDEVENTS']._serialized_end=1166
+  _globals['_ONCE']._serialized_start=1169
+  _globals['_ONCE']._serialized_end=1315
 # @@protoc_insertion_point(module_scope)

@@ -157,21 +157,27 @@ class ResponseClaim(_message.Message):
     WORKER_FIELD_NUMBER: _builtins.int
     LOSSES_FIELD_NUMBER: _builtins.int
     ALONE_FIELD_NUMBER: _builtins.int
+    LOST_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
     losses: _builtins.int
     """How many workers were lost with it (poison detection)."""
     alone: _builtins.bool
     """Nothing else runs on that worker."""
+    @_builtins.property
+    def lost(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those of them that are known by name: one that lives after all takes itself off again."""
+
     def __init__(
         self,
         *,
         worker: _builtins.str = ...,
         losses: _builtins.int = ...,
         alone: _builtins.bool = ...,
+        lost: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "losses", b"losses", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "losses", b"losses", "lost", b"lost", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

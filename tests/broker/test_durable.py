@@ -54,6 +54,30 @@ def test_each_claim_is_a_new_attempt_and_counts_the_lost_worker() -> None:
     assert (stored.attempt, stored.claim.losses, stored.claim.worker) == (2, 1, "two")
 
 
+def test_a_worker_that_lives_is_not_one_that_was_lost() -> None:
+    job = job_pb2.Job(attempt=1)
+    # It gave its claim up while nobody could be told, and nobody noticed.
+    stored = record(RUNNING, 1, "one", alone=True)
+    assert durable.survived(stored, "one", 1)
+    assert durable.judge(stored, job, again=True) is Verdict.RUN
+    assert durable.losses(stored, job) == 0
+    # Another was given the job before it could say so, and one was really lost.
+    stored = record(RUNNING, 1, "one", 1)
+    durable.claim(stored, job, "two", alone=False)
+    assert durable.losses(stored, job, "two") == 2
+    assert durable.survived(stored, "one", 1)
+    assert not durable.survived(stored, "one", 1)
+    assert (stored.claim.worker, stored.claim.losses, stored.attempt) == ("two", 1, 2)
+
+
+def test_what_comes_back_to_the_worker_that_had_it_was_not_lost() -> None:
+    stored, job = record(RUNNING, 1, "one", 1, alone=True), job_pb2.Job(attempt=1)
+    assert durable.judge(stored, job, again=True) is Verdict.POISON
+    assert durable.judge(stored, job, again=True, worker="one") is Verdict.RUN
+    durable.claim(stored, job, "one", alone=False)
+    assert (stored.claim.losses, list(stored.claim.lost)) == (1, [])
+
+
 def test_a_log_that_nobody_reads_begins_anew_and_one_that_is_read_does_not() -> None:
     stored, job = record(QUEUED), job_pb2.Job(attempt=1)
     durable.claim(stored, job, "one", alone=False)
