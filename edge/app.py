@@ -109,13 +109,13 @@ def _routers(
     )
 
 
-def serve(app: ASGIApp, settings: Settings) -> uvicorn.Config:
-    """How `app` is served: the one place for uvicorn's settings."""
+def serve(app: ASGIApp, settings: Settings, held: Held) -> uvicorn.Config:
+    """How `app` is served: the one place for uvicorn's settings; `held` is also the app's."""
     return uvicorn.Config(
         app,
         host=settings.http.host,
         port=settings.http.port,
-        http=protocol(settings.limits.max_header_bytes),
+        http=protocol(settings.limits, held),
         loop="uvloop",
         ws="none",
         interface="asgi3",

@@ -1,6 +1,7 @@
 """How many bytes of requests an edge holds, of all keys and of each, and that it is not too many.
 
-A request counts from its first byte, or from its announced length, until it is answered.
+A request counts from its first byte, or from its announced length, until it is answered; what its
+client does not read of the answer counts after that.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ class Held:
             raise _full(f"this API key's requests are {own} bytes, of at most {self._of_key}")
         self.total += size
         self._by_key[key_id] = own + size
+
+    def hold(self, size: int) -> None:
+        """Hold `size` more bytes of answers, or less below 0: these are there, room or not."""
+        self.total += size
 
     def free(self, key_id: str, size: int) -> None:
         """Let go of as much."""

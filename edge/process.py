@@ -74,7 +74,7 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
     rpc = RpcServer(engine, auth, settings, version, telemetry, once=once, held=held, kept=kept)
     await rpc.start()
     app = create_app(settings, engine, auth, telemetry, kept, once=once, held=held)
-    server = _Server(serve(app, settings))
+    server = _Server(serve(app, settings, held))
     serving = asyncio.create_task(server.serve(), name="http")
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:

@@ -1,8 +1,8 @@
 """uvicorn's HTTP/1.1 protocol, with what a long-lived answer needs of its connection.
 
 It adds a bound on the request head, errors in the API's own form where no app runs yet, a call
-back when the client leaves (cheaper than a task that waits for `http.disconnect`), and a way to
-cut a client off that does not read. A handler finds it as `scope["state"]["connection"]`.
+back when the client leaves (cheaper than a task that waits for `http.disconnect`), and it cuts a
+client off that does not read. A handler finds it as `scope["state"]["connection"]`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 from uvicorn.server import ServerState
 
+from broker.config import Limits
 from broker.errors import InferenceError
+from edge.held import Held
 from edge.http.reply import error_reply
 from edge.http.response import Response
+from edge.http.unread import Unread
 
 # How many requests a client may send ahead of the answers.
 PIPELINE = 16
@@ -36,7 +39,8 @@ _UPGRADE = re.compile(rb"(\r\n)(?=upgrade:)", re.IGNORECASE)
 class Connection(HttpToolsProtocol):
     """One client connection; runs one request at a time."""
 
-    max_header_bytes: ClassVar[int] = 64 * 1024
+    limits: ClassVar[Limits]
+    held: ClassVar[Held]
 
     def __init__(
         self,
@@ -54,6 +58,28 @@ class Connection(HttpToolsProtocol):
         self._first = 0  # bytes received with the beginning of the message
         self._later = 0  # bytes received after that
         self._received = 0
+        self._unread: Unread
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._unread = Unread(transport, self.loop, self.held, self.limits.slow_reader_s)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread.begin()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unread.end()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._unread.begin()  # else what is too little to pause would be kept for ever
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self.loop.call_soon(self._unread.begin)  # not before the transport has tried
 
     def watch(self, gone: Callable[[], object]) -> None:
         """Call `gone` once if the client leaves before `unwatch`."""
@@ -90,6 +116,7 @@ class Connection(HttpToolsProtocol):
             self._running.disconnected = True
             self._running.message_event.set()
         super().connection_lost(exc)
+        self._unread.end()
         self._lost()
 
     def data_received(self, data: bytes) -> None:
@@ -100,8 +127,8 @@ class Connection(HttpToolsProtocol):
         self._received = len(data)
         self._later += self._received
         super().data_received(data)
-        if self._in_head and self._later > self.max_header_bytes and not self._refused:
-            self._refuse(_head_too_large(self.max_header_bytes))
+        if self._in_head and self._later > self.limits.max_header_bytes and not self._refused:
+            self._refuse(_head_too_large(self.limits.max_header_bytes))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -117,7 +144,10 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         most = self._first + self._later
-        if most <= self.max_header_bytes or self._head_size() <= self.max_header_bytes:
+        if (
+            most <= self.limits.max_header_bytes
+            or self._head_size() <= self.limits.max_header_bytes
+        ):
             super().on_headers_complete()
             if self._gone is not None and len(self.pipeline) < PIPELINE:
                 # uvicorn stops reading while requests wait their turn; then the running one would
@@ -136,7 +166,7 @@ class Connection(HttpToolsProtocol):
     async def _too_large(
         self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
     ) -> None:
-        status, headers, body = _head_too_large(self.max_header_bytes)
+        status, headers, body = _head_too_large(self.limits.max_header_bytes)
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
@@ -179,6 +209,6 @@ def _head_too_large(limit: int) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     return 431, headers, body
 
 
-def protocol(max_header_bytes: int) -> type[Connection]:
-    """The protocol class for `uvicorn.Config(http=...)`."""
-    return type("Connection", (Connection,), {"max_header_bytes": max_header_bytes})
+def protocol(limits: Limits, held: Held) -> type[Connection]:
+    """The protocol class for `uvicorn.Config(http=...)`; `held` counts what clients do not read."""
+    return type("Connection", (Connection,), {"limits": limits, "held": held})

@@ -17,6 +17,7 @@ from broker import telemetry
 from broker.config import Address, Limits, Settings
 from edge.app import create_app, serve
 from edge.auth import Authenticator
+from edge.held import Held
 from tests.edge.http.standin import SECRET, Edge, Engine, KeyTable, Start
 
 
@@ -45,8 +46,9 @@ async def start() -> AsyncIterator[Start]:
         sink = telemetry.Sink(log)
         lines = telemetry.RequestLog(sink, telemetry.JsonFormatter("edge-test"))
         observed = telemetry.Telemetry("edge-test", telemetry.Metrics("edge-test"), lines, sink)
-        app = create_app(settings, engine, Authenticator(table), observed)
-        config = serve(app, settings)
+        held = Held(settings.limits)
+        app = create_app(settings, engine, Authenticator(table), observed, held=held)
+        config = serve(app, settings, held)
         server = uvicorn.Server(config)
         listener = socket.create_server(("127.0.0.1", 0))
         task = asyncio.create_task(server._serve([listener]))

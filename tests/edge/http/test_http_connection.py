@@ -235,6 +235,43 @@ async def test_a_client_that_does_not_read_is_dropped_and_slows_nobody(
     stalled.close()
 
 
+@pytest.mark.parametrize("extra", ["", "Connection: close\r\n"])
+async def test_a_client_that_reads_nothing_of_a_whole_answer_is_dropped_and_counts(
+    start: Start, extra: str
+) -> None:
+    answer = [[started(), text("x" * 20_000_000), FINISHED, COMPLETED]]
+    edge = await start(Engine(answer), limits={"slow_reader_s": 0.5})
+    silent = socket.socket()
+    silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    silent.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(silent, ("127.0.0.1", edge.port))
+    request = raw().replace(b"\r\n", f"\r\n{extra}".encode(), 1)
+    await loop.sock_sendall(silent, request)
+    await until(lambda: edge.metric("millrace_held_bytes") > 10_000_000)
+    began = loop.time()
+    await until(lambda: not edge.server.server_state.connections)
+    assert 0.3 < loop.time() - began < 3
+    assert edge.metric("millrace_held_bytes") == 0
+    silent.close()
+
+
+async def test_a_slow_client_gets_the_whole_of_a_whole_answer(
+    start: Start, connect: Connect
+) -> None:
+    answer = [[started(), text("x" * 20_000_000), FINISHED, COMPLETED]]
+    edge = await start(Engine(answer), limits={"slow_reader_s": 0.3})
+    reader, writer = await connect(edge)
+    writer.write(raw())
+    head = await reader.readuntil(b"\r\n\r\n")
+    left = int(head.lower().partition(b"content-length: ")[2].split()[0])
+    async with asyncio.timeout(20):
+        while left:
+            left -= len(await reader.read(200_000))
+            await asyncio.sleep(0.01)
+    await until(lambda: edge.metric("millrace_held_bytes") == 0)
+
+
 async def test_a_slow_client_that_goes_on_reading_gets_everything(
     start: Start, connect: Connect
 ) -> None:
