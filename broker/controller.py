@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
+from collections.abc import Sequence
 
 import msgspec
 
@@ -11,9 +13,10 @@ from broker import presence, subjects
 from broker.bus import Bus, BusError
 from broker.bus.ending import end
 from broker.bus.fleet import create_fleet_token
-from broker.bus.layout import ensure_layout, ensure_pool
+from broker.bus.layout import ensure_layout, ensure_pool, remember_pool
 from broker.bus.mirror import Mirror
 from broker.config import Settings
+from broker.presence import PoolRecord, WorkerLease
 
 _log = logging.getLogger(__name__)
 
@@ -25,6 +28,8 @@ class Controller:
         self._bus = bus
         self._settings = settings
         self._pools: dict[tuple[str, str], int] = {}
+        # What was written down of each.
+        self._records: dict[tuple[str, str], PoolRecord] = {}
         self.leases = Mirror(bus, subjects.WORKERS, lambda _key, _value: self._changed.set())
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -52,6 +57,7 @@ class Controller:
 
     def _start_over(self) -> None:
         self._pools.clear()
+        self._records.clear()
         self._changed.set()
 
     async def _follow(self) -> None:
@@ -70,7 +76,7 @@ class Controller:
 
     async def _ensure_pools(self) -> None:
         """Create the consumers of pools that have workers; a pool once seen stays known."""
-        slots: dict[tuple[str, str], int] = {}
+        pools: dict[tuple[str, str], list[WorkerLease]] = defaultdict(list)
         for key, value in self.leases.entries.items():
             if not key.startswith("w."):
                 continue
@@ -78,11 +84,25 @@ class Controller:
                 lease = presence.decode_worker(value)
             except msgspec.DecodeError:
                 continue
-            slots[lease.provider, lease.pool] = slots.get((lease.provider, lease.pool), 0) + (
-                lease.slots
-            )
-        for (provider, pool), count in slots.items():
-            if self._pools.get((provider, pool), 0) >= count:
-                continue
-            await ensure_pool(self._bus, provider, pool, count)
-            self._pools[provider, pool] = count
+            pools[lease.provider, lease.pool].append(lease)
+        for place, leases in pools.items():
+            count = sum(lease.slots for lease in leases)
+            if self._pools.get(place, 0) < count:
+                await ensure_pool(self._bus, *place, count)
+                self._pools[place] = count
+            record = _record(*place, leases)
+            # What is listed no more is forgotten with the next news: workers leave one by one.
+            known = self._records.get(place)
+            if known is None or known.claims != record.claims or not known.models >= record.models:
+                await remember_pool(self._bus, record)
+                self._records[place] = record
+
+
+def _record(provider: str, pool: str, leases: Sequence[WorkerLease]) -> PoolRecord:
+    """What is to be known of a pool when none of its workers is there."""
+    return PoolRecord(
+        provider,
+        pool,
+        frozenset(model for lease in leases for model in lease.models),
+        frozenset.intersection(*(lease.claims for lease in leases)),
+    )

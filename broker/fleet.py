@@ -130,9 +130,15 @@ class FleetView:
             workers[lease.worker] = lease
             claims[lease.provider].append(lease.claims)
         known = set(live)
+        away: dict[str, dict[str, frozenset[str]]] = defaultdict(dict)
         for key, value in self._cfg.entries.items():
-            if key.startswith("pool."):
-                known.add(presence.decode_pool(value).provider)
+            if not key.startswith("pool."):
+                continue
+            record = presence.decode_pool(value)
+            known.add(record.provider)
+            if record.provider not in live:
+                away[record.provider][record.pool] = record.models
+                claims[record.provider].append(record.claims)
         self.fleet = Fleet(
             {
                 provider: {pool: frozenset(models) for pool, models in pools.items()}
@@ -140,6 +146,7 @@ class FleetView:
             },
             frozenset(known),
             agreed(claims),
+            dict(away),
         )
         self.slots = dict(slots)
         self.workers = workers

@@ -59,10 +59,12 @@ class EdgeLease(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class PoolRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A pool whose consumers exist."""
+    """A pool whose consumers exist, and what its workers said of it when they ran last."""
 
     provider: str
     pool: str
+    models: frozenset[str] = frozenset()
+    claims: frozenset[Claim] = frozenset()
 
 
 encode = msgspec.json.encode

@@ -12,7 +12,7 @@ import socket
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from broker import dispatch, presence, routing, subjects
@@ -388,8 +388,9 @@ class Engine:
         fleet = self._fleet.fleet
         live = {provider: dict(pools) for provider, pools in fleet.live.items()}
         for link in self._delivery.links:
-            live.setdefault(link.provider, {}).setdefault(link.pool, frozenset())
-        return routing.Fleet(live, fleet.known, fleet.claims)
+            listed = fleet.away.get(link.provider, {}).get(link.pool, frozenset())
+            live.setdefault(link.provider, {}).setdefault(link.pool, listed)
+        return replace(fleet, live=live)
 
     def _own(self, provider: str) -> int:
         """Requests of this edge that wait for a provider or run there."""

@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 from nats.errors import Error as NatsError
 from nats.js.api import (
     AckPolicy,
@@ -26,11 +27,12 @@ from nats.js.api import (
     StreamSource,
     SubjectTransform,
 )
-from nats.js.errors import APIError, KeyWrongLastSequenceError, NotFoundError
+from nats.js.errors import APIError, KeyNotFoundError, NotFoundError
 
 from broker import presence, subjects
 from broker.bus.connection import Bus, BusError
 from broker.files import LONGEST_S
+from broker.presence import PoolRecord
 
 _MB, _GB, _DAY = 1 << 20, 1 << 30, 86_400
 # Room for headers under the server's max_payload of 1 MiB.
@@ -247,11 +249,17 @@ async def ensure_pool(bus: Bus, provider: str, pool: str, slots: int) -> None:
         )
         with _naming(f"consumer {config.durable_name}"):
             await bus.js.add_consumer(stream, config)
-    with _naming(f"record of pool {provider}/{pool}"):
-        record = presence.encode(presence.PoolRecord(provider, pool))
+
+
+async def remember_pool(bus: Bus, record: PoolRecord) -> None:
+    """Write down that a pool exists, and what its workers say of it. Raises `BusError`."""
+    key = subjects.pool_key(record.provider, record.pool)
+    with _naming(f"record of pool {record.provider}/{record.pool}"):
         kv = await bus.kv(subjects.CFG)
-        with contextlib.suppress(KeyWrongLastSequenceError):  # it is known already
-            await kv.create(subjects.pool_key(provider, pool), record)
+        with contextlib.suppress(KeyNotFoundError, msgspec.DecodeError):
+            if presence.decode_pool((await kv.get(key)).value or b"") == record:
+                return
+        await kv.put(key, presence.encode(record))
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from broker import providers
 from broker.catalog.offers import NANO, Offer
-from broker.errors import InferenceError
 from broker.routing import fleet as fleets
 from broker.routing import residency
 from broker.routing.fleet import Fleet, Target
@@ -29,6 +28,8 @@ class Candidate:
     rank: int = 0
     # Where it processes requests, and who says so; None = nobody does.
     claim: Claim | None = None
+    # Whether its provider has no worker now.
+    away: bool = False
     excluded: str = ""
 
     def now(self, live: Live) -> Candidate:
@@ -51,48 +52,37 @@ class Candidate:
 def candidates(wish: Wish, world: World, *, widen: bool) -> list[Candidate]:
     """Every target of a wish, in no order.
 
-    With `widen` the hosts of a model count too where one provider was named. Raises
-    `InferenceError` model_not_found, or no_worker where only providers that are down serve it.
+    With `widen` the hosts of a model count too where one provider was named. Providers count whose
+    workers are away: what a request asks for is held against all that might serve it. Raises
+    `InferenceError` model_not_found.
     """
     fleet = world.fleet
     if wish.provider and not (widen and world.catalog.hosts(wish.model)):
         return [_named(wish, world)]
     # What a worker lists goes before what the catalogue says of its provider.
     found = dict(fleet.listed(wish.model))
-    if wish.provider in fleet.live:
+    if wish.provider and fleet.knows(wish.provider):
         found[wish.provider] = wish.model
     for offer in _best(world.catalog.hosts(wish.model), fleet):
-        if offer.provider in fleet.live:
+        if fleet.knows(offer.provider):
             found.setdefault(offer.provider, offer.model)
+    for provider in fleet.known - fleet.live.keys():
+        # What it lists when it is there may be known from its offers alone.
+        if world.catalog.offer(provider, wish.model):
+            found.setdefault(provider, wish.model)
     if not found:
         if wish.provider:
             return [_named(wish, world)]
-        if away := _away(wish.model, world):
-            raise _down(away)
         raise fleets.not_found(wish.model, fleet, "")
     return [_candidate(provider, model, wish, world) for provider, model in found.items()]
 
 
 def _named(wish: Wish, world: World) -> Candidate:
     """The provider that the name says gets the model's name untouched, known or not."""
-    if wish.provider in world.fleet.live:
+    if world.fleet.knows(wish.provider):
         return _candidate(wish.provider, wish.model, wish, world)
-    if wish.provider in world.fleet.known:
-        raise _down(wish.provider)
     why = f"provider {wish.provider!r} is not on here"
     raise fleets.not_found(f"{wish.provider}/{wish.model}", world.fleet, why)
-
-
-def _away(model: str, world: World) -> str:
-    """A provider that serves a model and has no worker now; empty = there is none."""
-    hosts = {offer.provider for offer in world.catalog.hosts(model)}
-    away = sorted(world.fleet.known - world.fleet.live.keys())
-    return next((p for p in away if p in hosts or world.catalog.offer(p, model)), "")
-
-
-def _down(provider: str) -> InferenceError:
-    why = f"no worker of provider {provider!r} is running"
-    return InferenceError("no_worker", why, provider=provider)
 
 
 def _candidate(provider: str, model: str, wish: Wish, world: World) -> Candidate:
@@ -104,7 +94,7 @@ def _candidate(provider: str, model: str, wish: Wish, world: World) -> Candidate
         target = replace(target, window=offer.max_input, thinks=thinks, prefill=prefill)
     written = world.rules.compliance.get(provider)
     held = residency.claim(model, written, world.fleet.claims.get(provider, ()))
-    return Candidate(target, wish, offer, claim=held)
+    return Candidate(target, wish, offer, claim=held, away=provider not in world.fleet.live)
 
 
 def _best(offers: Iterable[Offer], fleet: Fleet) -> list[Offer]:
@@ -112,8 +102,7 @@ def _best(offers: Iterable[Offer], fleet: Fleet) -> list[Offer]:
     return sorted(
         offers,
         key=lambda offer: (
-            offer.provider not in fleet.live
-            or not fleet.target(offer.provider, offer.model).listed,
+            not fleet.knows(offer.provider) or not fleet.target(offer.provider, offer.model).listed,
             bool(offer.ends),
             len(offer.model),
             offer.model,

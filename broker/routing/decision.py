@@ -68,8 +68,7 @@ def slate(ask: Ask, world: World) -> Slate:
             candidate.rank, candidate.weight = place, weight
             found.setdefault((candidate.provider, candidate.target.model), candidate)
     if not found:
-        # That somebody is away may pass, that a name is unknown does not.
-        raise next((exc for exc in failures if exc.reason == "no_worker"), failures[0])
+        raise failures[0]
     eligible = filters.apply(filters.LASTING, list(found.values()), ask, world)
     return Slate(tuple(eligible), tuple(c for c in found.values() if c.excluded))
 
@@ -83,7 +82,15 @@ def decide(ask: Ask, world: World, dice: Dice, known: Slate | None = None) -> De
     known = slate(ask, world) if known is None else known
     state = world.state
     present = [c.now(state(c.target.provider, c.target.model)) for c in known.eligible]
-    left = rank(filters.apply(filters.PASSING, present, ask, world), ask, dice)
+    try:
+        left = rank(filters.apply(filters.PASSING, present, ask, world), ask, dice)
+    except InferenceError:
+        # Of those that are away nobody knows how fast they would be.
+        if away := [
+            candidate for candidate in known.left_out if candidate.excluded == filters.AWAY
+        ]:
+            raise filters.nobody_there(away) from None
+        raise
     if ask.preferences.allow_fallbacks is False and not ask.preferences.order:
         for candidate in left[1:]:
             candidate.excluded = "fallbacks are not allowed"

@@ -20,6 +20,9 @@ _STAND_IN = {
 }
 # What a model that is made for chat may do as well, by what it is able to.
 _ABLE = {operations.TRANSCRIBE: "audio_input"}
+NO_WORKER = "no_worker"
+AWAY = "no worker is running"
+_MEASURED = frozenset({"itl", "ttft", "speed"})
 # Of the value of a metric for a candidate: None when it is not known.
 _METRIC: dict[str, Callable[[Candidate], float | None]] = {
     "input_cost": lambda c: c.usd("input_tokens"),
@@ -122,18 +125,33 @@ def _affordable(candidate: Candidate, ask: Ask, _world: World) -> str:
     return ""
 
 
-def _within(candidate: Candidate, _ask: Ask, _world: World) -> str:
-    if not candidate.wish.limits:
+def _priced(candidate: Candidate, _ask: Ask, _world: World) -> str:
+    return _over(candidate, measured=False)
+
+
+def _paced(candidate: Candidate, _ask: Ask, _world: World) -> str:
+    return _over(candidate, measured=True)
+
+
+def _over(candidate: Candidate, *, measured: bool) -> str:
+    """Which limits of its name it does not keep: those on what is measured, or those on costs."""
+    limits = candidate.wish.limits
+    if not limits:
         return ""
-    return "; ".join(filter(None, (_over(candidate, limit) for limit in candidate.wish.limits)))
+    told = (_unmet(candidate, n) for n in limits if (n.metric in _MEASURED) == measured)
+    return "; ".join(filter(None, told))
 
 
-def _over(candidate: Candidate, limit: Limit) -> str:
+def _unmet(candidate: Candidate, limit: Limit) -> str:
     value = metric(candidate, limit.metric)
     if value is None:
         return f"not {limit}: it is not known"
     met = value >= limit.value if limit.metric == "speed" else value <= limit.value
     return "" if met else f"not {limit}: it is {value:g}"
+
+
+def _staffed(candidate: Candidate, _ask: Ask, _world: World) -> str:
+    return AWAY if candidate.away else ""
 
 
 def _fits(candidate: Candidate, ask: Ask, _world: World) -> str:
@@ -154,9 +172,12 @@ LASTING: tuple[Condition, ...] = (
     Condition(_quantized, lambda ask: ask.preferences.quantizations),
     Condition(_able, lambda ask: ask.preferences.require_parameters),
     Condition(_affordable, lambda ask: ask.preferences.max_price),
+    Condition(_priced, lambda _: True),
+    # Last: what nobody could meet is told as that, and the rest passes when workers are back.
+    Condition(_staffed, lambda _: True, NO_WORKER),
 )
 PASSING: tuple[Condition, ...] = (
-    Condition(_within, lambda _: True),
+    Condition(_paced, lambda _: True),
     # An estimate: the provider's own word counts.
     Condition(_fits, lambda ask: ask.input_tokens, soft=True),
 )
@@ -184,7 +205,16 @@ def apply(
     return left
 
 
+def nobody_there(left: Sequence[Candidate]) -> InferenceError:
+    """What is told where all that could serve a request are away."""
+    names = " or ".join(repr(name) for name in dict.fromkeys(c.provider for c in left))
+    why = f"no worker of provider {names} is running"
+    return InferenceError(NO_WORKER, why, provider=left[0].provider)
+
+
 def _nobody(reason: str, model: str, left: Sequence[Candidate]) -> InferenceError:
+    if reason == NO_WORKER:
+        return nobody_there(left)
     whys = "; ".join(f"{c.provider}: {c.excluded}" for c in left)
     param = "provider.compliance" if reason == "no_compliant_provider" else "model"
     return InferenceError(

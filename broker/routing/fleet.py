@@ -35,17 +35,22 @@ class Target:
         return subjects.job(subjects.INTERACTIVE, self.provider, self.pool, name)
 
 
+_MAIN: Mapping[str, frozenset[str]] = {subjects.DEFAULT_POOL: frozenset()}
+
+
 @dataclass(frozen=True, slots=True)
 class Fleet:
     """What is known of the workers: provider -> pool -> listed models, and every known provider.
 
-    A provider is known once a worker of it has run here; it is live while one does.
+    A provider is known once a worker of it has run here; it is live while one does. `away` is what
+    those listed that have no worker now.
     """
 
     live: Mapping[str, Mapping[str, frozenset[str]]] = field(default_factory=dict)
     known: frozenset[str] = frozenset()
     # Provider -> where it processes requests, as its workers announce it.
     claims: Mapping[str, frozenset[Claim]] = field(default_factory=dict)
+    away: Mapping[str, Mapping[str, frozenset[str]]] = field(default_factory=dict)
 
     def models(self) -> list[tuple[str, str]]:
         """(provider, model) of everything that is listed, in order."""
@@ -54,16 +59,20 @@ class Fleet:
         )
 
     def listed(self, model: str) -> list[tuple[str, str]]:
-        """(provider, model) of the pools that list this name."""
+        """(provider, model) of the pools that list this name, be their workers here or away."""
         return [
             (name, model)
-            for name, pools in sorted(self.live.items())
+            for name, pools in sorted({**self.away, **self.live}.items())
             if any(model in models for models in pools.values())
         ]
 
+    def knows(self, provider: str) -> bool:
+        """Whether a worker of it runs here, or has done so."""
+        return provider in self.live or provider in self.known
+
     def target(self, provider: str, model: str) -> Target:
-        """Where jobs for a model of a live provider go: the pool that lists it, or its main one."""
-        pools = self.live[provider]
+        """Where jobs for a known provider's model go: its pool that lists it, or its main one."""
+        pools = self.live.get(provider) or self.away.get(provider) or _MAIN
         for pool, models in sorted(pools.items()):
             if model in models:
                 return Target(provider, pool, model, listed=True)

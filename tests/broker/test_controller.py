@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from nats.js.api import StreamConfig
-from nats.js.errors import NotFoundError
+from nats.js.errors import KeyNotFoundError, NotFoundError
 
 from broker import presence, subjects
 from broker.bus import Bus, BusError
@@ -20,6 +20,8 @@ from broker.bus.fleet import fleet_token
 from broker.bus.layout import ensure_layout
 from broker.config import load_settings
 from broker.controller import Controller
+from broker.fleet import FleetView
+from broker.routing.residency import Claim
 from tests.broker.bus.server import NatsServer, until
 from tests.ports import free_port
 
@@ -47,6 +49,9 @@ async def bus(nats: NatsServer) -> AsyncIterator[Bus]:
     await bus.close()
 
 
+CLAIMS = frozenset({Claim(frozenset({"EU"}), "https://a.example/where")})
+
+
 @pytest.fixture
 async def controller(bus: Bus) -> AsyncIterator[Controller]:
     controller = Controller(bus, SETTINGS)
@@ -55,8 +60,12 @@ async def controller(bus: Bus) -> AsyncIterator[Controller]:
     await controller.close()
 
 
-async def announce(bus: Bus, worker: str, *, slots: int = 4, pool: str = "main") -> None:
-    lease = presence.WorkerLease(worker=worker, provider="sim", pool=pool, slots=slots)
+async def announce(
+    bus: Bus, worker: str, *, slots: int = 4, pool: str = "main", models: tuple[str, ...] = ()
+) -> None:
+    lease = presence.WorkerLease(
+        worker=worker, provider="sim", pool=pool, slots=slots, models=models, claims=CLAIMS
+    )
     kv = await bus.kv(subjects.WORKERS)
     await kv.put(subjects.worker_key("sim", worker), presence.encode(lease))
 
@@ -84,7 +93,39 @@ async def test_a_pool_that_shows_up_gets_its_consumers_and_is_known(
     for lane, stream in subjects.LANES.items():
         await bus.js.consumer_info(stream, subjects.consumer(lane, "sim", "main"))
     value = (await cfg.get(subjects.pool_key("sim", "main"))).value
-    assert presence.decode_pool(value or b"") == presence.PoolRecord("sim", "main")
+    record = presence.PoolRecord("sim", "main", frozenset(), CLAIMS)
+    assert presence.decode_pool(value or b"") == record
+
+
+async def test_what_workers_say_of_their_pool_is_known_when_they_are_gone(
+    bus: Bus, controller: Controller
+) -> None:
+    view = FleetView(bus, lambda: None)
+    await view.start()
+    await announce(bus, "w1", models=("a",))
+    await announce(bus, "w2", models=("b",))
+    cfg = await bus.kv(subjects.CFG)
+
+    async def recorded() -> bool:
+        try:
+            value = (await cfg.get(subjects.pool_key("sim", "main"))).value or b""
+        except KeyNotFoundError:
+            return False
+        return presence.decode_pool(value).models == {"a", "b"}
+
+    await until(recorded, "both models are written down")
+    leases = await bus.kv(subjects.WORKERS)
+    for worker in ("w1", "w2"):
+        await leases.purge(subjects.worker_key("sim", worker))
+
+    async def gone() -> bool:
+        return not view.fleet.live
+
+    await until(gone, "nobody is there any more")
+    assert view.fleet.away == {"sim": {"main": frozenset({"a", "b"})}}
+    assert view.fleet.claims == {"sim": CLAIMS}
+    assert view.fleet.listed("b") == [("sim", "b")]
+    await view.close()
 
 
 async def test_a_pool_that_grows_may_have_more_in_flight(bus: Bus, controller: Controller) -> None:

@@ -103,3 +103,13 @@ async def test_of_several_names_one_that_is_only_away_decides() -> None:
     request = chat("nobody")
     request.platform.models.append("m")
     assert await edge.reason(request) == "no_worker"
+
+
+async def test_a_refusal_for_want_of_workers_is_believed_after_a_fresh_read() -> None:
+    both = frozenset({"groq", "mistral"})
+    edge = Edge(Fleet({"mistral": {"main": frozenset({"m"})}}, both))
+    picky = chat("m")
+    picky.platform.provider = b'{"only": ["groq"]}'
+    assert await edge.reason(picky) == "no_worker"
+    edge.linked = Fleet({name: {"main": frozenset({"m"})} for name in both}, both)
+    assert await edge.providers(picky) == ["groq"]

@@ -48,6 +48,9 @@ FLEET = Fleet(
 )
 
 
+EU = Claim(frozenset({"EU"}), "https://a.example/eu")
+
+
 def world(live: Mapping[tuple[str, str], Live] | None = None, rules: Rules | None = None) -> World:
     states = live or {}
 
@@ -158,6 +161,49 @@ def test_where_nobody_is_left_the_reason_is_told(
         decision(model, provider=provider)
     assert told.value.reason == reason
     assert why in told.value.message
+
+
+AWAY = Fleet(
+    {"groq": {"main": frozenset()}},
+    frozenset({"groq", "together_ai", "mistral", "my_vllm"}),
+    {"groq": frozenset({Claim(frozenset({"US"}), "x")}), "mistral": frozenset({EU})},
+    {"my_vllm": {"gpu": frozenset({"own-7b"})}, "mistral": {"main": frozenset({LLAMA})}},
+)
+ABSENT = [
+    (LLAMA, {"only": ["together"]}, "no_worker"),
+    (LLAMA, {"compliance": "EU"}, "no_worker"),
+    (LLAMA, {"ignore": ["groq"]}, "no_worker"),
+    (LLAMA, {"order": ["mistral"], "allow_fallbacks": False}, "no_worker"),
+    (LLAMA, {"max_price": {"prompt": 0.5}, "only": ["groq", "mistral"]}, "no_matching_provider"),
+    (f"{LLAMA}@ttft<5ttft", None, "no_worker"),
+    (f"{LLAMA}@ic<0.5ic", None, "no_matching_provider"),
+    ("own-7b", None, "no_worker"),
+    ("own-7b", {"zdr": True}, "no_matching_provider"),
+    # Whoever is there is left out by what lasts, and so would be those that are not.
+    (LLAMA, {"compliance": "JP"}, "no_compliant_provider"),
+    (LLAMA, {"only": ["openai"]}, "no_matching_provider"),
+]
+
+
+@pytest.mark.parametrize(("model", "provider", "reason"), ABSENT)
+def test_that_workers_are_away_is_never_told_as_a_refusal(
+    model: str, provider: dict[str, Any] | None, reason: str
+) -> None:
+    with pytest.raises(InferenceError) as told:
+        decision(model, replace(world(), fleet=AWAY), provider=provider)
+    assert told.value.reason == reason, told.value.message
+    if reason == "no_worker":
+        assert told.value.row.http == 503
+        assert "is running" in told.value.message
+
+
+def test_who_is_away_is_left_out_while_somebody_is_there() -> None:
+    found = decision(LLAMA, replace(world(), fleet=AWAY))
+    assert [target.provider for target in found.targets] == ["groq"]
+    assert {c.provider: c.excluded for c in found.left_out} == {
+        "together_ai": "no worker is running",
+        "mistral": "no worker is running",
+    }
 
 
 def test_compliance_is_what_the_operator_wrote() -> None:
