@@ -199,15 +199,15 @@ async def _run(bus: Bus, roles: Roles, figures: Figures, model: str) -> None:
     await batches.create(record)
     await _until(bus, record.id, roles, figures, states.IN_PROGRESS)
     figures.validation_s = time.monotonic() - begun
-    cpu = cpu_by_role(roles)
+    cpu, stored = cpu_by_role(roles), await _stored(bus)
     begun = time.monotonic()
     await batches.change(_OWNER, record.id, states.resume)
     await _until(bus, record.id, roles, figures, states.FINALIZING)
     figures.run_s = time.monotonic() - begun
     used = cpu_by_role(roles)
     figures.cpu_us = {role: (used[role] - cpu[role]) / 1000 / count for role in roles}
-    for name in _STREAMS:
-        figures.stored[name] = (await bus.js.stream_info(name)).state.bytes / count
+    for name, size in (await _stored(bus)).items():
+        figures.stored[name] = (size - stored[name]) / count
     begun = time.monotonic()
     done = await _until(bus, record.id, roles, figures, states.COMPLETED)
     figures.files_s = time.monotonic() - begun
@@ -215,6 +215,11 @@ async def _run(bus: Bus, roles: Roles, figures: Figures, model: str) -> None:
     figures.files_cpu_us = {role: (ended[role] - used[role]) / 1000 / count for role in roles}
     if done.progress.completed != count:
         raise BenchError(f"{count - done.progress.completed} of {count} lines were not answered")
+
+
+async def _stored(bus: Bus) -> dict[str, int]:
+    """Bytes of the streams that lines leave something in."""
+    return {name: (await bus.js.stream_info(name)).state.bytes for name in _STREAMS}
 
 
 async def _until(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import decimal
 import io
 import json
 import tempfile
@@ -9,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pyarrow as pa
 import pytest
+import typer
+from pyarrow import parquet
 
 from broker.cli import files
 from broker.cli.batch import answers, calls
 from broker.cli.batch.calls import Calls
-from broker.cli.batch.lines import Wish
-from broker.cli.batch.rows import InputError
-from broker.cli.batch.run import Job, Prepared, prepare
+from broker.cli.batch.lines import Wish, fill
+from broker.cli.batch.rows import InputError, Row, encoded
+from broker.cli.batch.run import Job, Prepared, finish, prepare
 
 MODEL = Wish(model="m")
 
@@ -55,6 +60,59 @@ def test_what_cannot_go_into_lines_of_a_batch_is_refused(tmp_path: Path, wish: W
 def test_a_field_that_its_answer_would_replace_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=f"row 2 has a field '{name}'"):
         prepared(tmp_path / "in.jsonl", [{"prompt": "a"}, {"prompt": "b", name: "mine"}])
+
+
+def test_columns_that_json_has_no_word_for_become_text(tmp_path: Path) -> None:
+    columns = {
+        "day": dt.date(2026, 11, 21),
+        "at": dt.datetime(2026, 11, 21, 7, 30, tzinfo=dt.UTC),
+        "price": decimal.Decimal("1.50"),
+        "note": None,
+    }
+    source = tmp_path / "in.parquet"
+    parquet.write_table(pa.Table.from_pylist([columns]), source)
+    with tempfile.TemporaryFile() as content:
+        wish = Wish(model="m", template="{day} {at} {price} {note}")
+        prepare(Job(source, source, wish), content)
+        content.seek(0)
+        line = json.loads(content.read())
+    said = line["body"]["messages"][0]["content"]
+    assert said == "2026-11-21 2026-11-21 07:30:00+00:00 1.50 null"
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(b"\xff", "a value of type bytes"), (float("nan"), "NaN"), ("\ud800", "lone surrogate")],
+)
+def test_what_is_no_json_is_named_by_its_row(tmp_path: Path, value: object, told: str) -> None:
+    row = Row(3, {"prompt": "a", "x": value})
+    with pytest.raises(InputError, match=f"row 3 has .*{told}"):
+        encoded(row, row.fields)
+    with pytest.raises(InputError, match=f"row 3 has .*{told}"):
+        encoded(row, fill("{x}", row))
+
+
+def test_a_document_in_a_column_is_read(tmp_path: Path) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text("prompt\n" + "x" * 200_000 + "\n")
+    with tempfile.TemporaryFile() as content:
+        assert prepare(Job(source, source, MODEL), content).count == 1
+
+
+def test_mistakes_are_told_by_the_rows_of_the_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text('prompt\n"two\nlines"\nb\n\n' + "c\n" * 20)
+    mistake = {"code": "invalid_request", "message": "no"}
+    errors = [{**mistake, "line": line} for line in range(1, 23)] + [mistake]
+    batch = {"id": "batch_1", "status": "failed", "errors": {"data": errors}}
+    batch["request_counts"] = {"total": 0, "completed": 0, "failed": 0}
+    with pytest.raises(typer.Exit):
+        finish(batch, Job(source, source, MODEL))
+    told = capsys.readouterr().err.splitlines()
+    assert told[:3] == [f"  row {n}: no (invalid_request)" for n in (3, 4, 6)]
+    assert told[10] == "  and 13 more"
 
 
 def test_a_large_file_goes_in_parts_and_each_is_sent_until_it_came(

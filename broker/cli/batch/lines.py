@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from broker.cli.batch.rows import InputError, Row
+from broker.cli.batch.rows import InputError, Row, encoded
 
 CHAT = "/v1/chat/completions"
 # JSON in a template is no column.
@@ -112,7 +111,11 @@ def fill(template: str, row: Row) -> str:
             known = ", ".join(map(str, row.fields))
             raise InputError(f"row {row.number} has no field '{name}'; it has: {known}")
         text = row.fields[name]
-        return text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
+        if isinstance(text, str):
+            return text
+        told = encoded(row, text).decode()
+        # A date is told as it is, without the quotes that it would have in JSON.
+        return told[1:-1] if told.startswith('"') else told
 
     return _COLUMN.sub(value, template)
 

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import csv
+import datetime as dt
+import decimal
 import json
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+# Of a column of CSV: a document may be one.
+_MOST_COLUMN = 512 << 20
+# What columns of Parquet are made of that JSON has no word for: their usual text stands for it.
+_AS_TEXT = (dt.date, dt.time, dt.timedelta, decimal.Decimal, uuid.UUID)
 
 
 class Row(NamedTuple):
@@ -37,6 +45,25 @@ def read(path: Path) -> Iterator[Row]:
         raise InputError(f"{path} is not UTF-8: {exc.reason} at byte {exc.start}") from exc
 
 
+def encoded(row: Row, value: object) -> bytes:
+    """A value made of a row, as JSON on one line. Raises `InputError`."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_as_text).encode()
+    except TypeError as exc:
+        wrong = f"{exc}; leave the column out, or make it text"
+    except UnicodeEncodeError:
+        wrong = "half of a character (a lone surrogate), which no text may have"
+    except ValueError:
+        wrong = "NaN or an infinite number, which JSON lacks"
+    raise InputError(f"row {row.number} has {wrong}")
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, _AS_TEXT):
+        return str(value)
+    raise TypeError(f"a value of type {type(value).__name__}")
+
+
 def _jsonl(path: Path) -> Iterator[Row]:
     # A mark that some editors put in front is no part of the first row.
     with path.open(encoding="utf-8-sig", newline="\n") as lines:
@@ -55,6 +82,7 @@ def _jsonl(path: Path) -> Iterator[Row]:
 
 
 def _csv(path: Path, delimiter: str = ",") -> Iterator[Row]:
+    csv.field_size_limit(_MOST_COLUMN)
     with path.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
         try:

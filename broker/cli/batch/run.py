@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -69,7 +69,7 @@ def run(settings: Settings, job: Job) -> None:
             finish(batch, job)
 
 
-@contextmanager
+@contextlib.contextmanager
 def explained() -> Iterator[None]:
     """Mistakes of the input end the command with one line."""
     try:
@@ -91,7 +91,7 @@ def prepare(job: Job, content: BinaryIO) -> Prepared:
             if not lines:
                 check_columns(row)
             made = row.fields if lines else line(row, wish)
-            data = json.dumps(made, ensure_ascii=False).encode() + b"\n"
+            data = rows.encoded(row, made) + b"\n"
         except InputError as exc:
             wrong.append(str(exc))
             continue
@@ -192,12 +192,25 @@ def finish(batch: dict[str, Any], job: Job) -> None:
     counts = batch["request_counts"]
     status, missing = batch["status"], counts["total"] - counts["completed"]
     if status == "failed":
-        for error in ((batch.get("errors") or {}).get("data") or ())[:_SHOWN]:
-            where = f"line {error['line']}: " if error.get("line") else ""
-            typer.echo(f"  {where}{error['message']} ({error['code']})", err=True)
+        _tell_mistakes((batch.get("errors") or {}).get("data") or [], job)
         fail(f"{batch['id']} failed: nothing was run; mend {job.source} and run it again")
     typer.echo(f"{job.output}: {counts['completed']:,} of {counts['total']:,} answered", err=True)
     if status != "completed":
         fail(f"{batch['id']} is {status}; the same command with --retry runs the rest")
     if missing:
         fail(f"{missing:,} failed; the same command with --retry runs them again")
+
+
+def _tell_mistakes(errors: list[dict[str, Any]], job: Job) -> None:
+    """Say what was wrong, by the rows of the input: the batch's lines are numbered without gaps."""
+    shown = {error["line"] for error in errors[:_SHOWN] if error.get("line")}
+    numbers: dict[int, int] = {}
+    with contextlib.suppress(InputError):
+        given = enumerate(rows.read(job.source), 1)
+        numbers = {at: row.number for at, row in given if at in shown}
+    for error in errors[:_SHOWN]:
+        line = error.get("line")
+        where = f"row {numbers.get(line, line)}: " if line else ""
+        typer.echo(f"  {where}{error['message']} ({error['code']})", err=True)
+    if len(errors) > _SHOWN:
+        typer.echo(f"  and {len(errors) - _SHOWN:,} more", err=True)
