@@ -17,6 +17,8 @@ _log = logging.getLogger(__name__)
 # A group of lines may be on its way for minutes.
 _LIMITS = Limits(connect_s=10, first_byte_s=300, stall_s=60, deadline_s=900)
 _MAX_ANSWER = 16 << 20
+# The status of a file that is not there.
+_GONE = 404
 # A row of results is an answer; more is not read.
 _MAX_ROW = 64 << 20
 
@@ -40,12 +42,12 @@ class BatchCalls:
         finally:
             await reply.aclose()
 
-    async def listed(self, key: Key | None, pages: int) -> list[There]:
-        """The batches on so many pages, the newest first."""
+    async def listed(self, name: str, key: Key | None, pages: int) -> list[There]:
+        """The batches on so many pages, the newest first; `name` is of the one that is wanted."""
         found: list[There] = []
         after = ""
         for _ in range(pages):
-            page = self.api.page(await self.ask(self.api.list(after), key))
+            page = self.api.page(await self.ask(self.api.list(name, after), key))
             found += page.batches
             after = page.after
             if not after:
@@ -67,6 +69,8 @@ class BatchCalls:
     async def _lines(self, path: str, key: Key | None) -> AsyncGenerator[bytes, None]:
         reply = await self._upstream.open(self.api.results(path), key=_secret(key), limits=_LIMITS)
         try:
+            if reply.status == _GONE:
+                return  # nothing was written
             if not 200 <= reply.status < 300:
                 body = await reply.read(_MAX_ANSWER, cut=True)
                 raise self._dialect.error(reply.status, reply.headers, body)

@@ -82,7 +82,7 @@ def _private(request: generation_pb2.Request) -> bool:
 
 def _fits(call: Call, api: BatchApi) -> bool:
     known = {name.lower() for name in call.headers} <= api.headers
-    return known and call.path in api.paths and not call.form and not call.base_url
+    return known and api.takes(call) and not call.form and not call.base_url
 
 
 def line_job(job: job_pb2.Job, handed: Handed) -> job_pb2.Job:

@@ -40,6 +40,8 @@ _MOST_SLOWER = 10
 _GONE = 404
 # Statuses that say that nothing was done.
 _REFUSALS = range(400, 500)
+# Providers limit how much of ours they have at a time.
+_FULL = "upstream_quota"
 # Somebody else's groups are in memory: it is tried again after this long.
 _ROOM_S = 5.0
 # Lines that are written or queued at a time.
@@ -116,7 +118,7 @@ class _Step:
         if isinstance(exc, InferenceError):
             # Of what got no such answer nobody knows whether it was done.
             refused = exc.upstream_status in _REFUSALS
-            passes = exc.row.retry is Retry.SAME
+            passes = exc.row.retry is Retry.SAME or exc.reason == _FULL
             over = refused and not (passes or group.provider_batch)
             over = over or exc.upstream_status == _GONE
         group.asked = group.asked and not refused
@@ -150,31 +152,35 @@ class _Step:
         handed = await handover.read(self._group, self._native.read_range)
         model, provider = self._job.route.model, self._tools.provider
         name, path = self._job.request_id, ""
-        taken: list[int] = []
-        lines: list[bytes] = []
-        for number, line in list(handed.items()):
+        taken: dict[int, bytes] = {}
+        for number, line in handed.items():
             call = handover.call_of(line, self._group.endpoint, model, provider)
             # A batch has calls of one kind.
             if call is not None and call.path == (path or call.path):
                 path = call.path
-                taken.append(number)
-                lines.append(calls.api.line(f"{name}-{number}", call))
-                del handed[number]
+                taken[number] = calls.api.line(f"{name}-{number}", call)
             await asyncio.sleep(0)
-        await self.end(handed.values())
-        del self._group.numbers[:]
-        self._group.numbers.extend(taken)
-        if not lines:
+        if len(taken) < calls.api.least:
+            taken.clear()
+        await self.end([line for number, line in handed.items() if number not in taken])
+        handed.clear()
+        self._group.numbers[:] = list(taken)
+        if not taken:
             return None
+        lines = list(taken.values())
         key = self._tools.keys.choose(name, model, (), asyncio.get_running_loop().time())
         self._group.key = key.fingerprint if key is not None else ""
         file, upload = "", calls.api.upload(name, lines)
         if upload is not None:
-            file = calls.api.uploaded(await calls.ask(upload, key))
+            file = calls.api.uploaded(name, await calls.ask(upload, key))
         self._group.asked = True
-        return calls.api.there(
-            await calls.ask(calls.api.create(name, path, model, file, lines), key)
-        )
+        try:
+            made = await calls.ask(calls.api.create(name, path, model, file, lines), key)
+        except InferenceError as exc:
+            if file and exc.upstream_status in _REFUSALS:
+                await self._discard(calls, (file,), key)
+            raise
+        return calls.api.there(made)
 
     async def _find(self, calls: BatchCalls, *, again: bool) -> There | None:
         """The batch that was made for this group before; None where there is none."""
@@ -189,7 +195,7 @@ class _Step:
         return None
 
     async def _named(self, calls: BatchCalls, key: Key | None, pages: int) -> There | None:
-        for there in await calls.listed(key, pages):
+        for there in await calls.listed(self._job.request_id, key, pages):
             if there.name == self._job.request_id and not there.refused:
                 return there
         return None
@@ -197,7 +203,7 @@ class _Step:
     async def _recognized(self, calls: BatchCalls, key: Key | None) -> There | None:
         """Ours, by its first result: what has no name is told by its lines."""
         unsure = False
-        for there in await calls.listed(key, 1):
+        for there in await calls.listed("", key, 1):
             if there.lines > len(self._group.numbers):
                 continue
             if not there.over:
@@ -226,9 +232,12 @@ class _Step:
             if there.later and not (self._stop or self._live):
                 group.provider_batch = ""
                 group.failures += 1
-                return Again(self._pause_s * min(group.failures, _MOST_SLOWER))
-            await self.end()
-            return None
+                again = Again(self._pause_s * min(group.failures, _MOST_SLOWER))
+            else:
+                await self.end()
+                again = None
+            await self._discard(calls, there.files, key)
+            return again
         group.failures = 0
         if there.over:
             await self._settle(calls, there, key)
@@ -278,7 +287,11 @@ class _Step:
                         some.clear()
             await asyncio.gather(*(self._take(*pair) for pair in some))
             await self.end(left.values())
-        for file in there.files:
+        await self._discard(calls, there.files, key)
+
+    async def _discard(self, calls: BatchCalls, files: Collection[str], key: Key | None) -> None:
+        """Delete what is not needed there any more, as well as that goes."""
+        for file in files:
             with contextlib.suppress(InferenceError):
                 await calls.ask(calls.api.discard(file), key)
 

@@ -41,7 +41,7 @@ def test_calls_are_lines_of_a_file(provider: object) -> None:
     file = fields["file"]
     assert isinstance(file, Attachment)
     assert (upload.path, fields["purpose"], file.data) == ("/files", "batch", line + line)
-    assert api.uploaded(b'{"id":"file-1"}') == "file-1"
+    assert api.uploaded("g", b'{"id":"file-1"}') == "file-1"
 
 
 CREATED = [
@@ -206,4 +206,4 @@ def test_a_list_goes_on_behind_its_last_batch(provider: object) -> None:
     told = _openai("completed") | _messages("ended", succeeded=1)
     page = api.page(json.dumps({"data": [told], "has_more": True, "last_id": "b"}).encode())
     assert page.after == "b"
-    assert "=b" in api.list(page.after).path
+    assert "=b" in api.list("g", page.after).path

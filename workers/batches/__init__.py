@@ -54,11 +54,6 @@ class BatchApi(Protocol):
     """A provider's batch API. What reads an answer raises ValueError where it cannot."""
 
     @property
-    def paths(self) -> frozenset[str]:
-        """Paths of the calls that it takes."""
-        ...
-
-    @property
     def headers(self) -> frozenset[str]:
         """Headers of a line's call that need not be sent with the line."""
         ...
@@ -66,6 +61,15 @@ class BatchApi(Protocol):
     @property
     def named(self) -> bool:
         """Whether batches can be told apart in the list by the names they were given."""
+        ...
+
+    @property
+    def least(self) -> int:
+        """Lines that a batch has at least."""
+        ...
+
+    def takes(self, call: Call) -> bool:
+        """Whether it takes such a call; its headers apart."""
         ...
 
     def line(self, custom_id: str, call: Call) -> bytes:
@@ -76,8 +80,8 @@ class BatchApi(Protocol):
         """The call that stores the lines as a file; None where they go with the batch itself."""
         ...
 
-    def uploaded(self, answer: bytes) -> str:
-        """The id of the file."""
+    def uploaded(self, name: str, answer: bytes) -> str:
+        """The id of the file that was stored by this name."""
         ...
 
     def create(self, name: str, path: str, model: str, file: str, lines: Sequence[bytes]) -> Call:
@@ -96,8 +100,8 @@ class BatchApi(Protocol):
         """The batch that was made or asked for."""
         ...
 
-    def list(self, after: str) -> Call:
-        """The call that asks for a page of the list."""
+    def list(self, name: str, after: str) -> Call:
+        """The call that asks for a page of the list; of a batch's name where that can be said."""
         ...
 
     def page(self, answer: bytes) -> Page:

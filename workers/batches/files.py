@@ -66,6 +66,11 @@ class FileBatches:
     numbered: bool = False
     headers: frozenset[str] = field(default=frozenset({"content-type"}))
     named: bool = True
+    least: int = 1
+
+    def takes(self, call: Call) -> bool:
+        """Whether it takes such a call."""
+        return call.path in self.paths
 
     def line(self, custom_id: str, call: Call) -> bytes:
         """A line of the file."""
@@ -88,8 +93,9 @@ class FileBatches:
         )
         return Call("/files", form=(*form, ("file", file)))
 
-    def uploaded(self, answer: bytes) -> str:
+    def uploaded(self, name: str, answer: bytes) -> str:
         """The id of the file."""
+        del name  # they give it one
         return _text(_object(answer), "id")
 
     def create(self, name: str, path: str, model: str, file: str, lines: Sequence[bytes]) -> Call:
@@ -110,8 +116,9 @@ class FileBatches:
         """The batch that was made or asked for."""
         return self._there(_object(answer))
 
-    def list(self, after: str) -> Call:
+    def list(self, name: str, after: str) -> Call:
         """A page of the list."""
+        del name  # all are told
         if self.numbered:
             return Call(f"{self.jobs}?page_size={_PAGE}&page={after or 0}", method="GET")
         return Call(f"{self.jobs}?limit={_PAGE}{after and f'&after={after}'}", method="GET")

@@ -15,7 +15,8 @@ import orjson
 from workers.batches import Page, Row, There
 from workers.wire import Call
 
-_PATH = "/v1/messages/batches"
+_LINES = "/v1/messages"
+_PATH = f"{_LINES}/batches"
 _VERSION = {"anthropic-version": "2023-06-01"}
 _PAGE = 100
 # error.type of a line -> the status that the call would have had.
@@ -77,9 +78,13 @@ _decode_list = msgspec.json.Decoder(_List).decode
 class MessageBatches:
     """See the module."""
 
-    paths: frozenset[str] = frozenset({"/v1/messages"})
     headers: frozenset[str] = field(default=frozenset({"content-type", "anthropic-version"}))
     named: bool = False
+    least: int = 1
+
+    def takes(self, call: Call) -> bool:
+        """Whether it takes such a call."""
+        return call.path == _LINES
 
     def line(self, custom_id: str, call: Call) -> bytes:
         """A line as it stands in the batch."""
@@ -90,8 +95,9 @@ class MessageBatches:
         del name, lines
         return None
 
-    def uploaded(self, answer: bytes) -> str:
+    def uploaded(self, name: str, answer: bytes) -> str:
         """There is no file."""
+        del name
         raise ValueError(answer)
 
     def create(self, name: str, path: str, model: str, file: str, lines: Sequence[bytes]) -> Call:
@@ -113,7 +119,7 @@ class MessageBatches:
         with _readable():
             return _there(_decode_batch(answer))
 
-    def list(self, after: str) -> Call:
+    def list(self, name: str, after: str) -> Call:
         """A page of the list."""
         query = f"?limit={_PAGE}{after and f'&after_id={after}'}"
         return Call(_PATH + query, headers=_VERSION, method="GET")
