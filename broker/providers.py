@@ -58,6 +58,11 @@ REGISTRY: dict[str, Entry] = {
         options={
             "region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
             "profile": (),
+            # What its batches need: s3://bucket/folder, and the role that reads and writes it.
+            "batch_bucket": (),
+            "batch_role": (),
+            "control_url": ("AWS_ENDPOINT_URL_BEDROCK",),
+            "s3_url": ("AWS_ENDPOINT_URL_S3",),
             # Any value, such as "machine", has AWS's own libraries find credentials.
             "credentials": (
                 *("BEDROCK_PROFILE", "AWS_PROFILE", "AWS_ACCESS_KEY_ID"),

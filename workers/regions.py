@@ -9,6 +9,8 @@ from broker.errors import InferenceError
 REGION = re.compile(r"[a-z]{2}(-[a-z]+){1,3}-\d{1,2}")
 # Hosts of the service itself, with the region to replace; any other is a host of the operator's.
 _HOST = re.compile(r"(https://bedrock-runtime(?:-fips)?\.)[a-z0-9-]+(\.[a-z.]+)")
+# Those that have other services of AWS beside them.
+_BESIDE = re.compile(r"https://bedrock-runtime((?:-fips)?\.[a-z0-9-]+\.amazonaws\.com(?:\.cn)?)")
 _ARN = re.compile(r"arn:aws[a-z-]*:[a-z-]+:([a-z0-9-]+):")
 _CHINA = "cn-"
 
@@ -19,6 +21,12 @@ def host_of(region: str) -> str:
         raise ValueError(f"the option region is no name of an AWS region: {region!r}")
     suffix = "amazonaws.com.cn" if region.startswith(_CHINA) else "amazonaws.com"
     return f"https://bedrock-runtime.{region}.{suffix}"
+
+
+def beside(base_url: str, service: str) -> str:
+    """The address of another service in the region of Bedrock's; "" for one of the operator's."""
+    found = _BESIDE.fullmatch(base_url.rstrip("/"))
+    return f"https://{service}{found[1]}" if found else ""
 
 
 def base_url_for(model: str, wanted: str, base_url: str) -> str:

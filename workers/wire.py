@@ -25,3 +25,5 @@ class Call:
     base_url: str = ""
     # Sent in place of `body`, its files as they come from the edge.
     form: Form = ()
+    # What it is signed for, where that is another service than the provider itself.
+    service: str = ""

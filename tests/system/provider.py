@@ -18,6 +18,7 @@ class Received:
     path: str
     headers: Mapping[str, str]
     body: bytes
+    method: str = "POST"
 
     @property
     def key(self) -> str:
@@ -113,12 +114,12 @@ class FakeProvider:
 
 async def _read(reader: asyncio.StreamReader) -> Received:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-    target = head[0].split(" ")[1]
+    method, target, _ = head[0].split(" ")
     pairs = (line.partition(":") for line in head[1:] if line)
     headers = {name.lower(): value.strip() for name, _, value in pairs}
     body = await reader.readexactly(int(headers.get("content-length", "0")))
     _, provider, path = target.split("/", 2)
-    return Received(provider, "/" + path, headers, body)
+    return Received(provider, "/" + path, headers, body, method)
 
 
 @contextlib.asynccontextmanager

@@ -54,18 +54,21 @@ def hashed(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def signature(headers: Mapping[str, str], path: str, body: bytes, secret: str) -> tuple[str, str]:
+def signature(
+    headers: Mapping[str, str], path: str, body: bytes, secret: str, method: str = "POST"
+) -> tuple[str, str]:
     """Scope and signature that a call must have, by AWS's description of version 4."""
     words = dict(
         part.split("=", 1)
         for part in headers["authorization"].removeprefix("AWS4-HMAC-SHA256 ").split(", ")
     )
     signed = words["SignedHeaders"].split(";")
+    path, _, query = path.partition("?")
     canonical = "\n".join(
         [
-            "POST",
+            method,
             path.replace("%", "%25"),
-            "",
+            "&".join(sorted(query.split("&"))),
             *(f"{name}:{headers[name]}" for name in signed),
             "",
             ";".join(signed),
@@ -121,6 +124,9 @@ async def test_a_pair_of_keys_signs(token: str) -> None:
         ("bedrock-runtime-fips.us-gov-west-1.amazonaws.com", "us-gov-west-1"),
         ("bedrock-runtime.eu-central-1.api.aws", "eu-central-1"),
         ("vpce-1.bedrock-runtime.eu-west-1.vpce.amazonaws.com", "eu-west-1"),
+        ("bedrock-fips.us-gov-west-1.amazonaws.com", "us-gov-west-1"),
+        ("lines.s3.eu-west-1.amazonaws.com", "eu-west-1"),
+        ("s3-fips.us-west-2.amazonaws.com", "us-west-2"),
         ("127.0.0.1:9900", "ap-south-1"),
         ("bedrock.example.com", "ap-south-1"),
     ],
@@ -216,6 +222,37 @@ async def test_what_arrives_is_what_was_signed(peer: Peer) -> None:
     assert path == "/model/us.anthropic.claude-sonnet-4-5-20250929-v1%3A0/converse-stream"
     signature(got.headers, path, got.body, SECRET)
     assert json.loads(got.body)["messages"] == [{"role": "user", "content": [{"text": "é"}]}]
+
+
+async def test_objects_are_signed_for_their_bucket_whatever_the_key_is(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = replace(BEDROCK, base_url="http://127.0.0.1:9", quirks={"region": "eu-west-1"})
+    bucket = f"http://127.0.0.1:{peer.port}/lines"
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAENVIRONMENT")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    lines = {"content-type": "application/jsonl"}
+    for key, who in ((PAIR, "AKIAIOSFODNN7EXAMPLE"), ("ABSKkey", "AKIAENVIRONMENT")):
+        for method, body in (("PUT", b"line\n" * (1 << 18)), ("GET", b""), ("DELETE", b"")):
+            path = "/of/ours/a-b.jsonl"
+            call = Call(path, body, lines, method=method, base_url=bucket, service="s3")
+            await send(there, call, key)
+            got = peer.requests.pop()
+            assert got.line.split()[:2] == [method, f"/lines{path}"]
+            assert got.body == body
+            found, scope = signature(got.headers, f"/lines{path}", body, SECRET, method)
+            assert (found, scope.split("/")[1:]) == (who, ["eu-west-1", "s3", "aws4_request"])
+            assert got.headers["x-amz-content-sha256"] == hashed(body)
+            assert "x-amz-content-sha256" in got.headers["authorization"]
+
+
+async def test_a_query_is_signed(peer: Peer) -> None:
+    there = replace(BEDROCK, base_url=f"http://127.0.0.1:{peer.port}")
+    path = "/model-invocation-jobs?nameContains=n&maxResults=9&nextToken=a%2Fb%3D"
+    await send(there, Call(path, method="GET"), PAIR)
+    [got] = peer.requests
+    assert got.line.split()[1] == path
+    signature(got.headers, path, b"", SECRET, "GET")
 
 
 async def test_a_call_to_another_region_goes_to_its_host(peer: Peer) -> None:

@@ -6,6 +6,8 @@ A key is one of
     an access key            `AKIA...:SECRET`, or `ASIA...:SECRET:TOKEN` for a temporary one
     a Bedrock API key        anything else
 
+What is not Bedrock itself, such as S3, takes no API key: there the chain is asked.
+
 Signing and the chain are botocore's, which is loaded with the first call that needs it.
 """
 
@@ -27,11 +29,15 @@ _log = logging.getLogger(__name__)
 
 # Every API of Bedrock signs by this name, whatever its host is called.
 _SERVICE = "bedrock"
+# This one has a way of its own to sign.
+_STORAGE = "s3"
 _ACCESS_KEY = re.compile(r"(A[KS]IA[A-Z0-9]{8,124}):([A-Za-z0-9/+=]{16,}):?([!-~]*)")
 _REGION_OF_HOST = re.compile(
-    r"(?:^|\.)bedrock[a-z-]*\.([a-z0-9-]+)\.(?:vpce\.)?(?:amazonaws\.com|api\.aws)(?:\.cn)?$"
+    r"(?:^|\.)(?:bedrock|s3)[a-z-]*\.([a-z0-9-]+)\.(?:vpce\.)?(?:amazonaws\.com|api\.aws)(?:\.cn)?$"
 )
 _ANYWHERE = "us-east-1"
+# A body of so many bytes takes a while to hash.
+_LARGE = 1 << 20
 # Looking for credentials that are not there can take seconds: not done for every call.
 _PAUSE_S = 10.0
 
@@ -55,7 +61,7 @@ class AwsCredentials:
         """The headers for a call, in lower case. Raises `InferenceError`."""
         key = (key or "").strip()
         pair = _ACCESS_KEY.fullmatch(key)
-        if key and pair is None:
+        if key and pair is None and not call.service:
             if not (key.isascii() and key.isprintable()):
                 raise _refused("the key has characters that no key has, such as a line break")
             return {"authorization": f"Bearer {key}"}
@@ -65,7 +71,10 @@ class AwsCredentials:
             frozen = await self._own()
         host = urlsplit(url).hostname or ""
         named = _REGION_OF_HOST.search(host)
-        return _signed(frozen, call, url, named[1] if named else self._region or _ANYWHERE)
+        region = named[1] if named else self._region or _ANYWHERE
+        if len(call.body) > _LARGE:
+            return await asyncio.to_thread(_signed, frozen, call, url, region)
+        return _signed(frozen, call, url, region)
 
     def refused(self, key: str | None) -> None:
         """Nothing is kept that was refused: the chain renews what it gave before it ends."""
@@ -140,7 +149,8 @@ def _signed(frozen: Any, call: Call, url: str, region: str) -> Mapping[str, str]
         "Content-Type": call.headers.get("content-type", "application/json"),
     }
     request = request_of(method=call.method, url=url, data=call.body, headers=named)
-    auth.SigV4Auth(frozen, _SERVICE, region).add_auth(request)
+    method = auth.S3SigV4Auth if call.service == _STORAGE else auth.SigV4Auth
+    method(frozen, call.service or _SERVICE, region).add_auth(request)
     signed = {name.lower(): value for name, value in request.headers.items()}
     del signed["host"]
     return signed

@@ -1,14 +1,19 @@
 """Amazon Bedrock: the runtime of a region, by an API key or AWS's own credentials.
 
-Options: `region`, and `profile` of AWS's configuration files.
+Options: `region`, and `profile` of AWS's configuration files; `batch_bucket` (`s3://bucket/folder`)
+and `batch_role` (an ARN) for batches, with `control_url` and `s3_url` where those services are not
+at AWS's own addresses.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import replace
 
 from broker.operations import COUNT_TOKENS, EMBED, IMAGE, RERANK
 from broker.routing.residency import Claim
+from workers.batches.invocations import InvocationJobs
 from workers.dialects.anthropic_messages.on_bedrock import (
     PARAMETERS,
     AnthropicOnBedrock,
@@ -22,14 +27,57 @@ from workers.dialects.bedrock_images import BedrockImages
 from workers.dialects.bedrock_rerank import BedrockRerank
 from workers.dialects.token_counts import TokenCounts, of_converse
 from workers.provider import Alternative, Provider
-from workers.regions import host_of
+from workers.regions import beside, host_of
 
 _REGION = "us-east-1"
+# Characters that stand in an address as they are.
+_BUCKET = re.compile(
+    r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])((?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)/?"
+)
+_URL = re.compile(r"https?://[^\s/?#]+[^\s?#]*")
+_ROLE = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[!-~]+")
 
 
 def _configure(declared: Provider) -> Provider:
-    """The host of the region."""
-    return replace(declared, base_url=host_of(declared.quirks.get("region", _REGION)))
+    """The host of the region, and its batches where they have a bucket."""
+    base_url, options = host_of(declared.quirks.get("region", _REGION)), declared.quirks
+    # An address that was given stands in for it.
+    there = base_url if declared.base_url == host_of(_REGION) else declared.base_url
+    return replace(declared, base_url=base_url, batches=_batches(there, options))
+
+
+def _batches(base_url: str, options: Mapping[str, str]) -> InvocationJobs | None:
+    bucket, role = options.get("batch_bucket", ""), options.get("batch_role", "")
+    if not bucket and not role:
+        return None
+    place = _BUCKET.fullmatch(bucket)
+    if place is None:
+        raise ValueError(
+            f"the option batch_bucket is not of the form s3://bucket/folder: {bucket!r}"
+        )
+    if not _ROLE.fullmatch(role):
+        raise ValueError(f"the option batch_role is no ARN of a role: {role!r}")
+    for option in ("control_url", "s3_url"):
+        if not _URL.fullmatch(options.get(option, "https://x")):
+            raise ValueError(f"the option {option} is no http:// or https:// URL")
+    control = options.get("control_url") or beside(base_url, "bedrock")
+    own, storage = options.get("s3_url", ""), beside(base_url, "s3")
+    if not (control and (own or storage)):
+        raise ValueError(
+            f"batches need the options control_url and s3_url, beside an address like {base_url}"
+        )
+    name, folder = place.groups()
+    if own or "." in name:  # no certificate covers such a name
+        storage = f"{(own or storage).rstrip('/')}/{name}"
+    else:
+        storage = storage.replace("//", f"//{name}.")
+    return InvocationJobs(
+        control=control.rstrip("/"),
+        bucket=storage,
+        uri=f"s3://{name}{folder}",
+        folder=folder,
+        role=role,
+    )
 
 
 # Of models that several regions of one part of the world answer. Callers choose the host's region.
