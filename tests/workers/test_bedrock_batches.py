@@ -61,11 +61,21 @@ def call_for(body: dict[str, Any], model: str = MODEL, endpoint: str = CHAT) -> 
 
 
 HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}]}
+CACHED = {"type": "text", "text": "hello" * 2000, "cache_control": {"type": "ephemeral"}}
 TITAN = "amazon.titan-embed-text-v2:0"
 
 
-def test_a_chat_is_a_record_of_converse() -> None:
-    call = call_for(HELLO)
+SCHEMA = {"name": "a", "schema": {"type": "object", "properties": {"b": {"type": "string"}}}}
+TAKEN = [
+    HELLO,
+    HELLO | {"response_format": {"type": "json_schema", "json_schema": SCHEMA}},
+    HELLO | {"messages": [{"role": "system", "content": '{"toolConfig": 1}'}, *HELLO["messages"]]},
+]
+
+
+@pytest.mark.parametrize("body", TAKEN)
+def test_a_chat_is_a_record_of_converse(body: dict[str, Any]) -> None:
+    call = call_for(body)
     assert call is not None
     record = json.loads(api().line(f"{NAME}-17", call))
     assert record["modelInput"]["messages"] == [{"role": "user", "content": [{"text": "hello"}]}]
@@ -76,6 +86,9 @@ LIVE = [
     (MODEL, CHAT, HELLO | {"stream": True}),
     (MODEL, CHAT, HELLO | {"service_tier": "flex"}),
     (MODEL, CHAT, HELLO | {"performanceConfig": {"latency": "optimized"}}),
+    (MODEL, CHAT, HELLO | {"guardrailConfig": {"guardrailIdentifier": "g"}}),
+    (MODEL, CHAT, HELLO | {"tools": [{"type": "function", "function": {"name": "f"}}]}),
+    (MODEL, CHAT, {"messages": [{"role": "user", "content": [CACHED]}]}),
     (MODEL, CHAT, HELLO | {"region": "us-west-2"}),
     (MODEL.replace("eu.", "arn:aws:bedrock:us-east-1::foundation-model/"), CHAT, HELLO),
     # Their answers count tokens in a header.

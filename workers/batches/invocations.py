@@ -26,8 +26,17 @@ _HOURS = 24
 _CONVERSE = re.compile(r"/model/[^/]+/converse")
 # Of other formats those whose answers count their tokens by themselves: headers are not kept.
 _INVOKE = re.compile(r"/model/[^/]*titan-embed-(text-v2|image)[^/]*/invoke")
-# Fields of a call that promise what no batch keeps; within a text their quotes are escaped.
-_NOT_THERE = (b'"serviceTier":', b'"performanceConfig":')
+# Fields of Converse that jobs refuse or do not keep to; within a text their quotes are escaped.
+_NOT_THERE = tuple(
+    b'"%b":' % name
+    for name in (
+        b"toolConfig",
+        b"cachePoint",
+        b"guardrailConfig",
+        b"serviceTier",
+        b"performanceConfig",
+    )
+)
 _OVER = frozenset({"Completed", "PartiallyCompleted", "Failed", "Stopped", "Expired"})
 _FAILED = "Failed"
 _SERVER_ERROR = 500
