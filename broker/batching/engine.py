@@ -10,6 +10,7 @@ from functools import partial
 
 from broker import subjects
 from broker.batch import states
+from broker.batching.counting import Counting
 from broker.batching.life import Life
 from broker.batching.publish import Publishing
 from broker.batching.run import FencedError, Run
@@ -20,14 +21,11 @@ from broker.bus.batches import KeptBatch
 from broker.bus.connection import BusError
 from broker.bus.ending import end
 from broker.bus.mirror import Mirror
-from broker.bus.results import Seen
 from broker.translate.batches import STATUSES
 
 _log = logging.getLogger(__name__)
 
 _AGAIN_S = 1.0
-# Records of charges that may wait for the stream before counting does.
-_MOST_PENDING = 5_000
 # Keys that stop a batch outlive whatever may still be queued of it.
 _STOPS_KEPT_S = 17 * 86_400
 # They go sooner where nothing waits any more that is not younger than they are by so much.
@@ -46,9 +44,7 @@ class Engine:
         self._lives: dict[str, asyncio.Task[None]] = {}
         self._active = Mirror(services.bus, subjects.BATCHES, self._told, keys="active.*")
         self._publishing = Publishing(services, self._runs)
-        self._counting: asyncio.Task[None] | None = None
-        # The next result that the counter will see.
-        self._next = 0
+        self._counting = Counting(services)
         self._news = asyncio.Event()
 
     def batches(self) -> dict[tuple[str, ...], float]:
@@ -67,8 +63,12 @@ class Engine:
 
     async def lead(self) -> None:
         """Run batches until cancelled."""
-        tasks = [asyncio.create_task(self._publishing.publish(), name="publish lines")]
-        tasks[0].add_done_callback(lambda _task: self._news.set())
+        tasks = [
+            asyncio.create_task(self._publishing.publish(), name="publish lines"),
+            asyncio.create_task(self._counting.count(), name="count results"),
+        ]
+        for task in tasks:
+            task.add_done_callback(lambda _task: self._news.set())
         try:
             await self._active.start()
             tasks.append(asyncio.create_task(self._sweep_stops(), name="stop keys"))
@@ -82,8 +82,6 @@ class Engine:
                         await self._news.wait()
                 self._news.clear()
         finally:
-            if self._counting is not None:
-                tasks.append(self._counting)
             for task in (*tasks, *self._lives.values()):
                 await end(task)
             await self._active.close()
@@ -133,40 +131,14 @@ class Engine:
     async def _run(self, token: str, kept: KeptBatch) -> None:
         run = Run(self._services, kept)
         self._runs[run.id] = self._by_token[token] = run
-        life = Life(run, self._count_from, self._telling)
+        life = Life(run, self._counting, self._telling)
         try:
             await life.live()
         finally:
             del self._runs[run.id], self._by_token[token]
+            self._counting.leave(run)
             self._publishing.forget(run)
         await life.tell()
-
-    def _count_from(self, sequence: int) -> None:
-        """Have results from this one on counted; who counted them already passes over them."""
-        if self._counting is not None and self._next <= sequence and not self._counting.done():
-            return
-        self._next = sequence
-        before = self._counting
-        self._counting = asyncio.create_task(self._count(before), name="count results")
-
-    async def _count(self, before: asyncio.Task[None] | None) -> None:
-        if before is not None:
-            await end(before)
-        results = self._services.results.follow(self._next)
-        async with contextlib.aclosing(results) as groups:
-            async for group in groups:
-                counted = set()
-                for seen in group:
-                    run = self._by_token.get(seen.batch_token)
-                    if run is not None:
-                        _count(run, seen)
-                        counted.add(run)
-                for run in counted:
-                    if run.needs_a_look:
-                        run.news.set()
-                self._next = group[-1].sequence + 1
-                if self._services.recorder.pending > _MOST_PENDING:
-                    await self._services.recorder.drain()
 
     async def _sweep_stops(self) -> None:
         """Delete keys that stop batches of long ago."""
@@ -186,10 +158,3 @@ class Engine:
             settled = min(oldest, now) > since + _STOPS_SETTLE_S
             if (settled or now - since > _STOPS_KEPT_S) and batch not in self._lives:
                 await self._services.batches.unstop(batch)
-
-
-def _count(run: Run, seen: Seen) -> None:
-    try:
-        run.count(seen)
-    except Exception:  # noqa: BLE001 - one result must not stop the counting of all others
-        _log.exception("a result of %s cannot be counted", run.id)

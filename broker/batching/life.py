@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
 
 from broker.batch import native, states
 from broker.batch.chunks import Cursor
 from broker.batching import copies, finish, lost, retry
+from broker.batching.counting import Counting
 from broker.batching.reading import InputGoneError
 from broker.batching.run import Run
 from broker.batching.telling import Telling
@@ -24,12 +24,12 @@ _UNKNOWN = batch_pb2.BatchError(
 
 
 class Life:
-    """See the module. `count_from(sequence)` has results from there on counted."""
+    """See the module."""
 
-    def __init__(self, run: Run, count_from: Callable[[int], None], telling: Telling) -> None:
+    def __init__(self, run: Run, counting: Counting, telling: Telling) -> None:
         self._run = run
         self._telling = telling
-        self._count_from = count_from
+        self._counting = counting
         self._services = run.services
         self._copies: copies.Copies | None = None
         # Copies that have results: known once they were given them.
@@ -119,7 +119,7 @@ class Life:
         """Find out where it goes on."""
         run = self._run
         if run.record.in_progress_at:  # else it never had lines
-            self._count_from(run.record.progress.counted_to + 1)
+            self._counting.join(run)
         if run.record.stop_code:
             await self._services.batches.stop(run.id, run.record.stop_code)
         if run.record.progress.copies:
