@@ -1,7 +1,8 @@
 """What happens after an attempt failed: again, elsewhere, resume or give up; pure.
 
-Driven by the edge for interactive requests, by workers for durable ones. One attempt is one
-upstream call; whoever waits between attempts holds no slot (R5).
+Driven by the edge for interactive requests, by workers for durable ones; lines of batches have more
+time (`broker.batch.failures`). One attempt is one upstream call; whoever waits between attempts
+holds no slot (R5).
 """
 
 from __future__ import annotations
@@ -18,14 +19,6 @@ MAX_TRIES = 3
 PATIENCE_S = 10.0
 BACKOFF_S = 0.5
 BACKOFF_CAP_S = 8.0
-# Of a line of a batch, which has time: the first wait, how the next ones grow, and the longest. It
-# is no longer, whatever a provider asks for, so that a batch that is cancelled is soon over.
-LINE_BACKOFF_S = 1.0
-LINE_BACKOFF_GROWTH = 3.0
-LINE_BACKOFF_CAP_S = 60.0
-# For a limit, where the provider does not say how long: it may have room again at any moment.
-LIMIT_GROWTH = 2.0
-LIMIT_CAP_S = 8.0
 # Reasons after which an answer that was shown in part may be run again and compared (R4).
 RESUMABLE = frozenset(
     {"worker_lost", "upstream_incomplete", "upstream_error", "upstream_unreachable", "stalled"}
@@ -54,7 +47,7 @@ class Plan:
     # Fingerprints of the present provider's keys: refused ones, and those over their limits.
     dead_keys: list[str] = field(default_factory=list)
     tired_keys: list[str] = field(default_factory=list)
-    # How often a line waited for a limit of the provider.
+    # How often a line of a batch waited without using up a try (`broker.batch.failures`).
     limited: int = 0
 
     @property
@@ -79,9 +72,13 @@ class Plan:
         self.index = place or self.index + 1
         self.tries = 1
         self.resumes = 0
-        self.limited = 0
         self.dead_keys.clear()
         self.tired_keys.clear()
+
+    def go_round(self) -> None:
+        """Begin with the first candidate again."""
+        self.index = -1
+        self.go_on()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +106,7 @@ def after_failure(
     plan.errors.append(error)
     if shown:
         return _resume(plan, error, resumable=resumable)
-    judged = _over_keys(plan, error)
+    judged = over_keys(plan, error)
     if judged is None:
         return Again()
     if judged.row.retry is Retry.SAME and plan.tries < MAX_TRIES and not judged.exhausted:
@@ -120,35 +117,10 @@ def after_failure(
             plan.resumes += judged.phase == "content"
             plan.tired_keys.clear()
             return Again(wait)
-    return _elsewhere(plan, judged)
+    return elsewhere(plan, judged)
 
 
-def after_line_failure(plan: Plan, error: InferenceError, *, tries: int, jitter: float) -> Step:
-    """The step after a line of a batch failed: `tries` at a target, and limits use up none of them.
-
-    Only where another candidate is left a limit is no better than another failure. `jitter` 0..1.
-    """
-    plan.errors.append(error)
-    judged = _over_keys(plan, error)
-    if judged is None:
-        return Again()
-    if judged.row.retry is Retry.SAME and not judged.exhausted:
-        limit = judged.reason == "upstream_rate_limit" and not plan.has_next
-        if limit or plan.tries < tries:
-            plan.limited += limit
-            plan.tries += not limit
-            plan.tired_keys.clear()
-            if limit:
-                grown = min(LINE_BACKOFF_S * LIMIT_GROWTH ** min(plan.limited - 1, 9), LIMIT_CAP_S)
-            else:
-                grown = LINE_BACKOFF_S * LINE_BACKOFF_GROWTH ** min(plan.tries - 2, 9)
-            wait = min(max(grown, judged.retry_after or 0.0), LINE_BACKOFF_CAP_S)
-            # Spread, or all that were refused would come back together.
-            return Again(wait * (1 + 0.4 * jitter))
-    return _elsewhere(plan, judged)
-
-
-def _over_keys(plan: Plan, error: InferenceError) -> InferenceError | None:
+def over_keys(plan: Plan, error: InferenceError) -> InferenceError | None:
     """The failure that counts once the keys are looked at; None: another key is tried at once."""
     if not (error.key and error.reason in NEXT_KEY):
         return error
@@ -162,7 +134,7 @@ def _over_keys(plan: Plan, error: InferenceError) -> InferenceError | None:
     return error
 
 
-def _elsewhere(plan: Plan, error: InferenceError) -> Step:
+def elsewhere(plan: Plan, error: InferenceError) -> Step:
     """The next candidate, where another one may do better."""
     retry = error.row.retry
     if retry in {Retry.SAME, Retry.NEXT} and plan.has_next:

@@ -116,8 +116,8 @@ class Limits:
     reasoning_stall_timeout_s: _Seconds = 60.0
     # One run of a background response.
     background_timeout_s: _Seconds = 3600.0
-    # Of a line of a batch at one provider; waiting for a provider's limits uses up none of them.
-    batch_tries: _Count = 5
+    # Of a line of a batch, where its provider answers others meanwhile.
+    batch_tries: _Count = 7
     # How often a provider is asked how far lines are that were handed over to its own batch API.
     batch_poll_s: _Seconds = 30.0
     # How long responses and conversations are kept.

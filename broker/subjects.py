@@ -69,6 +69,11 @@ def cancel(provider: str, pool: str) -> str:
     return f"cancel.{token(provider)}.{token(pool)}"
 
 
+def delay(batch_id: str) -> str:
+    """Core subject that tells why lines of a batch have to wait."""
+    return f"delay.{token(batch_id)}"
+
+
 def events(response_id: str) -> str:
     """Subject of a background response's log."""
     return f"events.{token(response_id)}"

@@ -21,6 +21,7 @@ from broker import durable, subjects
 from broker.batch.states import STOPPED
 from broker.bus import Bus, BusError
 from broker.bus.background import publish
+from broker.bus.delays import Delays
 from broker.bus.files import Files
 from broker.bus.jobs import Jobs
 from broker.bus.mirror import Mirror
@@ -76,6 +77,7 @@ class Batch:
         self._jobs = Jobs(bus)
         self._outcomes = Outcomes(bus, tools.publisher, Blobs(bus))
         self._files = Files(bus)
+        self._delays = Delays(bus)
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
         self._native = Native(tools, self._outcomes, self._read_range)
         self._stops = Mirror(bus, subjects.BATCHES, keys="stop.*")
@@ -271,6 +273,8 @@ class Batch:
         if isinstance(outcome, batch_pb2.LineResult):
             await self._outcomes.write(job.line.batch_id, outcome, done)
         else:
+            if attempt.failure is not None:
+                await self._delays.tell(job.line.batch_id, job.route, attempt.failure)
             await self._insist(job, outcome)
             done()
 

@@ -5,10 +5,13 @@ Nobody reads along and nothing is shown before the end, so that any attempt may 
 
 from __future__ import annotations
 
+import asyncio
+import math
 import random
 from collections.abc import Awaitable, Callable
 
 from broker import dispatch, durable, subjects
+from broker.batch import failures
 from broker.errors import InferenceError
 from broker.translate import lines
 from broker.translate.form import Answer
@@ -22,6 +25,9 @@ from workers.tools import Tools
 
 # A line's answer is read as fast as it comes: it has to be in memory whole.
 CREDIT = 1 << 40
+
+# Models of which is known when they answered last.
+_MOST_MODELS = 1000
 
 ReadRange = Callable[[job_pb2.FileRange], Awaitable[bytes]]
 
@@ -58,6 +64,9 @@ class LineAttempt:
         self._tools = tools
         self._read_range = read_range
         self._attempt: Attempt | None = None
+        self._begun = _clock()
+        # Why the next attempt is due, where this one has failed.
+        self.failure: InferenceError | None = None
         # Whether the call was one of a provider's own batch.
         self._native = False
 
@@ -150,6 +159,9 @@ class LineAttempt:
         self, request: generation_pb2.Request, answer: Answer, completed: event_pb2.Completed
     ) -> batch_pb2.LineResult:
         result, route = self.result(), self._job.route
+        if len(self._tools.answered) >= _MOST_MODELS:
+            self._tools.answered.clear()
+        self._tools.answered[route.model] = _clock()
         result.status = 200
         result.json = lines.rendered(answer)
         cost = self._tools.bill.cost(route.provider, route.model, completed, batch=self._native)
@@ -163,10 +175,16 @@ class LineAttempt:
     ) -> batch_pb2.LineResult | dispatch.Again:
         """The policy's next step (R5)."""
         plan = durable.plan_of(self._job)
-        step = dispatch.after_line_failure(
-            plan, error, tries=self._tools.limits.batch_tries, jitter=random.random()
+        failed_last = self._begun - failures.waited_s(plan)
+        step = failures.after_failure(
+            plan,
+            error,
+            tries=self._tools.limits.batch_tries,
+            others_answered=self._tools.answered.get(plan.target.model, -math.inf) > failed_last,
+            jitter=random.random(),
         )
         if isinstance(step, dispatch.Again):
+            self.failure = error
             durable.put_plan(self._job, plan)
             return step
         result = self.failed(step.error)
@@ -178,3 +196,7 @@ class LineAttempt:
         platform = request.platform
         result.tags.extend(platform.tags)
         result.signature = platform.signature
+
+
+def _clock() -> float:
+    return asyncio.get_running_loop().time()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from broker.bus.queue import Publisher
 from broker.bus.recorder import Recorder
@@ -30,6 +30,8 @@ class Tools:
     limits: Limits
     bill: Bill
     gate: Gate
+    # When each model answered a line here last, by the loop's clock.
+    answered: dict[str, float] = field(default_factory=dict)
 
     def time_limits(self) -> delivery_service_pb2.TimeLimits:
         """The limits of a call that nobody watches: no other provider could be asked sooner."""

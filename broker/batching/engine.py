@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from broker import subjects
@@ -16,12 +17,13 @@ from broker.batching.publish import Publishing
 from broker.batching.run import FencedError, Run
 from broker.batching.services import Services
 from broker.batching.telling import Telling
-from broker.bus import backlog
+from broker.bus import backlog, delays
 from broker.bus.batches import KeptBatch
 from broker.bus.connection import BusError
 from broker.bus.ending import end
 from broker.bus.mirror import Mirror
 from broker.translate.batches import STATUSES
+from broker.v1 import batch_pb2
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +65,7 @@ class Engine:
 
     async def lead(self) -> None:
         """Run batches until cancelled."""
+        silence: Callable[[], Awaitable[None]] = _silent
         tasks = [
             asyncio.create_task(self._publishing.publish(), name="publish lines"),
             asyncio.create_task(self._counting.count(), name="count results"),
@@ -71,6 +74,7 @@ class Engine:
             task.add_done_callback(lambda _task: self._news.set())
         try:
             await self._active.start()
+            silence = await delays.hear(self._services.bus, self._delayed)
             tasks.append(asyncio.create_task(self._sweep_stops(), name="stop keys"))
             while True:
                 for task in tasks:
@@ -84,6 +88,7 @@ class Engine:
         finally:
             for task in (*tasks, *self._lives.values()):
                 await end(task)
+            await silence()
             await self._active.close()
 
     def _told(self, key: str, value: bytes | None) -> None:
@@ -93,6 +98,11 @@ class Engine:
         if run is not None and value is not None:
             run.news.set()
         self._news.set()
+
+    def _delayed(self, batch: str, delay: batch_pb2.BatchDelay) -> None:
+        """Lines of a batch have to wait."""
+        if (run := self._by_token.get(batch)) is not None:
+            run.delayed(delay)
 
     def _discover(self) -> None:
         for key, value in self._active.entries.items():
@@ -158,3 +168,7 @@ class Engine:
             settled = min(oldest, now) > since + _STOPS_SETTLE_S
             if (settled or now - since > _STOPS_KEPT_S) and batch not in self._lives:
                 await self._services.batches.unstop(batch)
+
+
+async def _silent() -> None:
+    """Nothing is heard yet."""

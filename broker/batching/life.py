@@ -91,11 +91,13 @@ class Life:
                 self._services.wanted.set()
             await self._stop()
             await self._go_live()
+            run.forget_delays()
             if run.dirty:
                 await run.checkpoint()
             if not run.record.stop_code:
                 await self._stop_overdrawn()
-        if run.dirty:
+        if run.record.progress.delays or run.dirty:
+            run.record.progress.ClearField("delays")
             await run.checkpoint()
         if run.record.status == states.CANCELLING:
             await self._finish()

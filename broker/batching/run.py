@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from broker import subjects
-from broker.batch import projection, states
+from broker.batch import failures, projection, states
 from broker.batch.chunks import Cursor
 from broker.batching.services import Services
 from broker.bus.batches import KeptBatch
@@ -25,6 +25,9 @@ _log = logging.getLogger(__name__)
 _RETRY_S = 0.02
 # Lines that may have been published since the last checkpoint that is stored: many more than are.
 _BEYOND = 10_000
+# Reasons for waiting that are told; each until lines came again that had one, or could have.
+_MOST_DELAYS = 9
+_DELAYED_S = 2 * failures.BACKOFF_CAP_S
 Edit = Callable[[batch_pb2.StoredBatch], bool]
 
 
@@ -220,6 +223,34 @@ class Run:
         """Something happened that is to be written down."""
         self.dirty = True
         self.moved_at = asyncio.get_running_loop().time()
+
+    # Delays.
+
+    def delayed(self, delay: batch_pb2.BatchDelay) -> None:
+        """Lines of it have to wait, and this is why."""
+        now, known = self.services.now(), self.record.progress.delays
+        delay.since = delay.at = now
+        for index, other in enumerate(known):
+            if (other.provider, other.model, other.code) == (
+                delay.provider,
+                delay.model,
+                delay.code,
+            ):
+                delay.since = other.since
+                del known[index]
+                break
+        del known[:-_MOST_DELAYS]
+        known.append(delay)
+        self.dirty = True
+
+    def forget_delays(self) -> None:
+        """Say no more why lines waited that wait no longer."""
+        known = self.record.progress.delays
+        fresh = [delay for delay in known if delay.at > self.services.now() - _DELAYED_S]
+        if len(fresh) < len(known):
+            del known[:]
+            known.extend(fresh)
+            self.dirty = True
 
     def _charge(self, result: batch_pb2.LineResult, at_ms: int) -> None:
         charge = record_pb2.Charge(

@@ -174,6 +174,20 @@ def shown(record: batch_pb2.StoredBatch) -> dict[str, Any]:
     return body
 
 
+def delays_shown(record: batch_pb2.StoredBatch) -> list[dict[str, Any]]:
+    """Why lines wait that failed in a way that may pass: what their provider said last."""
+    return [
+        {
+            "provider": delay.provider,
+            "model": delay.model,
+            "code": delay.code,
+            "message": delay.message,
+            "since": delay.since,
+        }
+        for delay in record.progress.delays
+    ]
+
+
 def errors_shown(errors: Sequence[batch_pb2.BatchError]) -> dict[str, Any] | None:
     """Mistakes of the input, or why a batch was stopped."""
     if not errors:

@@ -290,6 +290,7 @@ class BatchProgress(_message.Message):
     SENT_FIELD_NUMBER: _builtins.int
     STOPPED_FIELD_NUMBER: _builtins.int
     COPIES_FIELD_NUMBER: _builtins.int
+    DELAYS_FIELD_NUMBER: _builtins.int
     total: _builtins.int
     """Lines of the input that are not blank."""
     completed: _builtins.int
@@ -316,6 +317,10 @@ class BatchProgress(_message.Message):
     def usage(self) -> _event_pb2.Usage: ...
     @_builtins.property
     def cost(self) -> _event_pb2.Cost: ...
+    @_builtins.property
+    def delays(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchDelay]:
+        """Why lines have to wait for another try, as far as that was told lately."""
+
     def __init__(
         self,
         *,
@@ -333,14 +338,53 @@ class BatchProgress(_message.Message):
         sent: _builtins.int = ...,
         stopped: _builtins.int = ...,
         copies: _builtins.int = ...,
+        delays: _abc.Iterable[Global___BatchDelay] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "copies", b"copies", "cost", b"cost", "counted_to", b"counted_to", "epoch", b"epoch", "failed", b"failed", "next_line", b"next_line", "next_offset", b"next_offset", "published", b"published", "sent", b"sent", "stopped", b"stopped", "total", b"total", "usage", b"usage", "validated", b"validated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "copies", b"copies", "cost", b"cost", "counted_to", b"counted_to", "delays", b"delays", "epoch", b"epoch", "failed", b"failed", "next_line", b"next_line", "next_offset", b"next_offset", "published", b"published", "sent", b"sent", "stopped", b"stopped", "total", b"total", "usage", b"usage", "validated", b"validated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BatchProgress: _TypeAlias = BatchProgress  # noqa: Y015
+
+@_typing.final
+class BatchDelay(_message.Message):
+    """What holds lines up that are tried again later."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
+    model: _builtins.str
+    code: _builtins.str
+    """A reason of broker/errors.py, and what the provider said."""
+    message: _builtins.str
+    since: _builtins.int
+    """Unix seconds: first heard, and last."""
+    at: _builtins.int
+    def __init__(
+        self,
+        *,
+        provider: _builtins.str = ...,
+        model: _builtins.str = ...,
+        code: _builtins.str = ...,
+        message: _builtins.str = ...,
+        since: _builtins.int = ...,
+        at: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "code", b"code", "message", b"message", "model", b"model", "provider", b"provider", "since", b"since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchDelay: _TypeAlias = BatchDelay  # noqa: Y015
 
 @_typing.final
 class LineResult(_message.Message):

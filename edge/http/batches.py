@@ -11,7 +11,7 @@ from broker.batch import states
 from broker.catalog.cost import usd
 from broker.config import Limits
 from broker.keys import KeyRecord
-from broker.translate.batches import read_create, read_estimate, shown
+from broker.translate.batches import delays_shown, read_create, read_estimate, shown
 from broker.translate.pages import read_limit
 from broker.translate.refusals import invalid
 from edge.auth import Authenticator
@@ -103,6 +103,7 @@ def further_batch_routes(
                 "cost": usd(record.progress.cost.nano_usd),
                 "paused": record.paused,
                 "capacity": await kept.capacity.of(record),
+                "delays": delays_shown(record),
             }
         )
 

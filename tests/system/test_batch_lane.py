@@ -129,8 +129,6 @@ async def test_answers_are_told_apart_counted_and_labelled(lines: Lines, shared:
 
 FAILURES = [
     ("sim-status=400", 400, "invalid_request_error", 1),
-    ("sim-status=401", 502, "server_error", 1),
-    ("sim-status=500", 502, "server_error", 2),
     ("sim-fault=cut", 502, "server_error", 2),
 ]
 
@@ -146,6 +144,23 @@ async def test_failures_of_a_provider_are_tried_again_where_that_helps_and_then_
     assert (await shared.sim_stats())["by_model"] == {
         model: attempts for model, _, _, attempts in FAILURES
     }
+
+
+async def test_trouble_of_a_provider_is_sat_out_however_few_tries_a_line_has(
+    lines: Lines, shared: Stack
+) -> None:
+    trouble = [f"sim-status={status},first_n=2,key=t{status}" for status in (500, 401, 402, 503)]
+    await lines.send(*(chat(model) for model in trouble))
+    results = await lines.all()
+    assert [(result.status, result.attempt) for result in results] == [(200, 3)] * len(trouble)
+
+
+async def test_a_line_that_fails_while_its_model_answers_others_is_told_so(lines: Lines) -> None:
+    bad, good = {"status": 500}, {"ttft_ms": 400}
+    await lines.send(*(chat("sim", sim=bad if n == 10 else good) for n in range(30)))
+    results = await lines.all()
+    assert [result.number for result in results if result.status != 200] == [11]
+    assert (results[10].status, results[10].attempt) == (502, 2)
 
 
 async def test_a_call_that_takes_too_long_has_no_status(lines: Lines) -> None:

@@ -38,6 +38,10 @@ def describe(seen: dict[str, Any], speed: Speed) -> str:
     parts += [
         f"{cap['provider']}/{cap['model']}: {cap['said']}" for cap in seen.get("capacity", ())
     ]
+    parts += [
+        f"lines wait for {delay['provider']}/{delay['model']}: {delay['message']}"
+        for delay in seen.get("delays", ())
+    ]
     if batch.get("millrace", {}).get("paused"):
         parts.append("paused")
     return ", ".join(parts)

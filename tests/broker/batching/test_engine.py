@@ -17,11 +17,13 @@ from broker import subjects
 from broker.batch import states
 from broker.batching import engine, publish
 from broker.bus import Bus, BusError, atomic
+from broker.bus.delays import Delays
 from broker.bus.ending import end
 from broker.bus.files import Files
 from broker.bus.layout import ensure_layout, ensure_pool
 from broker.bus.responses import Blobs
 from broker.bus.usage import usage_groups
+from broker.errors import InferenceError
 from broker.ledger import Ledger
 from broker.v1 import batch_pb2, job_pb2
 from tests.broker.batching.leading import Author, Leader, Worker
@@ -347,7 +349,7 @@ async def test_what_ends_before_it_is_validated_has_no_files(
             assert not record.output_file_id
             assert not record.error_file_id
         # It had no lines: nobody counts its results from the first one there ever was.
-        assert leader.engine._counting is None
+        assert leader.engine._counting._next == 0
 
 
 async def test_many_small_batches_at_once_are_all_run(
@@ -433,3 +435,26 @@ async def test_a_batch_whose_lines_the_queue_refuses_holds_no_other_one_up(
         for other in others:
             await until(partial(author.over, other), "the others are over", 20)
     assert not await author.over(batch)
+
+
+async def test_what_workers_say_lines_wait_for_is_in_the_progress_until_the_batch_is_over(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    author, delays = Author(bus), Delays(bus)
+    batch = await author.create(lines(10))
+    refused = InferenceError("upstream_credentials", "the key is refused")
+    route = job_pb2.Route(provider="sim", pool="main", model="m")
+    async with Leader(bus, monkeypatch):
+
+        async def told() -> bool:
+            await delays.tell(batch, route, refused)
+            return len((await author.get(batch)).progress.delays) == 1
+
+        await until(told, "it is told", 10)
+        (delay,) = (await author.get(batch)).progress.delays
+        assert (delay.provider, delay.model, delay.code) == ("sim", "m", "upstream_credentials")
+        assert delay.message == "the key is refused"
+        working = asyncio.create_task(Worker(bus).work())
+        await until(lambda: author.over(batch), "it is over", 20)
+    assert not (await author.get(batch)).progress.delays
+    await end(working)

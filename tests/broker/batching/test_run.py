@@ -25,9 +25,10 @@ def anyio_backend() -> str:
 
 
 class Batches:
-    """One record."""
+    """One record, and the clock."""
 
     def __init__(self) -> None:
+        self.now = 1000
         self.stored = KeptBatch(
             batch_pb2.StoredBatch(
                 id=BATCH, owner="acme", tenant="acme", status=states.IN_PROGRESS, expires_at=9
@@ -69,7 +70,7 @@ class Recorder:
 
 
 def made(batches: Batches, recorder: Recorder) -> Run:
-    services: Any = SimpleNamespace(batches=batches, recorder=recorder)
+    services: Any = SimpleNamespace(batches=batches, recorder=recorder, now=lambda: batches.now)
     return Run(services, batches.copy())
 
 
@@ -146,3 +147,29 @@ async def test_who_was_replaced_writes_nothing_more() -> None:
     with pytest.raises(FencedError):
         await run.refresh()
     assert batches.stored.record.progress.failed == 1
+
+
+async def test_why_lines_wait_is_written_down_and_forgotten_when_it_is_heard_no_more() -> None:
+    batches = Batches()
+    run = made(batches, Recorder())
+
+    def heard(code: str, message: str = "") -> None:
+        run.delayed(batch_pb2.BatchDelay(provider="p", model="m", code=code, message=message))
+
+    heard("upstream_credentials", "the key is refused")
+    batches.now += 100
+    heard("upstream_credentials", "the key is still refused")
+    heard("upstream_rate_limit")
+    assert run.dirty
+    await run.checkpoint()
+    refused, _ = batches.stored.record.progress.delays
+    assert (refused.since, refused.at) == (1000, 1100)
+    assert refused.message == "the key is still refused"
+    for number in range(50):
+        heard(f"reason {number}")
+    assert len(run.record.progress.delays) == 10
+    batches.now += 100
+    heard("upstream_credentials")
+    batches.now += 100
+    run.forget_delays()
+    assert [delay.code for delay in run.record.progress.delays] == ["upstream_credentials"]
