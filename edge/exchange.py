@@ -23,7 +23,7 @@ from edge.attempt import Attempt, Session
 from edge.host import Host
 from edge.intake import Intake
 
-# How long an attempt may wait in a queue when another candidate is left (R5).
+# How long an attempt may wait in a queue when another candidate may be asked (R5).
 QUEUE_PATIENCE_S = 2.0
 _NO_KEYS: Mapping[str, str] = {}
 
@@ -135,7 +135,8 @@ class Exchange:
         self.launched = True
         self.attempt = attempt = self._another(self.plan.target)
         self._host.publish(self, attempt)
-        if self.plan.has_next:
+        # What was shown is of this model: another one could only contradict it (R4).
+        if self.plan.has_next and not self._shown:
             self._retry_timer = self._loop.call_later(QUEUE_PATIENCE_S, self._leave_queue, attempt)
 
     def supersede(self, attempt: Attempt) -> Attempt:
@@ -352,7 +353,9 @@ class Exchange:
         self.route = f"{self.route}; {what}" if self.route else what
 
     def _forget(self) -> None:
-        """The answer begins anew."""
+        """The answer begins anew, with what was asked."""
+        self.raw = self._asked
+        self._replay = None
         self.started = None
         self._ready = []
         self._open = False

@@ -333,6 +333,37 @@ async def test_an_attempt_published_anew_has_its_own_patience(
     assert not [h for h in timers if "Exchange" in repr(h)]
 
 
+async def test_a_shown_answer_waits_for_its_own_model_however_long_the_queue(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(exchange_module, "QUEUE_PATIENCE_S", 0.02)
+    story = Story(targets=(A, B))
+    story.begin()
+    story.say(started(), text("Hello "))
+    shown = texts(await story.read())
+    story.exchange.lost(story.attempt)
+    await asyncio.sleep(0.06)
+    assert [a.target for a in story.host.published] == [A, A]
+    story.run()
+    story.say(started(), text("Hello world"), STOP, DONE)
+    assert shown + texts(await story.read()) == "Hello world"
+    assert story.host.moves == []
+
+
+async def test_content_that_came_but_was_not_read_may_still_go_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(exchange_module, "QUEUE_PATIENCE_S", 0.02)
+    story = Story(targets=(A, B))
+    story.begin()
+    story.say(started(), text("wrong"))
+    story.exchange.lost(story.attempt)
+    await until(lambda: story.attempt.target == B)
+    story.run()
+    story.say(started(), text("right"), STOP, DONE)
+    assert texts(await story.read()) == "right"
+
+
 async def test_a_full_queue_is_tried_elsewhere_before_the_caller_is_told() -> None:
     story = Story(targets=(A, B))
     story.exchange.launch()

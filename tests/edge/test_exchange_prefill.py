@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
 
 from broker.routing import Target
 from broker.v1 import content_pb2, generation_pb2
-from tests.edge.story import DONE, STOP, A, Story, failed, started, text, texts, until
+from edge import exchange as exchange_module
+from tests.edge.story import DONE, STOP, A, B, Story, failed, started, text, texts, until
 
 SHOWN = "The quick brown fox jumps "
 PREFILLS = replace(A, prefill=True)
@@ -105,3 +107,15 @@ async def test_a_continuation_that_is_cut_is_continued() -> None:
     assert [message.parts[0].text.text for message in sent] == ["go", SHOWN + "over the lazy"]
     story.say(started(), text("dog"), STOP, DONE)
     assert texts(await story.read()) == "dog"
+
+
+async def test_a_prefill_that_waits_in_its_queue_is_handed_to_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(exchange_module, "QUEUE_PATIENCE_S", 0.02)
+    story = Story(targets=(PREFILLS, B), request=asked())
+    await cut(story)
+    story.exchange.handed_back(story.attempt)
+    await asyncio.sleep(0.06)
+    assert {attempt.target.provider for attempt in story.host.published} == {"a"}
+    assert continues(story)
