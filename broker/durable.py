@@ -202,6 +202,7 @@ def plan_of(job: job_pb2.Job) -> Plan:
         dead_keys=list(plan.dead_keys),
         tired_keys=list(plan.tired_keys),
         limited=plan.limited,
+        left=[InferenceError.from_failure(failure) for failure in plan.left],
     )
 
 
@@ -226,6 +227,7 @@ def put_plan(job: job_pb2.Job, plan: Plan) -> None:
             dead_keys=plan.dead_keys,
             tired_keys=plan.tired_keys,
             limited=plan.limited,
+            left=[error.to_failure() for error in plan.left],
         )
     )
 

@@ -218,6 +218,12 @@ class InferenceError(Exception):
         """The code to show: the upstream's, else the row's."""
         return self.upstream_code or self.row.code
 
+    def saying(self, message: str) -> InferenceError:
+        """The same error in other words."""
+        failure = self.to_failure()
+        failure.message = message
+        return InferenceError.from_failure(failure)
+
     def to_failure(self) -> event_pb2.Failure:
         """The hub's terminal event for this error."""
         failure = event_pb2.Failure(

@@ -113,6 +113,16 @@ class Admission:
         if not (free or accepted):
             self._check(item, target, queue, now)
         self._hedges.earn()
+        self._queue_up(item, queue, now, free=free)
+
+    def move(self, item: Entrant, old: Target, new: Target, *, now: float) -> None:
+        """A launched request goes on elsewhere: in its key's turn there, and its place is free."""
+        queue = self.of(new)
+        self._queue_up(item, queue, now, free=queue.free(item.key_id))
+        self.of(old).vacate(now)
+
+    @staticmethod
+    def _queue_up(item: Entrant, queue: PoolQueue, now: float, *, free: bool) -> None:
         if free:
             queue.launch(item)
             return

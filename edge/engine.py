@@ -285,12 +285,9 @@ class Engine:
         self.taken(attempt)
         self._outlet.withdraw(attempt)
 
-    def moved(self, old: routing.Target, new: routing.Target) -> None:
-        """A launched request goes on in another pool: its place moves with it."""
-        if (old.provider, old.pool) == (new.provider, new.pool):
-            return
-        self._admission.of(new).launched += 1
-        self._admission.of(old).vacate(self._loop.time())
+    def move(self, exchange: Exchange, old: routing.Target, new: routing.Target) -> None:
+        """A launched request goes on in another pool, when its key's turn comes there."""
+        self._admission.move(exchange, old, new, now=self._loop.time())
 
     def hedge(self, target: routing.Target) -> bool:
         """Whether a second attempt may run at `target` now: it then has a place there."""
@@ -342,6 +339,15 @@ class Engine:
         if not exchange.provider_keys and not error.other_keys:
             self._health.failed(attempt.target, error, attempt.published_at)
 
+    def resting(self, exchange: Exchange, target: routing.Target) -> bool:
+        """Whether `target` is to be left alone; if it was and is no more, this is its probe."""
+        if exchange.provider_keys:
+            return False
+        if self._health.state(target.provider, target.model).resting:
+            return True
+        self._health.chosen(target)
+        return False
+
     def ended(self, exchange: Exchange) -> None:
         """An exchange is over."""
         if self.exchanges.pop(exchange.request_id, None) is None:
@@ -375,10 +381,10 @@ class Engine:
             target = exchange.plan.target
             try:
                 self._admission.enter(exchange, target, now=self._loop.time(), accepted=accepted)
-            except InferenceError:
+            except InferenceError as exc:
                 if not exchange.plan.has_next:
-                    raise
-                exchange.plan.go_on()
+                    raise dispatch.told(exchange.plan, exc) from None
+                exchange.plan.go_on(error=exc)
             else:
                 return
 

@@ -71,6 +71,8 @@ class Exchange:
         self.tools = bool(generate.tools)
         self.output_tokens = max(generate.max_output_tokens, generate.max_tokens)
         self._attempts = 0
+        # Where it was launched: its place counts in that pool.
+        self._place = plan.target
         # The first event of the present answer, if it has begun.
         self.started: event_pb2.Started | None = None
         self._ready: list[event_pb2.Event] = []
@@ -133,7 +135,8 @@ class Exchange:
         if self.done:
             return
         self.launched = True
-        self.attempt = attempt = self._another(self.plan.target)
+        self._place = self.plan.target
+        self.attempt = attempt = self._another(self._place)
         self._host.publish(self, attempt)
         # What was shown is of this model: another one could only contradict it (R4).
         if self.plan.has_next and not self._shown:
@@ -231,10 +234,19 @@ class Exchange:
         """The worker drains and gives the attempt up: nobody's failure."""
         if attempt is not self.attempt or self.done:
             return
-        attempt.session = None
+        running, attempt.session = attempt.session is not None, None
         self._host.withdraw(attempt)
-        resumable = self._transcript.resumable
-        self._settle(dispatch.after_hand_back(shown=self._shown, resumable=resumable))
+        if not running:  # it lies with a worker that was lost before it could claim it
+            self._settle(dispatch.Again(resume=self._shown))
+            return
+        step = dispatch.after_hand_back(
+            self.plan,
+            shown=self._shown,
+            resumable=self._transcript.resumable,
+            left_s=self.deadline - self._loop.time(),
+            jitter=self._host.jitter(),
+        )
+        self._settle(step)
 
     def refused(self, attempt: Attempt, error: InferenceError) -> None:
         """The queue did not take the attempt: the next candidate's may."""
@@ -310,6 +322,7 @@ class Exchange:
             resumable=self._transcript.resumable,
             left_s=self.deadline - self._loop.time(),
             jitter=self._host.jitter(),
+            resting=self._host.resting(self, self.plan.target),
         )
         if isinstance(step, dispatch.GiveUp) and isinstance(self._replay, Continuation):
             # Why a continuation failed is nobody's to see: what was asked may still be answered.
@@ -328,14 +341,31 @@ class Exchange:
         self._intake.start_over()
         if self._retry_timer is not None:
             self._retry_timer.cancel()  # the old attempt's patience with its queue
-        if self.attempt is not None:
-            self._host.moved(self.attempt.target, self.plan.target)
         # No attempt runs while it waits, and late events of the old one find no taker.
         self.attempt = None
         if step.delay_s:
-            self._retry_timer = self._loop.call_later(step.delay_s, self.launch)
+            self._retry_timer = self._loop.call_later(step.delay_s, self._try_again)
         else:
+            self._go_on()
+
+    def _try_again(self) -> None:
+        """The wait is over: meanwhile others may have found out that it was in vain."""
+        self._retry_timer = None
+        resting = not self._shown and self._host.resting(self, self.plan.target)
+        step = dispatch.after_wait(self.plan, resting=resting)
+        if step is None:
+            self._go_on()
+        else:
+            self._settle(step)
+
+    def _go_on(self) -> None:
+        """Publish the next attempt; in another pool when its turn comes there."""
+        old, new = self._place, self.plan.target
+        if (old.provider, old.pool) == (new.provider, new.pool):
             self.launch()
+        else:
+            self.launched = False
+            self._host.move(self, old, new)
 
     def _resumed(self) -> Transcript | Continuation:
         """Let the next run go on from what was shown: by prefill, or compared with it (R4)."""
@@ -367,8 +397,7 @@ class Exchange:
         if attempt is not self.attempt or attempt.session is not None or self.done:
             return
         self._host.withdraw(attempt)
-        self.plan.go_on()
-        self._settle(dispatch.Again())
+        self._settle(dispatch.after_queueing(self.plan))
 
     def _out_of_time(self) -> None:
         running = any(attempt.session is not None for attempt in self.attempts)

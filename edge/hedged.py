@@ -21,6 +21,7 @@ from edge.attempt import Attempt, Session
 from edge.exchange import Exchange
 
 # What decides a race.
+_TOOK_OVER = "took over"
 _DECIDES = CONTENT | {"completed"}
 # Of the first attempt's errors those that the second one's answer makes up for.
 _MADE_UP_FOR = frozenset({Retry.SAME, Retry.NEXT})
@@ -43,8 +44,8 @@ class HedgedExchange(Exchange):
         self._after_s = after_s
         self._patience: asyncio.TimerHandle | None = None
         self._rival: Attempt | None = None
-        # Its place in the plan, and what it said before any content.
-        self._place = 0
+        # Its number in the plan, and what it said before any content.
+        self._number = 0
         self._held: list[event_pb2.Event] = []
         self._held_size = 0
 
@@ -129,8 +130,8 @@ class HedgedExchange(Exchange):
         plan = self.plan
         if self.attempt is None or plan.losses or self._replay is not None or not self._silent:
             return
-        self._place = plan.index + plan.has_next
-        target = plan.targets[self._place]
+        self._number = plan.index + plan.has_next
+        target = plan.targets[self._number]
         if self._host.hedge(target):
             self._rival = self._another(target)
             self._host.publish(self, self._rival)
@@ -160,7 +161,7 @@ class HedgedExchange(Exchange):
         ):
             super()._settle(step)
         else:
-            self._go_on_with(rival, "took over")
+            self._go_on_with(rival, _TOOK_OVER)
 
     def _go_on_with(self, rival: Attempt, outcome: str) -> None:
         """The second attempt is the only one from now on; what it has said counts."""
@@ -169,8 +170,10 @@ class HedgedExchange(Exchange):
             self._retry_timer.cancel()  # the first attempt's patience with its queue
             self._retry_timer = None
         self.attempt, self._rival = rival, None
-        if self.plan.index != self._place:
-            self.plan.go_on(self._place)
+        if self.plan.index != self._number:
+            failed = outcome == _TOOK_OVER and self.plan.errors
+            self.plan.go_on(self._number, error=self.plan.errors[-1] if failed else None)
+        self._place = rival.target
         self._forget()
         self._intake.start_over()
         self._ended(rival, outcome, rival.target if first is None else first.target)

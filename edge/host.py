@@ -25,8 +25,8 @@ class Host(Protocol[_Exchange_contra]):
     def withdraw(self, attempt: Attempt) -> None:
         """Take a superseded or cancelled attempt out of the queue (R2)."""
 
-    def moved(self, old: Target, new: Target) -> None:
-        """A launched request goes on in another pool: its place moves with it."""
+    def move(self, exchange: _Exchange_contra, old: Target, new: Target) -> None:
+        """Its place at `old` is free; it is launched at `new` when its key's turn comes there."""
 
     def hedge(self, target: Target) -> bool:
         """Whether a second attempt may run at `target` now: it then has a place there."""
@@ -45,6 +45,9 @@ class Host(Protocol[_Exchange_contra]):
 
     def failed(self, exchange: _Exchange_contra, attempt: Attempt, error: InferenceError) -> None:
         """A provider failed an attempt: routes of others may avoid it."""
+
+    def resting(self, exchange: _Exchange_contra, target: Target) -> bool:
+        """Whether `target` is to be left alone; if it was and is no more, this is its probe."""
 
     def dead_letter(self, exchange: _Exchange_contra, attempt: Attempt) -> None:
         """Bury a job that killed the worker it ran on alone (R6)."""

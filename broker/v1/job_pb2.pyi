@@ -3,6 +3,7 @@
 isort:skip_file
 What lies in the queue: one attempt at one request."""
 
+from broker.v1 import event_pb2 as _event_pb2
 from broker.v1 import generation_pb2 as _generation_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -120,6 +121,7 @@ class Plan(_message.Message):
     DEAD_KEYS_FIELD_NUMBER: _builtins.int
     TIRED_KEYS_FIELD_NUMBER: _builtins.int
     LIMITED_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     tries: _builtins.int
     resumes: _builtins.int
@@ -131,6 +133,10 @@ class Plan(_message.Message):
     def dead_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def tired_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def left(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Failure]:
+        """Of each candidate that was left for the next one, the last error."""
+
     def __init__(
         self,
         *,
@@ -141,10 +147,11 @@ class Plan(_message.Message):
         dead_keys: _abc.Iterable[_builtins.str] | None = ...,
         tired_keys: _abc.Iterable[_builtins.str] | None = ...,
         limited: _builtins.int = ...,
+        left: _abc.Iterable[_event_pb2.Failure] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "dead_keys", b"dead_keys", "index", b"index", "limited", b"limited", "resumes", b"resumes", "tired_keys", b"tired_keys", "tries", b"tries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "dead_keys", b"dead_keys", "index", b"index", "left", b"left", "limited", b"limited", "resumes", b"resumes", "tired_keys", b"tired_keys", "tries", b"tries"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from broker.dispatch import (
     BACKOFF_CAP_S,
+    MAX_HAND_BACKS,
     MAX_KEYS,
+    MAX_RERUN_TRIES,
     MAX_RESUMES,
     MAX_TRIES,
     NEXT_KEY,
@@ -19,7 +21,10 @@ from broker.dispatch import (
     Plan,
     Step,
     after_failure,
+    after_hand_back,
     after_loss,
+    after_queueing,
+    after_wait,
 )
 from broker.errors import TABLE, InferenceError, Retry
 from broker.routing import Target
@@ -43,10 +48,13 @@ def fail(
     other_keys: int = 0,
     exhausted: bool = False,
     phase: str = "",
+    resting: bool = False,
 ) -> Step:
     error = InferenceError(
         reason,
         "said so",
+        provider=plan.target.provider,
+        model=plan.target.model,
         retry_after=retry_after,
         key=key,
         other_keys=other_keys,
@@ -54,7 +62,13 @@ def fail(
         phase=phase,
     )
     return after_failure(
-        plan, error, shown=shown, resumable=resumable, left_s=left_s, jitter=jitter
+        plan,
+        error,
+        shown=shown,
+        resumable=resumable,
+        left_s=left_s,
+        jitter=jitter,
+        resting=resting,
     )
 
 
@@ -66,7 +80,8 @@ def test_what_may_pass_is_tried_three_times_here_then_elsewhere_then_given_up(re
     assert waits == [0.5, 1.0, 0.0, 0.5, 1.0, None]
     assert plan.target == B
     assert isinstance(steps[-1], GiveUp)
-    assert steps[-1].error is plan.errors[-1]
+    told = steps[-1].error
+    assert (told.reason, told.provider) == (reason, "b")
 
 
 @pytest.mark.parametrize("reason", RETRIED)
@@ -183,18 +198,107 @@ def test_every_request_ends_whatever_fails(reasons: list[str], targets: int) -> 
         assert plan.index < targets
 
 
+# What was shown is resumed.
+
+# Of runs that broke off, and of runs that never began.
+CUT, UNBEGUN = "content", "before_content"
+
+
 @pytest.mark.parametrize("reason", sorted(RESUMABLE))
 def test_a_shown_answer_is_resumed_on_the_same_target_at_most_twice(reason: str) -> None:
     plan = Plan([A, B])
     for _ in range(MAX_RESUMES):
-        assert fail(plan, reason, shown=True) == Again(resume=True)
-    assert isinstance(fail(plan, reason, shown=True), GiveUp)
+        step = fail(plan, reason, shown=True, phase=CUT)
+        assert isinstance(step, Again)
+        assert step.resume
+    assert isinstance(fail(plan, reason, shown=True, phase=CUT), GiveUp)
     assert plan.target == A
 
 
-@pytest.mark.parametrize("reason", sorted(TABLE.keys() - RESUMABLE))
+@pytest.mark.parametrize("reason", sorted(TABLE.keys() - RESUMABLE - NEXT_KEY.keys()))
 def test_a_shown_answer_is_never_retried_for_another_reason(reason: str) -> None:
-    assert isinstance(fail(Plan([A, B]), reason, shown=True), GiveUp)
+    for phase in (CUT, UNBEGUN):
+        assert isinstance(fail(Plan([A, B]), reason, shown=True, phase=phase), GiveUp)
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        *("upstream_overloaded", "upstream_rate_limit", "connect_timeout", "first_token_timeout"),
+        *("upstream_unreachable", "upstream_error"),
+    ],
+)
+def test_a_second_run_that_does_not_begin_is_tried_again_with_growing_delays(reason: str) -> None:
+    plan = Plan([A, B])
+    assert fail(plan, "upstream_incomplete", shown=True, phase=CUT) == Again(0.0, resume=True)
+    waits = []
+    while isinstance(step := fail(plan, reason, shown=True, phase=UNBEGUN), Again):
+        assert step.resume
+        waits.append(step.delay_s)
+    assert waits == [0.5, 1.0, 2.0]
+    assert len(waits) == MAX_RERUN_TRIES - 1
+    assert step.error.reason == reason
+    assert plan.target == A
+
+
+def test_a_provider_that_restarts_uses_up_no_resume() -> None:
+    plan = Plan([A])
+    fail(plan, "upstream_incomplete", shown=True, phase=CUT)
+    for _ in range(MAX_RERUN_TRIES - 1):
+        assert isinstance(fail(plan, "upstream_unreachable", shown=True, phase="connect"), Again)
+    # It runs, breaks off once more, and has all of its tries again.
+    assert isinstance(fail(plan, "upstream_incomplete", shown=True, phase=CUT), Again)
+    assert plan.tries == 1
+    assert isinstance(fail(plan, "upstream_incomplete", shown=True, phase=CUT), GiveUp)
+
+
+def test_a_second_run_waits_as_long_as_the_provider_says_and_no_longer_than_patience() -> None:
+    plan = Plan([A, B])
+    fail(plan, "upstream_incomplete", shown=True, phase=CUT)
+    limited = "upstream_rate_limit"
+    assert fail(plan, limited, shown=True, phase=UNBEGUN, retry_after=7) == Again(7, resume=True)
+    step = fail(plan, limited, shown=True, phase=UNBEGUN, retry_after=PATIENCE_S + 1)
+    assert isinstance(step, GiveUp)
+
+
+def test_nobody_resumes_beyond_the_deadline() -> None:
+    plan = Plan([A])
+    fail(plan, "upstream_incomplete", shown=True, phase=CUT)
+    step = fail(plan, "upstream_overloaded", shown=True, phase=UNBEGUN, left_s=0.4)
+    assert isinstance(step, GiveUp)
+
+
+@pytest.mark.parametrize("reason", sorted(NEXT_KEY))
+def test_a_second_run_goes_to_another_key_at_once(reason: str) -> None:
+    plan = Plan([A, B])
+    fail(plan, "upstream_incomplete", shown=True, phase=CUT)
+    step = fail(plan, reason, shown=True, phase=UNBEGUN, key="a1", other_keys=1, retry_after=60)
+    assert step == Again(resume=True)
+    assert {*plan.dead_keys, *plan.tired_keys} == {"a1"}
+    assert plan.tries == 1
+
+
+def test_an_answer_that_was_cut_is_not_told_as_the_callers_mistake() -> None:
+    plan = Plan([A])
+    fail(plan, "upstream_incomplete", shown=True, phase=CUT)
+    step = fail(plan, "invalid_request", shown=True, phase=UNBEGUN)
+    assert isinstance(step, GiveUp)
+    assert step.error.reason == "upstream_incomplete"
+    assert "invalid_request" in step.error.message
+
+
+@given(
+    happens=st.lists(
+        st.tuples(st.sampled_from(sorted(TABLE)), st.sampled_from([CUT, UNBEGUN])), max_size=60
+    )
+)
+def test_every_shown_answer_ends_whatever_fails(happens: list[tuple[str, str]]) -> None:
+    plan = Plan([A, B])
+    for number, (reason, phase) in enumerate(happens):
+        if isinstance(fail(plan, reason, shown=True, phase=phase), GiveUp):
+            break
+        assert number < (MAX_RESUMES + 1) * MAX_RERUN_TRIES
+    assert plan.target == A
 
 
 def test_what_cannot_be_compared_is_not_resumed() -> None:
@@ -248,7 +352,7 @@ def test_an_answer_that_breaks_off_is_called_for_three_times_read_or_not(unread:
     for _ in range(unread):
         assert isinstance(fail(plan, "upstream_incomplete", phase="content"), Again)
         calls += 1
-    while fail(plan, "upstream_incomplete", shown=True, phase="content") == Again(resume=True):
+    while isinstance(fail(plan, "upstream_incomplete", shown=True, phase="content"), Again):
         calls += 1
     assert calls == MAX_RESUMES + 1 == 3
 
@@ -257,4 +361,117 @@ def test_the_next_candidates_answer_may_be_resumed_as_often_as_the_first_ones() 
     plan = Plan([A, B])
     while plan.target is A:
         assert isinstance(fail(plan, "upstream_incomplete", phase="content"), Again)
-    assert fail(plan, "upstream_incomplete", shown=True, phase="content") == Again(resume=True)
+    step = fail(plan, "upstream_incomplete", shown=True, phase="content")
+    assert step == Again(resume=True)
+
+
+# Which error is told when several candidates failed.
+
+TOLD = [
+    # the one that was asked, the next one -> whose error is told
+    ("upstream_overloaded", "model_not_found", "a"),
+    ("upstream_overloaded", "invalid_request", "a"),
+    ("upstream_error", "model_not_found", "a"),
+    ("first_token_timeout", "invalid_request", "a"),
+    ("upstream_credentials", "model_not_found", "a"),
+    ("upstream_rate_limit", "upstream_error", "a"),  # waiting helps
+    ("upstream_overloaded", "context_length_exceeded", "a"),
+    ("invalid_request", "upstream_overloaded", "b"),
+    ("model_not_found", "upstream_credentials", "b"),
+    ("invalid_request", "unprocessable", "a"),  # of the model that was asked for
+    ("upstream_error", "upstream_error", "b"),
+    # What is never routed around is told, whoever says it.
+    ("upstream_overloaded", "content_policy_violation", "b"),
+]
+
+
+@pytest.mark.parametrize(("first", "then", "whose"), TOLD)
+def test_what_passes_is_never_told_as_something_permanent(
+    first: str, then: str, whose: str
+) -> None:
+    plan = Plan([A, B])
+    while plan.target is A:
+        assert isinstance(fail(plan, first), Again)
+    while isinstance(step := fail(plan, then), Again):
+        pass
+    assert (step.error.provider, step.error.reason) == (whose, first if whose == "a" else then)
+    assert f"(tried: a/m: {first}; b/m: {then})" in step.error.message
+
+
+def test_of_one_candidate_the_error_is_told_as_it_is() -> None:
+    step = fail(Plan([A]), "invalid_request")
+    assert isinstance(step, GiveUp)
+    assert step.error.message == "said so"
+
+
+def test_who_was_too_busy_counts_among_those_that_failed() -> None:
+    plan = Plan([A, B])
+    assert after_queueing(plan) == Again()
+    step = fail(plan, "model_not_found")
+    assert isinstance(step, GiveUp)
+    assert (step.error.reason, step.error.provider) == ("queue_timeout", "a")
+
+
+# Breakers.
+
+
+def test_what_is_down_is_not_tried_again_while_another_is_left() -> None:
+    plan = Plan([A, B])
+    assert fail(plan, "upstream_error", resting=True) == Again()
+    assert plan.target is B
+    # Of the last one nothing better is known than to try again.
+    assert fail(plan, "upstream_error", resting=True) == Again(0.5)
+
+
+def test_a_limit_is_waited_for_though_it_opened_the_breaker() -> None:
+    plan = Plan([A, B])
+    assert fail(plan, "upstream_rate_limit", retry_after=2, resting=True) == Again(2)
+    assert after_wait(plan, resting=True) is None
+
+
+def test_what_was_found_down_during_the_wait_is_left() -> None:
+    plan = Plan([A, B])
+    assert fail(plan, "upstream_error") == Again(0.5)
+    assert after_wait(plan, resting=False) is None
+    assert after_wait(plan, resting=True) == Again()
+    assert plan.target is B
+    fail(plan, "upstream_error")
+    assert after_wait(plan, resting=True) is None
+
+
+# Hand-backs.
+
+
+def test_hand_backs_are_counted_and_delayed_and_then_somebody_elses() -> None:
+    plan = Plan([A, B])
+
+    def given() -> Step:
+        return after_hand_back(plan, shown=False, resumable=True, left_s=600, jitter=0.5)
+
+    waits = []
+    for _ in range(MAX_HAND_BACKS):
+        step = given()
+        assert isinstance(step, Again)
+        waits.append(step.delay_s)
+    assert plan.target is A
+    assert waits[:4] == [0.0, 0.5, 1.0, 2.0]
+    assert waits == sorted(waits)
+    assert given() == Again()
+    assert plan.target is B
+    for _ in range(MAX_HAND_BACKS):
+        assert isinstance(given(), Again)
+    step = given()
+    assert isinstance(step, GiveUp)
+    assert step.error.reason == "worker_lost"
+    assert plan.losses == 0
+
+
+def test_a_shown_answer_that_is_handed_back_is_resumed_and_that_ends_too() -> None:
+    plan = Plan([A, B])
+    for _ in range(MAX_HAND_BACKS):
+        step = after_hand_back(plan, shown=True, resumable=True, left_s=600, jitter=0.5)
+        assert isinstance(step, Again)
+        assert step.resume
+    step = after_hand_back(plan, shown=True, resumable=True, left_s=600, jitter=0.5)
+    assert isinstance(step, GiveUp)
+    assert plan.target is A

@@ -5,6 +5,7 @@ import pytest
 from broker import durable
 from broker.dispatch import Plan
 from broker.durable import Verdict
+from broker.errors import InferenceError
 from broker.routing import Target
 from broker.v1 import event_pb2, inference_service_pb2, job_pb2, stored_pb2
 
@@ -126,11 +127,15 @@ def test_what_is_over_cannot_be_cancelled() -> None:
 def test_a_plan_travels_in_its_job() -> None:
     targets = [Target("a", "main", "m", listed=True), Target("b", "p", "n", listed=False)]
     plan = Plan(targets, index=1, tries=2, losses=3, dead_keys=["x"], tired_keys=["y"])
+    plan.left.append(InferenceError("upstream_overloaded", "busy", provider="a", model="m"))
     job = job_pb2.Job()
     durable.put_plan(job, plan)
     read = durable.plan_of(job_pb2.Job.FromString(job.SerializeToString()))
     assert (read.targets, read.index, read.tries, read.losses) == (targets, 1, 2, 3)
     assert (read.dead_keys, read.tired_keys) == (["x"], ["y"])
+    assert [(e.reason, e.provider, e.message) for e in read.left] == [
+        ("upstream_overloaded", "a", "busy")
+    ]
     assert (job.route.provider, list(job.avoid_keys)) == ("b", ["x", "y"])
 
 

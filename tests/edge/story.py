@@ -44,6 +44,11 @@ class Host:
         self.queued: list[Attempt] = []
         self.withdrawn: list[Attempt] = []
         self.moves: list[tuple[Target, Target]] = []
+        # Whether who comes from another pool has to wait for its turn.
+        self.full = False
+        # Targets whose breakers are open, and those that it was asked about.
+        self.down: set[Target] = set()
+        self.asked: list[Target] = []
         self.vacated: list[Target] = []
         self.room = True
         self.charges: list[tuple[int, event_pb2.Usage]] = []
@@ -64,9 +69,14 @@ class Host:
         self.withdrawn.append(attempt)
         self.taken(attempt)
 
-    def moved(self, old: Target, new: Target) -> None:
-        if old != new:
-            self.moves.append((old, new))
+    def move(self, exchange: Exchange, old: Target, new: Target) -> None:
+        self.moves.append((old, new))
+        if not self.full:
+            exchange.launch()
+
+    def resting(self, exchange: Exchange, target: Target) -> bool:
+        self.asked.append(target)
+        return target in self.down
 
     def hedge(self, target: Target) -> bool:
         return self.room

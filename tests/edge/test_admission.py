@@ -130,6 +130,40 @@ def test_r13_a_part_of_what_was_accepted_waits_whatever_waits_already() -> None:
     assert edge.admission.waiting() == 2
 
 
+def test_what_moves_to_another_pool_takes_turns_there_and_leaves_its_place() -> None:
+    admission = Admission(Limits(), Metrics("test"))
+    admission.resize({("sim", "main"): 200, ("sim", "other"): 4}, 1, now=0.0)
+    order: list[str] = []
+
+    class Moving(Request):
+        def launch(self) -> None:
+            self._queue.published += 1
+            order.append(self.key_id)
+
+    def request(key: str, target: Target) -> Moving:
+        moving = Moving(admission, key, target, 1e9)
+        admission.enter(moving, target, now=0.0, accepted=False)
+        return moving
+
+    flood = [request("a", TARGET) for _ in range(100)]
+    for _ in flood:
+        admission.of(TARGET).taken(0.0)
+    order.clear()
+    fallback = admission.of(OTHER_POOL)
+    for moving in flood:
+        moving._queue = fallback
+        admission.move(moving, TARGET, OTHER_POOL, now=0.0)
+    assert admission.of(TARGET).launched == 0
+    assert fallback.published == len(order) == 4
+    assert fallback.waiting == 96
+    request("b", OTHER_POOL)
+    for _ in range(8):
+        fallback.taken(1.0)
+        fallback.vacate(1.0)
+    assert "b" in order[:8]
+    assert admission.waiting() >= 80
+
+
 def test_a_request_that_cannot_make_its_deadline_is_refused_at_once() -> None:
     edge = busy(1.0)
     told = edge.refused("a", now=50.0, deadline=90.0)

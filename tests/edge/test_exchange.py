@@ -161,6 +161,57 @@ async def test_the_next_candidate_gets_the_request_and_its_place() -> None:
     assert story.host.moves == [(A, B)]
 
 
+async def test_in_another_pool_a_request_waits_for_its_turn() -> None:
+    story = Story(targets=(A, B))
+    story.begin()
+    story.host.full = True
+    story.say(failed("upstream_credentials"))
+    assert story.host.moves == [(A, B)]
+    assert [a.target for a in story.host.published] == [A]
+    assert not story.exchange.launched
+    story.exchange.launch()  # its turn has come
+    assert [a.target for a in story.host.published] == [A, B]
+    assert story.exchange.launched
+
+
+async def test_what_passes_is_not_told_as_a_mistake_about_a_model_nobody_asked_for() -> None:
+    story = Story(targets=(A, B))
+    story.begin()
+    story.say(failed("upstream_overloaded", retry_after_ms=60_000))
+    story.run()
+    story.say(failed("model_not_found"))
+    error = await story.told()
+    assert (error.reason, error.provider) == ("upstream_overloaded", "a")
+    assert error.message == "said so (tried: a/m: upstream_overloaded; b/m: model_not_found)"
+
+
+async def test_what_is_down_is_called_once_and_left_for_the_next_candidate() -> None:
+    story = Story(targets=(A, B))
+    story.begin()
+    story.host.down.add(A)
+    story.say(failed("upstream_error"))
+    assert [a.target for a in story.host.published] == [A, B]
+
+
+async def test_what_others_found_down_during_a_wait_is_not_called_again() -> None:
+    story = Story(targets=(A, B))
+    story.begin()
+    story.say(failed("upstream_error", retry_after_ms=20))
+    story.host.down.add(A)
+    await until(lambda: len(story.host.published) == 2)
+    assert story.attempt.target == B
+    assert story.host.moves == [(A, B)]
+
+
+async def test_a_limit_is_waited_for_though_the_breaker_is_open() -> None:
+    story = Story(targets=(A, B))
+    story.begin()
+    story.host.down.add(A)
+    story.say(failed("upstream_rate_limit", retry_after_ms=20))
+    await until(lambda: len(story.host.published) == 2)
+    assert story.attempt.target == A
+
+
 async def test_a_failure_after_shown_content_is_resumed_where_it_broke_off() -> None:
     story = Story()
     story.begin()
@@ -213,6 +264,28 @@ async def test_text_that_was_read_before_a_failure_is_followed_by_the_error() ->
     story.say(text("b"), failed("content_policy_violation"))
     assert texts(await story.read()) == "b"
     assert (await story.told()).reason == "content_policy_violation"
+
+
+@pytest.mark.parametrize(
+    "reason",
+    ["upstream_overloaded", "upstream_rate_limit", "connect_timeout", "first_token_timeout"],
+)
+async def test_a_resumed_answer_survives_a_second_run_that_does_not_begin(reason: str) -> None:
+    story = Story(targets=(A, B))
+    story.host.down.add(A)  # nobody else can go on with it
+    story.begin()
+    story.say(started(), text("Hello "))
+    shown = texts(await story.read())
+    story.say(failed("upstream_incomplete", phase="content"))
+    for number in (2, 3):
+        story.run()
+        story.say(failed(reason, phase="before_content", retry_after_ms=10))
+        await until(lambda: len(story.host.published) == number + 1)  # noqa: B023
+    story.run()
+    story.say(started(), text("Hello world"), STOP, DONE)
+    assert shown + texts(await story.read()) == "Hello world"
+    assert {a.target for a in story.host.published} == {A}
+    assert [number for number, _ in story.host.charges] == [4]
 
 
 async def test_what_cannot_be_compared_is_not_run_again() -> None:
@@ -280,6 +353,27 @@ async def test_a_worker_that_drains_hands_its_request_on_and_nobody_is_blamed() 
     story.run()
     story.say(started(), text("Hello world"), STOP, DONE)
     assert texts(await story.read()) == " world"
+
+
+async def test_a_request_that_is_given_back_again_and_again_waits_in_between() -> None:
+    story = Story()
+    story.begin()
+    story.exchange.handed_back(story.attempt)
+    assert len(story.host.published) == 2  # at once
+    story.run()
+    story.exchange.handed_back(story.attempt)
+    await asyncio.sleep(0.05)
+    assert len(story.host.published) == 2
+    await until(lambda: len(story.host.published) == 3)
+
+
+async def test_what_lay_with_a_lost_worker_is_published_anew_and_not_counted() -> None:
+    story = Story()
+    story.exchange.launch()
+    for count in range(2, 20):
+        story.exchange.handed_back(story.attempt)
+        assert len(story.host.published) == count
+    assert story.plan.hand_backs == 0
 
 
 async def test_a_drained_answer_that_cannot_be_resumed_ends_in_an_error() -> None:

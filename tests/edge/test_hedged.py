@@ -130,7 +130,8 @@ async def test_when_both_fail_the_plan_goes_on_where_the_second_one_was() -> Non
     race.say_as(race.first, failed("upstream_unreachable"))
     race.say_as(race.second, failed("invalid_request"))
     error = await race.told()
-    assert (error.reason, error.provider) == ("invalid_request", "b")
+    assert (error.reason, error.provider) == ("upstream_unreachable", "a")
+    assert "(tried: a/m: upstream_unreachable; b/m: invalid_request)" in error.message
     assert len(race.host.over) == 1
 
 
