@@ -152,22 +152,22 @@ class _Step:
         handed = await handover.read(self._group, self._native.read_range)
         model, provider = self._job.route.model, self._tools.provider
         name, path = self._job.request_id, ""
-        taken: dict[int, bytes] = {}
-        for number, line in handed.items():
+        taken: list[int] = []
+        lines: list[bytes] = []
+        for number, line in list(handed.items()):
             call = handover.call_of(line, self._group.endpoint, model, provider)
             # A batch has calls of one kind.
             if call is not None and call.path == (path or call.path):
                 path = call.path
-                taken[number] = calls.api.line(f"{name}-{number}", call)
+                taken.append(number)
+                lines.append(calls.api.line(f"{name}-{number}", call))
+                del handed[number]
             await asyncio.sleep(0)
         if len(taken) < calls.api.least:
-            taken.clear()
-        await self.end([line for number, line in handed.items() if number not in taken])
-        handed.clear()
-        self._group.numbers[:] = list(taken)
-        if not taken:
+            await self.end()
             return None
-        lines = list(taken.values())
+        await self.end(handed.values())
+        self._group.numbers[:] = taken
         key = self._tools.keys.choose(name, model, (), asyncio.get_running_loop().time())
         self._group.key = key.fingerprint if key is not None else ""
         file, upload = "", calls.api.upload(name, lines)
