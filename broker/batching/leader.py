@@ -22,6 +22,7 @@ from broker.bus.recorder import Recorder
 from broker.bus.responses import Blobs
 from broker.bus.results import Results
 from broker.catalog import catalog
+from broker.catalog.bill import Bill
 from broker.config import Settings
 from broker.fleet import FleetView
 from broker.health import Health
@@ -80,7 +81,8 @@ class Batching:
             return fleet.fleet
 
         telling = Telling(settings.webhooks, webhooks.WAITS_S)
-        router = Router(fleet, fresh, catalog.load(settings.offers), settings.routing, health)
+        catalogue = catalog.load(settings.offers)
+        router = Router(fleet, fresh, catalogue, settings.routing, health)
         services = Services(
             bus=bus,
             batches=Batches(bus),
@@ -94,6 +96,7 @@ class Batching:
             slots=partial(_slots, fleet),
             pace=self._pace,
             has_batches=fleet.has_batches,
+            priced=Bill(catalogue).priced,
         )
         await publisher.start()
         try:

@@ -84,6 +84,12 @@ class Routes:
             return exc
 
 
+def named(model: str) -> Target:
+    """Whose price counts where nobody serves the model at the moment: the one it is named for."""
+    provider, _, rest = model.partition("/")
+    return Target(provider, "", rest, listed=False)
+
+
 def _minimal(endpoint: str, model: str) -> generation_pb2.Request:
     request = generation_pb2.Request()
     getattr(request, OPERATIONS.get(endpoint, operations.GENERATE)).model = model

@@ -46,6 +46,10 @@ def _none(_target: Target) -> bool:
     return False
 
 
+def _any(_provider: str, _model: str) -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """See the module."""
@@ -64,6 +68,8 @@ class Services:
     pace: Pace = field(default_factory=Pace)
     # Whether workers can hand lines over to a provider's own batch API.
     has_batches: Callable[[Target], bool] = _none
+    # Whether it is known what a model of a provider costs.
+    priced: Callable[[str, str], bool] = _any
     # What reads a whole input takes turns: memory is bounded however many batches there are.
     _large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_LARGE_AT_ONCE))
     _small: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_SMALL_AT_ONCE))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 
-from broker.batch import states
+from broker.batch import lines, states
 from broker.batching import copies
 from broker.batching.check import Check
+from broker.batching.routes import named
 from broker.batching.run import Run
 from broker.bus.objects import GoneError
+from broker.errors import InferenceError
 from broker.v1 import batch_pb2
 
 
@@ -28,11 +30,20 @@ async def validate(run: Run) -> None:
         error = batch_pb2.BatchError(code="file_not_found", message=gone, param="input_file_id")
         await run.edit(lambda kept: states.fail(kept, [error], run.services.now()))
         return
-    check = Check(record)
+    # Of which the prices matter.
+    models: set[str] = set()
+
+    def seen(_: lines.Line, model: str) -> None:
+        if record.options.max_cost_nano and len(models) < states.MAX_ERRORS:
+            models.add(model)
+
+    check = Check(record, seen)
     try:
         async with contextlib.aclosing(run.services.files.read(record_file)) as chunks:
             await _read(run, check, chunks)
         await check.finish()
+        if not check.mistakes:
+            check.mistakes += await _unpriced(run, models)
         if not check.mistakes and check.repeats:
             await copies.store(run, check.repeats)
     except GoneError:
@@ -59,6 +70,22 @@ async def validate(run: Run) -> None:
         return True
 
     await run.edit(begin)
+
+
+async def _unpriced(run: Run, models: Collection[str]) -> list[batch_pb2.BatchError]:
+    """Mistakes for models whose price nobody knows: no bound of a cost could be kept."""
+    found = []
+    for model in sorted(models):
+        decided = await run.services.routes.decide(run.record.endpoint, lines.Head(model), b"")
+        targets = [named(model)] if isinstance(decided, InferenceError) else decided
+        if not all(run.services.priced(to.provider, to.model) for to in targets):
+            message = (
+                f"The price of '{model}' is not known, so max_cost cannot be kept: leave it out, "
+                "or have the price set among the offers of the settings."
+            )
+            error = batch_pb2.BatchError(code="price_unknown", message=message, param="max_cost")
+            found.append(error)
+    return found
 
 
 async def _read(run: Run, check: Check, chunks: AsyncIterator[bytes]) -> None:

@@ -42,6 +42,11 @@ class Bill:
             date=self._catalog.date,
         )
 
+    def priced(self, provider: str, model: str) -> bool:
+        """Whether it is known what its answers cost."""
+        offer = self._offer(provider, model)
+        return offer is not None and bool(offer.rates.prices)
+
     def most_output(self, provider: str, model: str) -> int:
         """Tokens of its longest answer; 0 = not known."""
         offer = self._offer(provider, model)

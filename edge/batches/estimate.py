@@ -14,7 +14,7 @@ from typing import Any
 from broker.batch import lines
 from broker.batch.sizes import size
 from broker.batching.check import Check
-from broker.batching.routes import Routes
+from broker.batching.routes import Routes, named
 from broker.bus.files import Files
 from broker.catalog.bill import Bill
 from broker.catalog.cost import usd
@@ -143,7 +143,7 @@ class Estimating:
         targets: dict[str, Target] = {}
         for name in models:
             decided = await self._routes.decide(endpoint, lines.Head(name), b"")
-            targets[name] = _named(name) if isinstance(decided, InferenceError) else decided[0]
+            targets[name] = named(name) if isinstance(decided, InferenceError) else decided[0]
         found.seconds = round(sum(self._takes_s(targets[name], models[name]) for name in models))
         most = [self._most(endpoint, targets[name], model) for name, model in models.items()]
         if None not in most:
@@ -183,12 +183,6 @@ class Estimating:
         if not slots:
             return 0.0
         return (model.count * pace.first_ms + model.written * pace.token_ms) / 1000 / slots
-
-
-def _named(name: str) -> Target:
-    """Whose price counts where nobody serves the model at the moment: the one it is named for."""
-    provider, _, model = name.partition("/")
-    return Target(provider, "", model, listed=False)
 
 
 def shown(found: Estimate) -> dict[str, Any]:

@@ -32,7 +32,13 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    async with shared_stack(tmp_path_factory) as stack:
+    offer = {
+        "provider": "sim",
+        "model": "echo",
+        "rates": {"prices": {"input_tokens": 1000, "output_tokens": 1000}},
+    }
+    sections = {"routing": {"offers": [offer]}}
+    async with shared_stack(tmp_path_factory, sections=sections) as stack:
         await Keyring(stack.bus).add(OTHER, "another key", tenant="another")
         yield stack
 
@@ -159,6 +165,8 @@ async def test_a_list_is_walked_page_by_page(stack: Stack) -> None:
         assert [batch.id async for batch in sdk.batches.list(limit=2)] == made[::-1]
         page = await sdk.batches.with_raw_response.list(limit=2, after=made[4])
         body = page.http_response.json()
+        for batch_id in made:  # other tests count calls
+            await ended(sdk, batch_id)
     assert {key: body[key] for key in body if key != "data"} == {
         "object": "list",
         "first_id": made[3],
@@ -365,6 +373,21 @@ async def test_results_are_read_while_it_runs_and_are_the_same_after(
     gone = await client.get(path)
     assert gone.status_code == 404
     assert batch.output_file_id in gone.json()["error"]["message"]
+
+
+async def test_a_bound_of_the_cost_needs_prices(sdk: AsyncOpenAI, stack: Stack) -> None:
+    before = (await stack.sim_stats())["calls"]
+    made = await create(sdk, [line("a"), line("b")], extra_body={"max_cost": 1})
+    batch = await ended(sdk, made.id)
+    assert batch.status == "failed"
+    assert batch.errors is not None
+    assert batch.errors.data is not None
+    [error] = batch.errors.data
+    assert (error.code, error.param) == ("price_unknown", "max_cost")
+    assert MODEL in (error.message or "")
+    assert (await stack.sim_stats())["calls"] == before
+    priced = await create(sdk, [line("a", model="sim/echo")], extra_body={"max_cost": 1})
+    assert (await ended(sdk, priced.id)).status == "completed"
 
 
 async def test_what_describes_a_batch_is_small(client: httpx.AsyncClient) -> None:
