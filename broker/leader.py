@@ -14,12 +14,13 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from broker import subjects
+from broker.allocator import Allocator
 from broker.bus import Bus
 from broker.bus.capacity import Allowances, allow, hear
 from broker.bus.leadership import Leadership
 from broker.bus.mirror import Mirror
 from broker.bus.survey import workers_in
-from broker.capacity import FORGET_S, Allocator, Allowance, Member, Report
+from broker.capacity import FORGET_S, Allowance, Member, Report
 from broker.config import Settings
 from broker.telemetry import Metrics
 

@@ -11,10 +11,10 @@ import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 
 from broker import subjects
+from broker.allocator import kept
 from broker.bus import Bus
 from broker.bus.jobs import settle
 from broker.bus.queue import IN_PROGRESS
-from broker.capacity import kept
 from workers.gate import Gate
 
 _log = logging.getLogger(__name__)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from broker.capacity import Allocator, Member, Report, Seen, Share
+from broker.allocator import Allocator
+from broker.capacity import Member, Report, Seen, Share
 from broker.limits import Configured, Quota
 
 _STEP_S = 0.005

@@ -10,21 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.capacity import (
-    ANY,
-    LONGEST_REST_S,
-    Allocator,
-    Allowance,
-    Member,
-    Report,
-    Seen,
-    Share,
-    Want,
-    Whole,
-    divide,
-    kept,
-    settled,
-)
+from broker.allocator import Allocator, Want, Whole, divide, kept, settled
+from broker.capacity import ANY, LONGEST_REST_S, Allowance, Member, Report, Seen, Share
 from broker.limits import Configured, Limit, Quota, Tick
 from tests.broker.fleet import Fleet, Provider
 
