@@ -7,7 +7,7 @@ by what they want. A place of which no limit is known has no allowance, and cost
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -27,12 +27,15 @@ from broker.capacity import (
     Share,
 )
 from broker.limits import Configured, Limit, Tick
+from broker.standing import LATELY_S, Standing
 
 # What a worker wanted counts for so much of it a second later, if it wants less then.
 _FADING = 0.7
 # A rate is divided in parts of this fineness, a second.
 _FINE = 1000
 _PRESSED = 0.3
+# Refusals are counted together over so many seconds.
+_FINE_S = 1.0
 # Reports older than this say nothing of what a worker wants now.
 _STALE_S = 3.0
 # A share that would change by less than this part stays as it is.
@@ -49,6 +52,9 @@ class Want:
     # Whether jobs waited lately.
     pressed: float = 0.0
     at: float = -math.inf
+    # By the last report alone.
+    running: int = 0
+    waiting: int = 0
 
     def take(self, seen: Seen, span_s: float, now: float) -> None:
         faded = _FADING if now - self.at < _STALE_S else 0.0
@@ -56,6 +62,7 @@ class Want:
         self.durable = max(seen.durable, faded * self.durable)
         self.rate = max(seen.started / max(span_s, 0.1), faded * self.rate)
         self.pressed = 1.0 if seen.waiting else faded * self.pressed
+        self.running, self.waiting = seen.running, seen.waiting
         self.at = now
 
 
@@ -70,6 +77,37 @@ class _State:
     # When the rest ends that workers know of.
     rest_told: float = 0.0
     told: Allowance | None = None
+    # Refusals, in all and by when they were reported.
+    limited: int = 0
+    lately: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def refused(self, limited: int, now: float) -> None:
+        """So many calls more were."""
+        self.limited += limited
+        if self.lately and now < self.lately[-1][0] + _FINE_S:
+            now, before = self.lately.pop()
+            limited += before
+        self.lately.append((now, limited))
+        while self.lately[0][0] <= now - LATELY_S:
+            self.lately.popleft()
+
+    def standing(self, now: float) -> Standing:
+        """How the place stands."""
+        told = self.told or Allowance(*self.place)
+        live = [want for want in self.wants.values() if now - want.at < _STALE_S]
+        return Standing(
+            *self.place,
+            told.slots,
+            told.rate,
+            told.tokens,
+            told.why,
+            round(max(0.0, self.rest_until - now), 1),
+            sum(want.running for want in live),
+            sum(want.waiting for want in live),
+            sum(limited for at, limited in self.lately if at > now - LATELY_S),
+            self.limited,
+            told.shares,
+        )
 
 
 class Allocator:
@@ -93,6 +131,8 @@ class Allocator:
             state = self._state((report.provider, seen.key, seen.model), now)
             state.wants[report.worker].take(seen, report.span_s, now)
             state.tick.add(report.worker, seen, report.span_s)
+            if seen.limited:
+                state.refused(seen.limited, now)
             if seen.rest_s > 0:
                 rest = min(seen.rest_s, LONGEST_REST_S)
                 state.rest_until = max(state.rest_until, now + rest)
@@ -132,6 +172,11 @@ class Allocator:
     def allowances(self) -> list[Allowance]:
         """What was told last, of each place."""
         return [state.told for state in self._states.values() if state.told is not None]
+
+    def standings(self, now: float) -> list[Standing]:
+        """How each place stands, those first where most is under way."""
+        found = [state.standing(now) for state in self._states.values()]
+        return sorted(found, key=lambda one: (-(one.running or 0), one.place))
 
     def _state(self, place: Place, now: float) -> _State:
         state = self._states.get(place)

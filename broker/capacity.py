@@ -105,19 +105,3 @@ class Allowance(msgspec.Struct, frozen=True, omit_defaults=True):
     def place(self) -> Place:
         """Where it holds."""
         return self.provider, self.key, self.model
-
-
-def described(told: Allowance) -> str:
-    """What a place allows, in words; "" where nothing is known."""
-    parts = [
-        f"{value:g} {what}"
-        for value, what in (
-            (told.slots, "calls at a time"),
-            (told.rate, "calls/s"),
-            (told.tokens, "tokens/s"),
-        )
-        if value is not None
-    ]
-    words = f"{', '.join(parts)} ({told.why})" if parts else ""
-    rest = f"left alone for {told.rest_s:g} s at most" if told.rest_s else ""
-    return ", ".join(filter(None, (words, rest)))

@@ -16,12 +16,13 @@ from functools import partial
 from broker import subjects
 from broker.allocator import Allocator
 from broker.bus import Bus
-from broker.bus.capacity import Allowances, allow, hear
+from broker.bus.capacity import Allowances, allow, hear, show_standings
 from broker.bus.leadership import Leadership
 from broker.bus.mirror import Mirror
 from broker.bus.survey import workers_in
 from broker.capacity import FORGET_S, Allowance, Member, Report
 from broker.config import Settings
+from broker.standing import Standing
 from broker.telemetry import Metrics
 
 _log = logging.getLogger(__name__)
@@ -49,19 +50,23 @@ class CapacityLeader:
         self._written: dict[tuple[str, str, str], float] = {}
         self._news = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._stop_hearing: Callable[[], Awaitable[None]] | None = None
+        self._ends: list[Callable[[], Awaitable[None]]] = []
 
     async def start(self) -> None:
         """Stand for leader."""
         await self._allowances.start()
-        self._stop_hearing = await hear(self._bus, self._heard)
+        self._ends = [
+            await hear(self._bus, self._heard),
+            await show_standings(self._bus, self._standings),
+        ]
         self._leadership.start()
 
     async def close(self) -> None:
         """Let another one lead."""
         await self._leadership.close()
-        if self._stop_hearing is not None and self._bus.connected:
-            await self._stop_hearing()
+        for stop in self._ends:
+            if self._bus.connected:
+                await stop()
         await self._allowances.close()
 
     def show(self, metrics: Metrics) -> None:
@@ -76,12 +81,10 @@ class CapacityLeader:
             )
 
     def _read(self, name: str) -> dict[tuple[str, ...], float]:
-        if not self.leading:
-            return {}
         return {
-            allowance.place: value
-            for allowance in self._allowances.all()
-            if (value := getattr(allowance, name)) is not None
+            one.place: value
+            for one in self._standings() or ()
+            if (value := getattr(one, name)) is not None
         }
 
     def _heard(self, report: Report) -> None:
@@ -115,6 +118,11 @@ class CapacityLeader:
             self._allocator = None
             self.leading = False
 
+    def _standings(self) -> list[Standing] | None:
+        if self._allocator is None:
+            return None
+        return self._allocator.standings(self._loop.time())
+
     async def _tick(self, allocator: Allocator, *, adapt: bool) -> None:
         now = self._loop.time()
         changed = allocator.tick(self._members(), now, reserve=self._reserve, adapt=adapt)
@@ -143,5 +151,7 @@ _GAUGES = {
     "slots": "Calls at a time that a key and model is believed to allow.",
     "rate": "Calls per second that a key and model is believed to allow.",
     "tokens": "Tokens per second that a key and model is believed to allow.",
-    "rest_s": "Seconds that a key and model was last to be left alone for.",
+    "rest_s": "Seconds that a key and model is to be left alone for.",
+    "running": "Calls to a key and model that are under way.",
+    "limited": "Calls to a key and model that were answered 429 since this process leads.",
 }

@@ -185,6 +185,8 @@ def capacity_report(provider: str) -> str:
 
 
 CAPACITY_REPORTS = "capacity.*"
+# Core subject on which the leader says how the places stand.
+STANDINGS = "standings"
 # Key in `capacity` of who leads.
 LEADER = "leader.capacity"
 

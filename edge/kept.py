@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from broker.batching.routes import Routes
 from broker.bus import Bus
 from broker.config import Settings
-from edge.batches.capacity import Capacity
 from edge.batches.estimate import Estimating
 from edge.batches.service import BatchService
+from edge.capacity import Capacity
 from edge.engine import Engine
 from edge.files import FileService
 from edge.hosted import HostedTools
@@ -33,12 +33,11 @@ class Kept:
         """All of it, of an edge."""
         tools = HostedTools(engine, settings)
         files = FileService(bus, engine)
-        routes = Routes(engine.router)
         return cls(
             ResponseService(bus, engine.router, settings.limits, tools),
             files,
             UploadService(bus, files),
             BatchService(bus, files.files),
-            Estimating(files.files, routes, engine.bill, engine.fleet),
-            Capacity(bus, routes),
+            Estimating(files.files, Routes(engine.router), engine.bill, engine.fleet),
+            Capacity(bus),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from broker import durable, subjects
@@ -37,6 +38,8 @@ class Prepared:
     refused: list[batch_pb2.LineResult]
     # Lines for which there is no worker now.
     waiting: int = 0
+    # (provider, model) of where they go.
+    places: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def large(self) -> bool:
@@ -81,6 +84,9 @@ async def prepare(run: Run, chunk: Chunk) -> Prepared:
         message = jobs.group(chunk, targets, numbers)
         made.demand[message.subject] += 1
         made.messages.append(message)
+    made.places = frozenset(
+        (targets[0].provider, targets[0].model) for targets in (*jobs.targets, *hand_over.groups)
+    )
     return made
 
 
@@ -133,6 +139,11 @@ class _Jobs:
         # What one call may take: 0 is what the workers' settings say.
         self._left_ms = 1000 * left_s if left_s < _LONGEST_CALL_S else 0
         self._shared: dict[tuple[Target, ...], tuple[str, bytes]] = {}
+
+    @property
+    def targets(self) -> Iterable[tuple[Target, ...]]:
+        """Where lines go one by one."""
+        return self._shared
 
     def message(self, raw: Raw, line: lines.Line, targets: tuple[Target, ...]) -> Message:
         """The message that queues a line."""

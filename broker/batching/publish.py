@@ -248,6 +248,7 @@ class Publishing:
             if not progress.epoch:
                 progress.sent += made.asked
             run.left_out += made.waiting
+            run.went_to(made.places)
             run.moved()
 
     async def _publish(self, messages: list[Message]) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from broker import subjects
 from broker.batch import failures, projection, states
@@ -23,6 +23,8 @@ from broker.v1 import batch_pb2, event_pb2, file_pb2, record_pb2
 _log = logging.getLogger(__name__)
 
 _RETRY_S = 0.02
+# Places that are remembered of a batch.
+_MOST_PLACES = 100
 # Lines that may have been published since the last checkpoint that is stored: many more than are.
 _BEYOND = 10_000
 # Reasons for waiting that are told; each until lines came again that had one, or could have.
@@ -71,6 +73,7 @@ class Run:
         self._stored.CopyFrom(kept.record.progress)
         self._usage: Counter[str] = Counter()
         self._tools: Counter[str] = Counter()
+        self._places = {(place.provider, place.model) for place in kept.record.progress.places}
         self._charges = _Charges()
         self._changing = asyncio.Lock()
         self.news = asyncio.Event()
@@ -218,6 +221,14 @@ class Run:
             if not progress.cost.source:
                 progress.cost.source, progress.cost.date = result.cost.source, result.cost.date
         self.moved()
+
+    def went_to(self, places: Iterable[tuple[str, str]]) -> None:
+        """Lines were queued for these (provider, model)."""
+        if new := [place for place in places if place not in self._places]:
+            known = self.record.progress.places
+            for provider, model in sorted(new)[: _MOST_PLACES - len(known)]:
+                known.add(provider=provider, model=model)
+            self._places.update(new)
 
     def moved(self) -> None:
         """Something happened that is to be written down."""

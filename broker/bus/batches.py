@@ -132,7 +132,7 @@ class Batches:
         raise BusError(f"{batch_id} is changed by others all the time")
 
     async def watch(self, owner: str, batch_id: str) -> AsyncGenerator[batch_pb2.StoredBatch, None]:
-        """The record now and after every change, up to the last one there is."""
+        """The record now, after every change and every 5 s, up to the last one there is."""
         key = subjects.batch_key(owner, batch_id)
         seen = 0
         while True:
@@ -148,9 +148,11 @@ class Batches:
                         yield kept.record
                         if kept.record.status in FINAL:
                             return
-                    with contextlib.suppress(TimeoutError):
+                    try:
                         async with asyncio.timeout(_LOOK_S):
                             await watcher._updates.get()
+                    except TimeoutError:
+                        seen = 0
             finally:
                 with contextlib.suppress(NatsError, JetStreamError, TimeoutError):
                     await watcher.stop()  # type: ignore[no-untyped-call]

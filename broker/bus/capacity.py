@@ -1,7 +1,8 @@
-"""Capacity on the bus: what workers report to the leader, and what it allows.
+"""Capacity on the bus: what workers report to the leader, what it allows, and what it knows.
 
 Reports are plain messages: what is lost is made up for a second later. Allowances are in the bucket
-`capacity`, so that they outlive the leader, and whoever begins finds them.
+`capacity`, so that they outlive the leader, and whoever begins finds them. How the places stand
+nobody is told who does not ask.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from broker.bus.connection import Bus
 from broker.bus.mirror import Mirror
 from broker.bus.steady import mapped
 from broker.capacity import FORGET_S, Allowance, Report
+from broker.standing import Standing, allowed
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ _WAIT_S = 1.0
 _encode = msgspec.json.encode
 _decode_report = msgspec.json.Decoder(Report).decode
 decode_allowance = msgspec.json.Decoder(Allowance).decode
+_decode_standings = msgspec.json.Decoder(list[Standing]).decode
 
 
 class Allowances:
@@ -80,6 +83,35 @@ async def read_allowances(bus: Bus) -> list[Allowance]:
             return allowances.all()
         finally:
             await allowances.close()
+
+
+async def read_standings(bus: Bus) -> list[Standing]:
+    """How all places stand: by the leader, or, while nobody leads, what was allowed last.
+
+    Raises `BusError`.
+    """
+    try:
+        answer = await bus.nc.request(subjects.STANDINGS, timeout=_WAIT_S)
+        return _decode_standings(answer.data)
+    except (NatsError, TimeoutError, msgspec.DecodeError):
+        return [allowed(told) for told in await read_allowances(bus)]
+
+
+async def show_standings(
+    bus: Bus, standings: Callable[[], list[Standing] | None]
+) -> Callable[[], Awaitable[None]]:
+    """Answer those who ask how the places stand, if this process knows. Returns how to end it."""
+
+    async def asked(msg: Msg) -> None:
+        found = standings()
+        if found is None:
+            return
+        while len(data := _encode(found)) > bus.nc.max_payload:
+            found = found[: len(found) // 2]
+        bus.post(msg.reply, data)
+
+    subscription = await bus.nc.subscribe(subjects.STANDINGS, cb=asked)
+    return subscription.unsubscribe
 
 
 async def allow(bus: Bus, allowance: Allowance) -> bool:

@@ -9,14 +9,14 @@ import msgspec
 from nats.errors import Error as NatsError
 
 from broker import subjects
-from broker.bus.capacity import read_allowances
+from broker.bus.capacity import read_standings
 from broker.bus.clock import Clock
 from broker.bus.connection import Bus, BusError, connect
 from broker.bus.layout import STREAMS
 from broker.bus.mirror import Mirror
-from broker.capacity import Allowance
 from broker.presence import WorkerLease, decode_worker
 from broker.settings import NatsSettings
+from broker.standing import Standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Survey:
     missing: tuple[str, ...]
     backlogs: tuple[Backlog, ...]
     workers: tuple[WorkerLease, ...]
-    allowances: tuple[Allowance, ...]
+    standings: tuple[Standing, ...]
     # How far the clock of whoever looks is ahead of the server's, in seconds.
     ahead_s: float = 0.0
 
@@ -78,7 +78,7 @@ async def survey(bus: Bus) -> Survey:
             missing=missing,
             backlogs=tuple(backlogs),
             workers=tuple(await live_workers(bus)) if known else (),
-            allowances=tuple(await read_allowances(bus))
+            standings=tuple(await read_standings(bus))
             if f"KV_{subjects.CAPACITY}" in present
             else (),
             ahead_s=await Clock(bus).ahead_s(),

@@ -163,6 +163,19 @@ def route(  # noqa: PLR0917 - typer calls it by name
 
 @app.command()
 @with_settings
+def capacity(
+    settings: Settings,
+    provider: Annotated[str | None, typer.Argument(help="Only this one's models.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With the share of each worker.")] = False,
+) -> None:
+    """Show what providers allow, how much of it is used, and what they refused (429)."""
+    from broker.cli.capacity import show
+
+    show(settings, provider, as_json=as_json)
+
+
+@app.command()
+@with_settings
 def doctor(settings: Settings) -> None:
     """Check NATS, streams, workers, provider keys, ports and versions."""
     from broker.cli.doctor import examine

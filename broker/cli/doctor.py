@@ -19,12 +19,12 @@ from rich.text import Text
 from broker.bus import BusError
 from broker.bus.clock import WORTH_TELLING_S
 from broker.bus.survey import Survey, reach, survey
-from broker.capacity import described
 from broker.cli.attach import base_url, find_nats
 from broker.cli.options import console
 from broker.embedded import EmbeddedError, check_version, find_binary
 from broker.providers import REGISTRY
 from broker.settings import Address, Settings
+from broker.standing import said
 
 PACKAGES = ("nats-py", "grpcio", "protobuf", "fastapi", "uvicorn", "httpx", "msgspec")
 OLDEST_PYTHON = (3, 11)
@@ -168,11 +168,11 @@ def _workers(settings: Settings, found: Survey) -> Iterator[Finding]:
 
 
 def _capacity(found: Survey) -> Iterator[Finding]:
-    """What is known of the places that are limited."""
-    for told in sorted(found.allowances, key=lambda told: told.place):
-        if words := described(told):
-            place = " ".join(filter(None, (f"{told.provider}/{told.model or '*'}", told.key)))
-            detail = f"{words} for {len(told.shares)} workers"
+    """The places that are limited; `millrace capacity` has all."""
+    for one in sorted(found.standings, key=lambda one: one.place):
+        if one.why or one.rest_s or one.limited_lately:
+            place = " ".join(filter(None, (f"{one.provider}/{one.model or '*'}", one.key)))
+            detail = f"{said(one)}; {len(one.shares)} workers"
             yield Finding(f"capacity {place}", OK, detail)
 
 

@@ -291,6 +291,7 @@ class BatchProgress(_message.Message):
     STOPPED_FIELD_NUMBER: _builtins.int
     COPIES_FIELD_NUMBER: _builtins.int
     DELAYS_FIELD_NUMBER: _builtins.int
+    PLACES_FIELD_NUMBER: _builtins.int
     total: _builtins.int
     """Lines of the input that are not blank."""
     completed: _builtins.int
@@ -321,6 +322,10 @@ class BatchProgress(_message.Message):
     def delays(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchDelay]:
         """Why lines have to wait for another try, as far as that was told lately."""
 
+    @_builtins.property
+    def places(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchPlace]:
+        """Where its lines have gone; at most 100 places."""
+
     def __init__(
         self,
         *,
@@ -339,14 +344,39 @@ class BatchProgress(_message.Message):
         stopped: _builtins.int = ...,
         copies: _builtins.int = ...,
         delays: _abc.Iterable[Global___BatchDelay] | None = ...,
+        places: _abc.Iterable[Global___BatchPlace] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "copies", b"copies", "cost", b"cost", "counted_to", b"counted_to", "delays", b"delays", "epoch", b"epoch", "failed", b"failed", "next_line", b"next_line", "next_offset", b"next_offset", "published", b"published", "sent", b"sent", "stopped", b"stopped", "total", b"total", "usage", b"usage", "validated", b"validated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "copies", b"copies", "cost", b"cost", "counted_to", b"counted_to", "delays", b"delays", "epoch", b"epoch", "failed", b"failed", "next_line", b"next_line", "next_offset", b"next_offset", "places", b"places", "published", b"published", "sent", b"sent", "stopped", b"stopped", "total", b"total", "usage", b"usage", "validated", b"validated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BatchProgress: _TypeAlias = BatchProgress  # noqa: Y015
+
+@_typing.final
+class BatchPlace(_message.Message):
+    """A model of a provider that lines were queued for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
+    model: _builtins.str
+    def __init__(
+        self,
+        *,
+        provider: _builtins.str = ...,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchPlace: _TypeAlias = BatchPlace  # noqa: Y015
 
 @_typing.final
 class BatchDelay(_message.Message):

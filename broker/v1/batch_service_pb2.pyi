@@ -4,6 +4,7 @@ isort:skip_file
 Batches for programs: what /v1/batches does, and what it lacks."""
 
 from broker.v1 import batch_pb2 as _batch_pb2
+from broker.v1 import capacity_pb2 as _capacity_pb2
 from broker.v1 import event_pb2 as _event_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -434,6 +435,7 @@ class WatchBatchResponse(_message.Message):
     LINES_PER_SECOND_FIELD_NUMBER: _builtins.int
     TOKENS_PER_SECOND_FIELD_NUMBER: _builtins.int
     SECONDS_LEFT_FIELD_NUMBER: _builtins.int
+    CAPACITY_FIELD_NUMBER: _builtins.int
     lines_per_second: _builtins.float
     """Lines that ended in a second, over the last ten of them."""
     tokens_per_second: _builtins.float
@@ -441,6 +443,12 @@ class WatchBatchResponse(_message.Message):
     """Until all lines have ended at this pace; 0 = not known."""
     @_builtins.property
     def batch(self) -> Global___Batch: ...
+    @_builtins.property
+    def capacity(self) -> _containers.RepeatedCompositeFieldContainer[_capacity_pb2.ModelCapacity]:
+        """Of the models that its lines go to, as far as known: what is allowed, used and refused. What
+        others use of them counts, too.
+        """
+
     def __init__(
         self,
         *,
@@ -448,10 +456,11 @@ class WatchBatchResponse(_message.Message):
         lines_per_second: _builtins.float = ...,
         tokens_per_second: _builtins.float = ...,
         seconds_left: _builtins.int = ...,
+        capacity: _abc.Iterable[_capacity_pb2.ModelCapacity] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "lines_per_second", b"lines_per_second", "seconds_left", b"seconds_left", "tokens_per_second", b"tokens_per_second"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "capacity", b"capacity", "lines_per_second", b"lines_per_second", "seconds_left", b"seconds_left", "tokens_per_second", b"tokens_per_second"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -122,7 +122,8 @@ class BatchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchBatch(self, request, context):
-        """State and counts as they change, once a second at most, until the batch is over.
+        """State and counts as they change, once a second at most, and every five seconds otherwise, until
+        the batch is over.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

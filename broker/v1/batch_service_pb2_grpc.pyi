@@ -44,7 +44,9 @@ class BatchServiceStub:
     ListBatches: _grpc.UnaryUnaryMultiCallable[_batch_service_pb2.ListBatchesRequest, _batch_service_pb2.ListBatchesResponse]
     """Batches, newest first."""
     WatchBatch: _grpc.UnaryStreamMultiCallable[_batch_service_pb2.WatchBatchRequest, _batch_service_pb2.WatchBatchResponse]
-    """State and counts as they change, once a second at most, until the batch is over."""
+    """State and counts as they change, once a second at most, and every five seconds otherwise, until
+    the batch is over.
+    """
     ReadResults: _grpc.UnaryStreamMultiCallable[_batch_service_pb2.ReadResultsRequest, _batch_service_pb2.ReadResultsResponse]
     """Results in the order of the input's lines, while the batch runs and after."""
     CancelBatch: _grpc.UnaryUnaryMultiCallable[_batch_service_pb2.CancelBatchRequest, _batch_service_pb2.CancelBatchResponse]
@@ -72,7 +74,9 @@ class BatchServiceAsyncStub(BatchServiceStub):
     ListBatches: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.ListBatchesRequest, _batch_service_pb2.ListBatchesResponse]  # type: ignore[assignment]
     """Batches, newest first."""
     WatchBatch: _aio.UnaryStreamMultiCallable[_batch_service_pb2.WatchBatchRequest, _batch_service_pb2.WatchBatchResponse]  # type: ignore[assignment]
-    """State and counts as they change, once a second at most, until the batch is over."""
+    """State and counts as they change, once a second at most, and every five seconds otherwise, until
+    the batch is over.
+    """
     ReadResults: _aio.UnaryStreamMultiCallable[_batch_service_pb2.ReadResultsRequest, _batch_service_pb2.ReadResultsResponse]  # type: ignore[assignment]
     """Results in the order of the input's lines, while the batch runs and after."""
     CancelBatch: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.CancelBatchRequest, _batch_service_pb2.CancelBatchResponse]  # type: ignore[assignment]
@@ -127,7 +131,9 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_service_pb2.WatchBatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_batch_service_pb2.WatchBatchResponse], _abc.AsyncIterator[_batch_service_pb2.WatchBatchResponse]]:
-        """State and counts as they change, once a second at most, until the batch is over."""
+        """State and counts as they change, once a second at most, and every five seconds otherwise, until
+        the batch is over.
+        """
 
     @_abc_1.abstractmethod
     def ReadResults(

@@ -22,32 +22,37 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from broker.v1 import capacity_pb2 as broker_dot_v1_dot_capacity__pb2
 from broker.v1 import delivery_service_pb2 as broker_dot_v1_dot_delivery__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x62roker/v1/control_service.proto\x12\tbroker.v1\x1a broker/v1/delivery_service.proto\"\x16\n\x14GetServerInfoRequest\"N\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0c\n\x04\x65\x64ge\x18\x02 \x01(\t\x12\x16\n\x0emax_body_bytes\x18\x03 \x01(\x03\"&\n\x11ListModelsRequest\x12\x11\n\toperation\x18\x01 \x01(\t\"6\n\x12ListModelsResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.broker.v1.Model\"9\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x12\n\noperations\x18\x03 \x03(\t\"\x10\n\x0eGetLoadRequest\"\x9d\x01\n\x0fGetLoadResponse\x12\x0c\n\x04\x65\x64ge\x18\x01 \x01(\t\x12\x11\n\tin_flight\x18\x02 \x01(\x03\x12\x0e\n\x06queued\x18\x03 \x01(\x03\x12\x11\n\tpublished\x18\x04 \x01(\x03\x12\x0f\n\x07running\x18\x05 \x01(\x03\x12\r\n\x05tasks\x18\x06 \x01(\x03\x12&\n\x07workers\x18\x07 \x03(\x0b\x32\x15.broker.v1.WorkerLoad\"\x86\x01\n\nWorkerLoad\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x0c\n\x04pool\x18\x03 \x01(\t\x12\r\n\x05slots\x18\x04 \x01(\x03\x12\x10\n\x08sessions\x18\x05 \x01(\x03\x12\'\n\x06gauges\x18\x06 \x01(\x0b\x32\x17.broker.v1.WorkerGauges2\xf1\x01\n\x0e\x43ontrolService\x12R\n\rGetServerInfo\x12\x1f.broker.v1.GetServerInfoRequest\x1a .broker.v1.GetServerInfoResponse\x12I\n\nListModels\x12\x1c.broker.v1.ListModelsRequest\x1a\x1d.broker.v1.ListModelsResponse\x12@\n\x07GetLoad\x12\x19.broker.v1.GetLoadRequest\x1a\x1a.broker.v1.GetLoadResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x62roker/v1/control_service.proto\x12\tbroker.v1\x1a\x18\x62roker/v1/capacity.proto\x1a broker/v1/delivery_service.proto\"\x16\n\x14GetServerInfoRequest\"N\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0c\n\x04\x65\x64ge\x18\x02 \x01(\t\x12\x16\n\x0emax_body_bytes\x18\x03 \x01(\x03\"&\n\x11ListModelsRequest\x12\x11\n\toperation\x18\x01 \x01(\t\"6\n\x12ListModelsResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.broker.v1.Model\"9\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x12\n\noperations\x18\x03 \x03(\t\"\x10\n\x0eGetLoadRequest\"\x9d\x01\n\x0fGetLoadResponse\x12\x0c\n\x04\x65\x64ge\x18\x01 \x01(\t\x12\x11\n\tin_flight\x18\x02 \x01(\x03\x12\x0e\n\x06queued\x18\x03 \x01(\x03\x12\x11\n\tpublished\x18\x04 \x01(\x03\x12\x0f\n\x07running\x18\x05 \x01(\x03\x12\r\n\x05tasks\x18\x06 \x01(\x03\x12&\n\x07workers\x18\x07 \x03(\x0b\x32\x15.broker.v1.WorkerLoad\"\x86\x01\n\nWorkerLoad\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x0c\n\x04pool\x18\x03 \x01(\t\x12\r\n\x05slots\x18\x04 \x01(\x03\x12\x10\n\x08sessions\x18\x05 \x01(\x03\x12\'\n\x06gauges\x18\x06 \x01(\x0b\x32\x17.broker.v1.WorkerGauges\"&\n\x12GetCapacityRequest\x12\x10\n\x08provider\x18\x01 \x01(\t\"?\n\x13GetCapacityResponse\x12(\n\x06models\x18\x01 \x03(\x0b\x32\x18.broker.v1.ModelCapacity2\xbf\x02\n\x0e\x43ontrolService\x12R\n\rGetServerInfo\x12\x1f.broker.v1.GetServerInfoRequest\x1a .broker.v1.GetServerInfoResponse\x12I\n\nListModels\x12\x1c.broker.v1.ListModelsRequest\x1a\x1d.broker.v1.ListModelsResponse\x12@\n\x07GetLoad\x12\x19.broker.v1.GetLoadRequest\x1a\x1a.broker.v1.GetLoadResponse\x12L\n\x0bGetCapacity\x12\x1d.broker.v1.GetCapacityRequest\x1a\x1e.broker.v1.GetCapacityResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'broker.v1.control_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETSERVERINFOREQUEST']._serialized_start=80
-  _globals['_GETSERVERINFOREQUEST']._serialized_end=102
-  _globals['_GETSERVERINFORESPONSE']._serialized_start=104
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=182
-  _globals['_LISTMODELSREQUEST']._serialized_start=184
-  _globals['_LISTMODELSREQUEST']._serialized_end=222
-  _globals['_LISTMODELSRESPONSE']._serialized_start=224
-  _globals['_LISTMODELSRESPONSE']._serialized_end=278
-  _globals['_MODEL']._serialized_start=280
-  _globals['_MODEL']._serialized_end=337
-  _globals['_GETLOADREQUEST']._serialized_start=339
-  _globals['_GETLOADREQUEST']._serialized_end=355
-  _globals['_GETLOADRESPONSE']._serialized_start=358
-  _globals['_GETLOADRESPONSE']._serialized_end=515
-  _globals['_WORKERLOAD']._serialized_start=518
-  _globals['_WORKERLOAD']._serialized_end=652
-  _globals['_CONTROLSERVICE']._serialized_start=655
-  _globals['_CONTROLSERVICE']._serialized_end=896
+  _globals['_GETSERVERINFOREQUEST']._serialized_start=106
+  _globals['_GETSERVERINFOREQUEST']._serialized_end=128
+  _globals['_GETSERVERINFORESPONSE']._serialized_start=130
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=208
+  _globals['_LISTMODELSREQUEST']._serialized_start=210
+  _globals['_LISTMODELSREQUEST']._serialized_end=248
+  _globals['_LISTMODELSRESPONSE']._serialized_start=250
+  _globals['_LISTMODELSRESPONSE']._serialized_end=304
+  _globals['_MODEL']._serialized_start=306
+  _globals['_MODEL']._serialized_end=363
+  _globals['_GETLOADREQUEST']._serialized_start=365
+  _globals['_GETLOADREQUEST']._serialized_end=381
+  _globals['_GETLOADRESPONSE']._serialized_start=384
+  _globals['_GETLOADRESPONSE']._serialized_end=541
+  _globals['_WORKERLOAD']._serialized_start=544
+  _globals['_WORKERLOAD']._serialized_end=678
+  _globals['_GETCAPACITYREQUEST']._serialized_start=680
+  _globals['_GETCAPACITYREQUEST']._serialized_end=718
+  _globals['_GETCAPACITYRESPONSE']._serialized_start=720
+  _globals['_GETCAPACITYRESPONSE']._serialized_end=783
+  _globals['_CONTROLSERVICE']._serialized_start=786
+  _globals['_CONTROLSERVICE']._serialized_end=1105
 # @@protoc_insertion_point(module_scope)

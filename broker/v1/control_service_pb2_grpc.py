@@ -50,6 +50,11 @@ class ControlServiceStub:
                 request_serializer=broker_dot_v1_dot_control__service__pb2.GetLoadRequest.SerializeToString,
                 response_deserializer=broker_dot_v1_dot_control__service__pb2.GetLoadResponse.FromString,
                 _registered_method=True)
+        self.GetCapacity = channel.unary_unary(
+                '/broker.v1.ControlService/GetCapacity',
+                request_serializer=broker_dot_v1_dot_control__service__pb2.GetCapacityRequest.SerializeToString,
+                response_deserializer=broker_dot_v1_dot_control__service__pb2.GetCapacityResponse.FromString,
+                _registered_method=True)
 
 
 class ControlServiceServicer:
@@ -77,6 +82,13 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCapacity(self, request, context):
+        """What providers allow the whole fleet for each key and model, and how much of it is used.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +106,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.GetLoad,
                     request_deserializer=broker_dot_v1_dot_control__service__pb2.GetLoadRequest.FromString,
                     response_serializer=broker_dot_v1_dot_control__service__pb2.GetLoadResponse.SerializeToString,
+            ),
+            'GetCapacity': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCapacity,
+                    request_deserializer=broker_dot_v1_dot_control__service__pb2.GetCapacityRequest.FromString,
+                    response_serializer=broker_dot_v1_dot_control__service__pb2.GetCapacityResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +195,33 @@ class ControlService:
             '/broker.v1.ControlService/GetLoad',
             broker_dot_v1_dot_control__service__pb2.GetLoadRequest.SerializeToString,
             broker_dot_v1_dot_control__service__pb2.GetLoadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCapacity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/broker.v1.ControlService/GetCapacity',
+            broker_dot_v1_dot_control__service__pb2.GetCapacityRequest.SerializeToString,
+            broker_dot_v1_dot_control__service__pb2.GetCapacityResponse.FromString,
             options,
             channel_credentials,
             insecure,

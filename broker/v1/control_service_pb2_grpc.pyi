@@ -39,6 +39,8 @@ class ControlServiceStub:
     """The models of providers that are on."""
     GetLoad: _grpc.UnaryUnaryMultiCallable[_control_service_pb2.GetLoadRequest, _control_service_pb2.GetLoadResponse]
     """Gauges of this edge and of the workers that it knows."""
+    GetCapacity: _grpc.UnaryUnaryMultiCallable[_control_service_pb2.GetCapacityRequest, _control_service_pb2.GetCapacityResponse]
+    """What providers allow the whole fleet for each key and model, and how much of it is used."""
 
 @_typing.type_check_only
 class ControlServiceAsyncStub(ControlServiceStub):
@@ -51,6 +53,8 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """The models of providers that are on."""
     GetLoad: _aio.UnaryUnaryMultiCallable[_control_service_pb2.GetLoadRequest, _control_service_pb2.GetLoadResponse]  # type: ignore[assignment]
     """Gauges of this edge and of the workers that it knows."""
+    GetCapacity: _aio.UnaryUnaryMultiCallable[_control_service_pb2.GetCapacityRequest, _control_service_pb2.GetCapacityResponse]  # type: ignore[assignment]
+    """What providers allow the whole fleet for each key and model, and how much of it is used."""
 
 class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
     """Served by the edge beside InferenceService, with the same keys."""
@@ -78,5 +82,13 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_service_pb2.GetLoadResponse, _abc.Awaitable[_control_service_pb2.GetLoadResponse]]:
         """Gauges of this edge and of the workers that it knows."""
+
+    @_abc_1.abstractmethod
+    def GetCapacity(
+        self,
+        request: _control_service_pb2.GetCapacityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_service_pb2.GetCapacityResponse, _abc.Awaitable[_control_service_pb2.GetCapacityResponse]]:
+        """What providers allow the whole fleet for each key and model, and how much of it is used."""
 
 def add_ControlServiceServicer_to_server(servicer: ControlServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -115,7 +115,7 @@ class BatchService:
         return await self._create(key, wanted, name or f"retry of {batch_id}")
 
     async def watch(self, owner: str, batch_id: str) -> AsyncGenerator[batch_pb2.StoredBatch, None]:
-        """The batch now and after every change, until it is over."""
+        """The batch now, after every change and every 5 s, until it is over."""
         yield await self.get(owner, batch_id)
         with told():
             async with aclosing(self.batches.watch(owner, batch_id)) as records:

@@ -12,6 +12,7 @@ from broker.catalog.cost import usd
 from broker.config import Limits
 from broker.keys import KeyRecord
 from broker.translate.batches import delays_shown, read_create, read_estimate, shown
+from broker.translate.capacity import shown as shown_standing
 from broker.translate.pages import read_limit
 from broker.translate.refusals import invalid
 from edge.auth import Authenticator
@@ -102,7 +103,7 @@ def further_batch_routes(
                 "batch": shown(record),
                 "cost": usd(record.progress.cost.nano_usd),
                 "paused": record.paused,
-                "capacity": await kept.capacity.of(record),
+                "capacity": [shown_standing(one) for one in await kept.capacity.of(record)],
                 "delays": delays_shown(record),
             }
         )

@@ -7,6 +7,7 @@ import contextlib
 
 from broker.batch import states
 from broker.batch.meter import Meter
+from broker.translate.capacity import model_capacity
 from broker.translate.rpc_batches import (
     batch,
     read_create,
@@ -35,6 +36,7 @@ class BatchService(pb_grpc.BatchServiceServicer):
     def __init__(self, kept: Kept, calls: Calls, streams: OpenStreams, patience_s: float) -> None:
         self._service = kept.batches
         self._estimating = kept.estimating
+        self._capacity = kept.capacity
         self._patience_s = patience_s
         self._calls = calls
         self._streams = streams
@@ -84,6 +86,7 @@ class BatchService(pb_grpc.BatchServiceServicer):
                 async with contextlib.aclosing(records):
                     async for record in records:
                         told = _watched(record, meter, loop.time())
+                        told.capacity.extend(map(model_capacity, await self._capacity.of(record)))
                         await write(context, told, self._patience_s)
                         if record.status not in states.FINAL:
                             await asyncio.sleep(_PACE_S)

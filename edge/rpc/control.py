@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from broker.config import Limits
+from broker.translate.capacity import model_capacity
 from broker.v1 import control_service_pb2 as pb
 from broker.v1 import control_service_pb2_grpc as pb_grpc
+from edge.capacity import Capacity
 from edge.engine import Engine
 from edge.meant import meant_for
 from edge.rpc.calls import Calls, Context
@@ -13,8 +15,11 @@ from edge.rpc.calls import Calls, Context
 class ControlService(pb_grpc.ControlServiceServicer):
     """See the proto."""
 
-    def __init__(self, engine: Engine, calls: Calls, limits: Limits, version: str) -> None:
+    def __init__(
+        self, engine: Engine, capacity: Capacity, calls: Calls, limits: Limits, version: str
+    ) -> None:
         self._engine = engine
+        self._capacity = capacity
         self._calls = calls
         self._limits = limits
         self._version = version
@@ -49,3 +54,15 @@ class ControlService(pb_grpc.ControlServiceServicer):
         """Gauges."""
         async with self._calls.call(context, request):
             return self._engine.load()
+
+    async def GetCapacity(  # noqa: N802
+        self, request: pb.GetCapacityRequest, context: Context
+    ) -> pb.GetCapacityResponse:
+        """How the places stand."""
+        async with self._calls.call(context, request):
+            known = await self._capacity.all()
+            return pb.GetCapacityResponse(
+                models=[
+                    model_capacity(one) for one in known if request.provider in ("", one.provider)
+                ]
+            )

@@ -96,7 +96,7 @@ class RpcServer:
             tolerant,
         )
         control_service_pb2_grpc.add_ControlServiceServicer_to_server(
-            ControlService(engine, self._calls, limits, version), tolerant
+            ControlService(engine, kept.capacity, self._calls, limits, version), tolerant
         )
         responses_service_pb2_grpc.add_ResponsesServiceServicer_to_server(
             ResponsesService(

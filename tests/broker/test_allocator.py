@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from broker.allocator import Allocator, Want, Whole, divide, kept, settled
 from broker.capacity import ANY, LONGEST_REST_S, Allowance, Member, Report, Seen, Share
 from broker.limits import Configured, Limit, Quota, Tick
+from broker.standing import LATELY_S
 from tests.broker.fleet import Fleet, Provider
 
 NONE = 10**9
@@ -180,6 +181,34 @@ def test_a_rest_reaches_everybody_and_is_not_believed_for_ever() -> None:
     assert world.tick(0.1) == {}  # they count it down themselves
     world.saw("a", started=1, limited=1, rest_s=86_400.0)
     assert world.tick()["m"].rest_s <= LONGEST_REST_S
+
+
+def test_how_a_place_stands_is_what_workers_reported_lately() -> None:
+    world = World(members("a", "b"))
+    world.saw("a", running=12, peak=12, waiting=3, started=64, answered=3, limited=52)
+    world.saw("b", running=4, started=9, limited=5, rest_s=7.0)
+    world.tick()
+    (one,) = world.allocator.standings(world.now)
+    assert (one.place, one.running, one.waiting) == (("p", "k", "m"), 16, 3)
+    assert (one.limited, one.limited_lately) == (57, 57)
+    assert (one.slots, one.why, one.rest_s) == (16, "found", 6.0)
+    assert one.shares.keys() == {"a", "b"}
+    world.now += 5  # and then nothing is heard of the workers any more
+    (one,) = world.allocator.standings(world.now)
+    assert (one.running, one.waiting, one.rest_s) == (0, 0, 1.0)
+    world.now += LATELY_S
+    world.saw("a", started=2, limited=1)
+    world.tick(0.1)
+    (one,) = world.allocator.standings(world.now)
+    assert (one.limited, one.limited_lately) == (58, 1)
+
+
+def test_a_place_without_limits_stands_as_it_is_used() -> None:
+    world = World(members("a"))
+    world.saw("a", running=60, started=500, answered=500)
+    world.tick()
+    (one,) = world.allocator.standings(world.now)
+    assert (one.slots, one.rate, one.why, one.running, one.limited) == (None, None, "", 60, 0)
 
 
 def test_a_successor_goes_on_from_what_was_found_out() -> None:

@@ -49,7 +49,7 @@ def test_version_is_the_packages() -> None:
 
 def test_help_names_every_command() -> None:
     text = millrace("--help", env={"COLUMNS": "200"}).stdout
-    for command in ("up", "edge", "worker", "broker", "sim", "chat", "key", "config", "doctor", "models"):  # fmt: skip
+    for command in ("up", "edge", "worker", "broker", "sim", "chat", "key", "config", "doctor", "capacity", "models"):  # fmt: skip
         assert re.search(rf"^\W+{command} ", text, re.MULTILINE), command
 
 
@@ -68,7 +68,7 @@ def test_a_usage_error_exits_with_2(arguments: tuple[str, ...]) -> None:
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("command", [("up",), ("edge",), ("broker",), ("worker", "openai"), ("models",), ("doctor",), ("key", "list"), ("config", "check"), ("chat", "m", "p")])  # fmt: skip
+@pytest.mark.parametrize("command", [("up",), ("edge",), ("broker",), ("worker", "openai"), ("models",), ("doctor",), ("capacity",), ("key", "list"), ("config", "check"), ("chat", "m", "p")])  # fmt: skip
 def test_every_command_names_the_wrong_field_of_the_settings(
     command: tuple[str, ...], tmp_path: Path
 ) -> None:
@@ -343,6 +343,31 @@ providers: {mine: {kind: openai_compatible, base_url: 'http://h', api_key: sekre
     assert shown["api_key"] == shown["nats"]["password"] == "********"
     assert shown["fleet_token"] is None
     assert "sekret" not in result.stdout
+
+
+# capacity
+
+
+def test_capacity_lists_models_in_use_and_what_they_refused(env: dict[str, str]) -> None:
+    limited = "sim/tokens=1,fault=status,status=429,first_n=1,key=limited"
+    assert millrace("chat", limited, "hi", env=env).returncode == 0
+
+    def known() -> bool:
+        found = json.loads(millrace("capacity", "sim", "--json", env=env).stdout)
+        return any(f"sim/{one['model']}" == limited and one["limited"] == 1 for one in found)
+
+    until(known, why="a refusal is known")
+    result = millrace("capacity", env={**env, "COLUMNS": "200"})
+    assert (result.returncode, result.stderr) == (0, "")
+    head, *rows = result.stdout.splitlines()
+    assert head.split() == [
+        *("model", "key", "calls", "running", "waiting", "calls/s", "tokens/s", "why"),
+        *("429s/min", "429s", "rests"),
+    ]
+    assert any(limited in row for row in rows)
+    none = millrace("capacity", "openai", env=env)
+    assert (none.returncode, none.stdout) == (0, "")
+    assert "no limit is known" in none.stderr
 
 
 # doctor

@@ -20,7 +20,7 @@ from broker.v1 import inference_service_pb2 as pb
 from broker.v1 import inference_service_pb2_grpc
 from examples.python.connection import OPTIONS, SERVICE_CONFIG
 from examples.python.infer import question
-from tests.cli.harness import Up, clean_environment
+from tests.cli.harness import Up, clean_environment, until
 from tests.examples.conftest import ROOT, Run
 
 HELLO = "Hello from sim"
@@ -95,7 +95,9 @@ def test_a_background_answer_is_read_on_from_where_its_reader_left(example: Run)
 
 
 def test_load_shows_models_workers_and_that_nothing_is_left_running(example: Run) -> None:
-    version, models, load, worker = example("load").stdout.splitlines()
+    example("infer", "Hello", "sim/echo")
+    until(lambda: "sim/echo: 0 calls, 0 answered 429\n" in example("load").stdout)
+    version, models, load, worker, *_ = example("load").stdout.splitlines()
     assert version == "version 0.1.0, bodies up to 32 MiB"
     assert "sim/echo" in models.split()
     assert load == "in flight 0, queued 0, running 0"

@@ -13,9 +13,7 @@ import pytest
 from openai import AsyncOpenAI
 from openai.types import Batch
 
-from broker.bus.capacity import allow
 from broker.bus.keyring import Keyring
-from broker.capacity import Allowance
 from broker.translate.batches import ENDPOINTS
 from tests.system.shared import shared_stack
 from tests.system.stack import KEY, Stack, until
@@ -394,27 +392,6 @@ async def test_what_describes_a_batch_is_small(client: httpx.AsyncClient) -> Non
     for path in ("/v1/batches", "/v1/batches/estimate"):
         answer = await client.post(path, json={"metadata": {"a": "x" * (2 << 20)}})
         assert answer.status_code == 413
-
-
-async def test_progress_says_what_the_provider_allows_while_it_runs(
-    sdk: AsyncOpenAI, client: httpx.AsyncClient, stack: Stack
-) -> None:
-    model = "tokens=5,ttft_ms=4000"
-    for name in (model, "another"):
-        told = Allowance("sim", "a-key", name, slots=12, rate=48.5, why="found", rest_s=3)
-        assert await allow(stack.bus, told)
-    made = await create(sdk, [line("a", model=f"sim/{model}")])
-
-    async def known() -> list[dict[str, Any]]:
-        seen = (await client.get(f"/v1/batches/{made.id}/progress")).json()
-        capacity: list[dict[str, Any]] = seen["capacity"]
-        return capacity
-
-    [found] = await until(known, "it is known")
-    assert (found["provider"], found["model"], found["slots"]) == ("sim", model, 12)
-    assert found["said"] == "12 calls at a time, 48.5 calls/s (found), left alone for 3 s at most"
-    await ended(sdk, made.id)
-    assert await known() == []
 
 
 async def test_who_follows_results_is_answered_at_once_and_counts_as_a_stream(

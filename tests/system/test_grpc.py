@@ -126,6 +126,7 @@ async def test_without_a_good_key_every_call_is_unauthenticated(
         control.GetServerInfo(control_service_pb2.GetServerInfoRequest(), **more),
         control.ListModels(control_service_pb2.ListModelsRequest(), **more),
         control.GetLoad(control_service_pb2.GetLoadRequest(), **more),
+        control.GetCapacity(control_service_pb2.GetCapacityRequest(), **more),
     ]
     for call in calls:
         found = await failure(call)

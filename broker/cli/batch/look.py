@@ -16,7 +16,7 @@ from broker.batch.meter import Speed
 from broker.cli.api import client
 from broker.cli.batch import answers
 from broker.cli.batch.calls import Calls
-from broker.cli.batch.progress import describe, display, follow
+from broker.cli.batch.progress import below, describe, display, follow
 from broker.cli.batch.run import Job, explained, prepare
 from broker.cli.options import console, fail
 from broker.settings import Settings
@@ -57,6 +57,8 @@ def show(settings: Settings, batch_id: str, *, as_json: bool) -> None:
         typer.echo(json.dumps(batch, indent=2))
         return
     typer.echo(f"{batch['id']}  {batch['status']}  {describe(seen, Speed())}")
+    for line in below(seen):
+        typer.echo(f"  {line}")
     for name in ("input_file_id", "output_file_id", "error_file_id"):
         if batch.get(name):
             typer.echo(f"  {name.removesuffix('_id').replace('_', ' ')}: {batch[name]}")

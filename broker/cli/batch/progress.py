@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import typer
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from broker.batch.meter import Meter, Speed
 
@@ -35,16 +38,19 @@ def describe(seen: dict[str, Any], speed: Speed) -> str:
         parts.append(f"${cost:,.4f} of ~${projected:,.4f}")
     if speed.left_s:
         parts.append(f"{_span(speed.left_s)} left")
-    parts += [
-        f"{cap['provider']}/{cap['model']}: {cap['said']}" for cap in seen.get("capacity", ())
-    ]
-    parts += [
-        f"lines wait for {delay['provider']}/{delay['model']}: {delay['message']}"
-        for delay in seen.get("delays", ())
-    ]
     if batch.get("millrace", {}).get("paused"):
         parts.append("paused")
     return ", ".join(parts)
+
+
+def below(seen: dict[str, Any]) -> list[str]:
+    """A line for each model that the batch uses, and for what lines of it wait for."""
+    lines = [f"{one['provider']}/{one['model']}: {one['said']}" for one in seen.get("capacity", ())]
+    lines += [
+        f"lines wait for {delay['provider']}/{delay['model']}: {delay['message']}"
+        for delay in seen.get("delays", ())
+    ]
+    return lines
 
 
 def _span(seconds: float) -> str:
@@ -66,9 +72,19 @@ class Display(Protocol):
 
 
 class _Bar:
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._task = progress.add_task("waiting", total=None, told="")
+    """A bar with lines of text below: beside it they would be cut off in most terminals."""
+
+    def __init__(self, live: Live) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+        )
+        self._live = live
+        self._progress = Progress(*columns)
+        self._task = self._progress.add_task("waiting", total=None)
+        self._tell()
 
     def show(self, seen: dict[str, Any], speed: Speed) -> None:
         batch = seen["batch"]
@@ -78,12 +94,15 @@ class _Bar:
             description=batch["status"],
             total=counts["total"] or None,
             completed=counts["completed"] + counts["failed"],
-            told=describe(seen, speed),
         )
+        self._tell(describe(seen, speed), *below(seen))
 
     def say(self, text: str) -> None:
         if text:
-            self._progress.update(self._task, told=f"waiting for the edge: {text}")
+            self._tell(f"waiting for the edge: {text}")
+
+    def _tell(self, *lines: str) -> None:
+        self._live.update(Group(self._progress, *map(Text, lines)))
 
 
 class _Lines:
@@ -95,7 +114,8 @@ class _Lines:
         status, now = seen["batch"]["status"], time.monotonic()
         if status != self._status or now > self._at + _LINE_S:
             self._status, self._at = status, now
-            typer.echo(f"{status}: {describe(seen, speed)}", err=True)
+            for line in (f"{status}: {describe(seen, speed)}", *below(seen)):
+                typer.echo(line, err=True)
 
     def say(self, text: str) -> None:
         if text:
@@ -108,17 +128,9 @@ def display() -> Iterator[Display]:
     if not sys.stderr.isatty():
         yield _Lines()
         return
-    from rich.console import Console  # noqa: PLC0415 - only for terminals
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[told]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as progress:
-        yield _Bar(progress)
+    # What goes to standard output is for whoever reads it there.
+    with Live(console=Console(stderr=True), redirect_stdout=False) as live:
+        yield _Bar(live)
 
 
 def follow(look: Callable[[], dict[str, Any]], shown: Display) -> dict[str, Any]:

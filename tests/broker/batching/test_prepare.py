@@ -60,3 +60,18 @@ async def test_so_is_what_was_published_without_an_answer() -> None:
     run = run_of(states.VALIDATING)
     run.doubt()
     assert await marked(run) == [True, False]
+
+
+async def test_a_batch_knows_where_its_lines_have_gone_also_after_another_took_over() -> None:
+    run = run_of(states.IN_PROGRESS)
+    data = b'{"custom_id":"a","method":"POST","url":"%b","body":{"model":"m"}}\n' % URL.encode()
+    made = await prepare(run, Chunk((Raw(50, 0, data),), 0, 50, len(data), 51))
+    run.went_to(made.places)
+    run.went_to([("sim", "m"), ("groq", "llama")])
+    run.went_to(("sim", "x" * n) for n in range(2, 10_000, 50))
+    known = [(place.provider, place.model) for place in run.record.progress.places]
+    assert known[:2] == [("sim", "m"), ("groq", "llama")]
+    assert len(known) == len(set(known)) == 100
+    again = Run(run.services, KeptBatch(run.record, 2))
+    again.went_to(known)
+    assert len(again.record.progress.places) == 100
