@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator
 
+from broker.batch.splitter import Splitter
 from workers.batches import BatchApi, Row, There
 from workers.failures import Limits
 from workers.keys import Key
@@ -74,16 +75,15 @@ class BatchCalls:
             if not 200 <= reply.status < 300:
                 body = await reply.read(_MAX_ANSWER, cut=True)
                 raise self._dialect.error(reply.status, reply.headers, body)
-            rest = b""
+            splitter = Splitter()
             async for piece in reply:
-                *whole, rest = (rest + piece).split(b"\n")
-                for line in whole:
-                    if line.strip():
+                for line in splitter.feed(piece):
+                    if not line.isspace():
                         yield line
-                if len(rest) > _MAX_ROW:
+                if splitter.size > _MAX_ROW:
                     raise ValueError("a result is too large")
-            if rest.strip():
-                yield rest
+            if (line := splitter.last()).strip():
+                yield line
         finally:
             await reply.aclose()
 

@@ -6,7 +6,7 @@ One typed pass for lines that are right; why another one is wrong is found out a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Any
 
@@ -81,16 +81,6 @@ class InvalidLineError(Exception):
     def __init__(self, mistakes: list[batch_pb2.BatchError]) -> None:
         super().__init__(*(mistake.message for mistake in mistakes))
         self.mistakes = mistakes
-
-
-def split(data: bytes) -> Iterator[bytes]:
-    """Lines with their ends; the last one may have none."""
-    start = 0
-    while (end := data.find(b"\n", start)) >= 0:
-        yield data[start : end + 1]
-        start = end + 1
-    if start < len(data):
-        yield data[start:]
 
 
 def check(line: bytes, number: int, endpoint: str) -> tuple[Line, str]:

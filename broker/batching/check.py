@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Callable
 
 from broker.batch import lines, states
+from broker.batch.splitter import Splitter
 from broker.batching.spill import Spill
 from broker.v1 import batch_pb2
 
@@ -25,7 +26,7 @@ class Check:
         self._options = record.options
         self._ids = Spill(lines.DIGEST)
         self._bodies = Spill(lines.DIGEST) if record.options.dedupe else None
-        self._rest = b""
+        self._splitter = Splitter()
         self._hopeless = False
         self._number = 0
         self.total = 0
@@ -41,21 +42,17 @@ class Check:
 
     async def feed(self, data: bytes) -> None:
         """More of the file; others get their turn every millisecond or two."""
-        data = self._rest + data if self._rest else data
-        end = data.rfind(b"\n") + 1
-        self._rest = data[end:]
-        if end:
-            for count, line in enumerate(lines.split(data[:end]), 1):
-                self._line(line)
-                if not count % _BREATH:
-                    await asyncio.sleep(0)
-        if len(self._rest) > lines.MAX_LINE:
+        for count, line in enumerate(self._splitter.feed(data), 1):
+            self._line(line)
+            if not count % _BREATH:
+                await asyncio.sleep(0)
+        if self._splitter.size > lines.MAX_LINE:
             self._fail([lines.too_long(self._number + 1)], last=True)
 
     async def finish(self) -> None:
         """All of the file was fed."""
-        if self._rest and not self.enough:
-            self._line(self._rest)
+        if not self.enough and (line := self._splitter.last()):
+            self._line(line)
         if not self.total and not self.mistakes:
             self.mistakes.append(lines.empty())
         if self.enough:

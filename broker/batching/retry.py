@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import AsyncGenerator
 
 from broker.batch import lines, names, projection, states
+from broker.batch.splitter import Splitter
 from broker.batching.run import Run
 from broker.bus.responses import ConflictError
 from broker.v1 import batch_pb2, file_pb2
@@ -67,13 +68,10 @@ async def _failed_lines(
 
 
 async def _lines(run: Run, file: file_pb2.StoredFile) -> AsyncGenerator[bytes, None]:
-    rest = b""
-    async with contextlib.aclosing(run.services.files.read(file)) as chunks:
-        async for chunk in chunks:
-            data = rest + chunk
-            end = data.rfind(b"\n") + 1
-            rest = data[end:]
-            for line in lines.split(data[:end]):
+    splitter = Splitter()
+    async with contextlib.aclosing(run.services.files.read(file)) as pieces:
+        async for piece in pieces:
+            for line in splitter.feed(piece):
                 yield line
-    if rest:
-        yield rest
+    if line := splitter.last():
+        yield line

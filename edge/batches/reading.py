@@ -7,11 +7,12 @@ and nowhere else. Raises `InferenceError`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from broker.batch import projection, states
+from broker.batch.splitter import Splitter
 from broker.errors import InferenceError
 from broker.translate.files import no_file
 from broker.v1 import batch_pb2, file_pb2
@@ -125,16 +126,16 @@ class _Rows:
     def __init__(self, service: BatchService, file: file_pb2.StoredFile | None) -> None:
         self._data = None if file is None else service.files.read(file)
         self._file = "" if file is None else file.id
-        self._rest = b""
-        # Where in `_rest` the next row begins.
-        self._at = 0
+        self._splitter = Splitter()
+        # What is whole of them.
+        self._whole: Iterator[bytes] = iter(())
         self._row = b""
         self._number = _NO_MORE
 
     async def number(self) -> int:
         """The line of the next row; `_NO_MORE` behind the last one."""
         if not self._row:
-            self._row = await self._next()
+            self._row = next(self._whole, b"") or await self._next()
             self._number = projection.number_of(self._row) if self._row else _NO_MORE
         return self._number
 
@@ -149,18 +150,16 @@ class _Rows:
             await self._data.aclose()
 
     async def _next(self) -> bytes:
-        while (end := self._rest.find(b"\n", self._at) + 1) == 0:
-            some = b""
-            if self._data is not None:
-                with told(self._file):
-                    some = await anext(self._data, b"")
+        while self._data is not None:
+            with told(self._file):
+                some = await anext(self._data, b"")
             if not some:
                 self._data = None
-                end = len(self._rest)
-                break
-            self._rest, self._at = self._rest[self._at :] + some, 0
-        row, self._at = self._rest[self._at : end], end
-        return row
+                return self._splitter.last()
+            self._whole = self._splitter.feed(some)
+            if row := next(self._whole, b""):
+                return row
+        return b""
 
 
 def _published(record: batch_pb2.StoredBatch) -> int:

@@ -11,11 +11,6 @@ from broker.cli.batch import rows
 from broker.cli.batch.rows import InputError
 
 
-def plain(results: Iterable[bytes]) -> Iterator[bytes]:
-    """The rows as the batch API has them."""
-    return (result + b"\n" for result in results)
-
-
 def merged(results: Iterable[bytes], again: Iterable[bytes]) -> Iterator[bytes]:
     """Rows of `results`, in place of some the rows of the same name in `again`.
 

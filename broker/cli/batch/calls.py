@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 import httpx
 
+from broker.batch.splitter import Splitter
 from broker.cli.api import check
 from broker.cli.files import in_parts
 from broker.files import MOST_BYTES
@@ -73,18 +74,17 @@ class Calls:
         self._patiently(lambda: self._http.delete(f"/v1/files/{file_id}"))
 
     def results(self, batch_id: str, after: int = 0) -> Iterator[bytes]:
-        """Rows of the lines that ended, in the order of the input, from behind a line on."""
+        """Rows, with their ends, of the lines that ended; in their order, from behind one on."""
         params = {"after": after}
         with self._http.stream("GET", f"/v1/batches/{batch_id}/results", params=params) as answer:
             if not answer.is_success:
                 answer.read()
             check(answer)
-            rest = b""
+            splitter = Splitter()
             for chunk in answer.iter_bytes(_CHUNK):
-                *lines, rest = (rest + chunk).split(b"\n")
-                yield from lines
-            if rest:
-                yield rest
+                yield from splitter.feed(chunk)
+            if row := splitter.last():
+                yield row + b"\n"
 
     def _patiently(self, send: Callable[[], httpx.Response]) -> dict[str, Any]:
         deadline = time.monotonic() + PATIENCE_S

@@ -87,7 +87,7 @@ def watch(settings: Settings, batch_id: str) -> None:
 def results(settings: Settings, batch_id: str, output: Path | None) -> None:
     """Write the rows that there are."""
     with explained(), client(settings) as http:
-        lines = answers.plain(Calls(http, _say).results(batch_id))
+        lines = Calls(http, _say).results(batch_id)
         if output is not None:
             count = answers.write(output, lines)
             typer.echo(f"{output}: {count:,} rows", err=True)

@@ -153,7 +153,7 @@ def _run(
     for retry in kept.retries:
         results = answers.merged(results, calls.results(retry))
     if prepared.lines:
-        answers.write(job.output, answers.plain(results))
+        answers.write(job.output, results)
     else:
         answers.write(job.output, answers.beside(job.source, results))
     kept.done = batch["status"] == "completed"

@@ -70,13 +70,6 @@ def test_no_line_is_too_strange_to_be_judged(data: bytes) -> None:
         lines.check(data, 1, URL)
 
 
-@given(st.lists(st.binary(max_size=9).map(lambda data: data.replace(b"\n", b"")), max_size=9))
-def test_splitting_loses_nothing(parts: list[bytes]) -> None:
-    data = b"\n".join(parts)
-    assert b"".join(lines.split(data)) == data
-    assert all(b"\n" not in line[:-1] for line in lines.split(data))
-
-
 def test_bodies_that_ask_the_same_have_one_digest() -> None:
     first = lines.body_digest(b'{"model":"m","n":1,"x":{"a":1,"b":2}}')
     assert first == lines.body_digest(b'{ "x": {"b": 2, "a": 1}, "n": 1, "model": "m" }')
