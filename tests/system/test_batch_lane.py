@@ -49,6 +49,7 @@ async def lines(shared: Stack) -> Lines:
     return Lines(shared, f"batch_{next(_numbers):032x}")
 
 
+PNG = "data:image/png;base64,iVBORw0KGgoA"
 ANSWERED: dict[str, tuple[dict[str, Any], str]] = {
     CHAT: (chat(), "chat.completion"),
     "/v1/completions": ({"model": "sim", "prompt": "hello"}, "text_completion"),
@@ -56,6 +57,7 @@ ANSWERED: dict[str, tuple[dict[str, Any], str]] = {
     "/v1/responses": ({"model": "sim", "input": "hello"}, "response"),
     "/v1/moderations": ({"model": "sim", "input": "hello"}, ""),
     "/v1/images/generations": ({"model": "sim", "prompt": "a cat"}, ""),
+    "/v1/images/edits": ({"model": "sim", "prompt": "a cat", "image": [PNG]}, ""),
 }
 
 

@@ -242,6 +242,54 @@ async def test_an_edit_goes_to_others_in_their_own_form(
     assert raised.value.code == "unsupported_operation"
 
 
+async def test_a_line_of_a_batch_edits_pictures_as_the_same_request_over_http_does(
+    sdk: AsyncOpenAI, stack: Stack, fake: FakeProvider
+) -> None:
+    url = f"data:image/png;base64,{TEXT}"
+    bodies: dict[str, dict[str, Any]] = {
+        provider: {"model": f"{provider}/m", "prompt": "blue", "images": [{"image_url": url}] * 2}
+        for provider in ("openai", "xai", "openrouter", "gemini")
+    }
+    bodies["openai"] |= {"mask": {"image_url": url}, "quality": "high"}
+    edits: Any = "/v1/images/edits"
+    async with stack.client() as client:
+        for body in bodies.values():
+            assert (await client.post(edits, json=body)).status_code == 200
+    over_http = {call.provider: sent(call) for call in fake.take()}
+    lines = [
+        {"custom_id": provider, "method": "POST", "url": edits, "body": body}
+        for provider, body in bodies.items()
+    ]
+    data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    file = await sdk.files.create(file=("in.jsonl", data), purpose="batch")
+    made = await sdk.batches.create(
+        input_file_id=file.id,
+        endpoint=edits,
+        completion_window="24h",
+        extra_body={"mixed_models": True},
+    )
+
+    async def ended() -> str | None:
+        batch = await sdk.batches.retrieve(made.id)
+        return batch.output_file_id if batch.status == "completed" else None
+
+    output = (await sdk.files.content(await until(ended, "the batch is over", 60))).text
+    rows = {row["custom_id"]: row["response"] for row in map(json.loads, output.splitlines())}
+    assert rows.keys() == bodies.keys()
+    for row in rows.values():
+        assert (row["status_code"], row["body"]["data"][0]["b64_json"]) == (200, TEXT)
+    assert {call.provider: sent(call) for call in fake.take()} == over_http
+
+
+def sent(call: Received) -> tuple[str, Any, Any]:
+    """Where a call went, its fields, and the files that it brought."""
+    if call.headers["content-type"] == "application/json":
+        return call.path, call.json, None
+    form = form_of(call)
+    files = {name: [bytes(file.data) for file in some] for name, some in form.files.items()}
+    return call.path, form.texts, files
+
+
 async def test_a_variation_is_openais_alone(stack: Stack, fake: FakeProvider) -> None:
     async with stack.client() as client:
         for provider, status in (("openai", 200), ("xai", 400)):
