@@ -80,7 +80,8 @@ def lost(result: batch_pb2.LineResult) -> batch_pb2.LineResult:
         number=result.number,
         custom_id=result.custom_id,
         error=batch_pb2.BatchError(
-            code="answer_lost", message="This line was answered, but its answer was lost."
+            code="answer_lost",
+            message="This line was answered and is charged, but its answer was lost.",
         ),
     )
 

@@ -45,15 +45,15 @@ class Rates:
 
 @dataclass(slots=True)
 class Turns:
-    """Whose batch is next: tenants get equal shares of lines, one's batches go by deadline."""
+    """Whose batch is next: owners get equal shares of lines, one's batches go by deadline."""
 
-    # Lines that each tenant got, above what the least served one had when it came.
+    # Lines that each owner got, above what the least served one had when it came.
     _served: dict[str, float] = field(default_factory=dict)
 
     def next(self, ready: Mapping[str, Iterable[tuple[float, str]]]) -> str | None:
-        """The batch, of (deadline, batch) that could go on by tenant."""
-        waiting = {tenant: min(batches, default=None) for tenant, batches in ready.items()}
-        names = [tenant for tenant, first in waiting.items() if first is not None]
+        """The batch, of (deadline, batch) that could go on by owner."""
+        waiting = {owner: min(batches, default=None) for owner, batches in ready.items()}
+        names = [owner for owner, first in waiting.items() if first is not None]
         if not names:
             return None
         known = [self._served[name] for name in names if name in self._served]
@@ -63,11 +63,11 @@ class Turns:
         first = waiting[min(names, key=lambda name: (self._served[name], name))]
         return first[1] if first is not None else None
 
-    def served(self, tenant: str, lines: int) -> None:
-        """A tenant got its turn."""
-        self._served[tenant] = self._served.get(tenant, 0.0) + lines
+    def served(self, owner: str, lines: int) -> None:
+        """An owner got its turn."""
+        self._served[owner] = self._served.get(owner, 0.0) + lines
 
-    def keep(self, tenants: Iterable[str]) -> None:
+    def keep(self, owners: Iterable[str]) -> None:
         """Forget those that have nothing more to run: they come back as newcomers."""
-        wanted = set(tenants)
+        wanted = set(owners)
         self._served = {name: n for name, n in self._served.items() if name in wanted}

@@ -12,10 +12,12 @@ from array import array
 from bisect import bisect_left
 from functools import partial
 
+from broker import subjects
 from broker.batch import lines, projection
 from broker.batch.chunks import Chunk
 from broker.batching import reading
 from broker.batching.run import Run
+from broker.bus.responses import COPIES_OF
 from broker.v1 import batch_pb2
 
 # Results that are read at a time.
@@ -103,4 +105,4 @@ async def write_all(run: Run, results: list[batch_pb2.LineResult]) -> None:
 
 
 def _name(run: Run) -> str:
-    return f"copies/{run.id}"
+    return f"{COPIES_OF}{subjects.token(run.id)}"

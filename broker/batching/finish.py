@@ -36,13 +36,14 @@ async def write(run: Run) -> None:
     output = _Sink(run, names.output_file(run.id), "output")
     errors = _Sink(run, names.error_file(run.id), "error")
     models: set[str] = set()
-    run.large.clear()
+    lost = 0
     try:
         async with contextlib.aclosing(_results(run)) as groups:
             async for group in groups:
                 for found in group:
                     result, body = await _with_body(run, found)
                     answered = projection.answered(result)
+                    lost += answered < projection.answered(found)
                     if answered:
                         models.add(result.answered_model)
                     (output if answered else errors).add(projection.row(run.id, result, body))
@@ -59,6 +60,9 @@ async def write(run: Run) -> None:
     def over(kept: batch_pb2.StoredBatch) -> bool:
         if not states.finish(kept, output_id, error_id, run.services.now()):
             return False
+        # They were counted as answers, and are charged: they were.
+        kept.progress.completed -= lost
+        kept.progress.failed += lost
         if len(models) == 1 and (model := next(iter(models))):
             kept.model = model
         return True
@@ -74,9 +78,6 @@ async def clean(run: Run) -> None:
         # result, which goes now, nothing else would keep it from being run again.
         await services.batches.stop(run.id, record.stop_code or states.BATCH_EXPIRED)
     await services.results.purge(run.id)
-    # Those of a process that died here are left to their retention.
-    for name in run.large:
-        await services.blobs.discard(name)
     if record.progress.copies:
         await copies.forget(run)
     if not record.in_progress_at:
@@ -91,7 +92,6 @@ async def _with_body(
     """A result, and its body where that is stored apart; an error in its place where it is lost."""
     if not result.HasField("object"):
         return result, None
-    run.large.append(result.object.name)
     body = await run.services.blobs.get(result.object.name)
     return (result if body is not None else projection.lost(result)), body
 

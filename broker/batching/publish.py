@@ -1,4 +1,4 @@
-"""Queues lines of all batches: a window ahead of the workers, tenants in turn, deadlines first.
+"""Queues lines of all batches: a window ahead of the workers, owners in turn, deadlines first.
 
 What is ahead is read from the queue itself, so that whoever takes over knows as much.
 """
@@ -101,13 +101,12 @@ class Publishing:
     async def _round(self, open_runs: Iterable[Run]) -> None:
         """Publish as long as something fits."""
         left = {run.id: run for run in open_runs if self._may(run)}
-        tenants = {run.record.tenant for run in open_runs}
-        self._turns.keep(tenants)
+        self._turns.keep({run.record.owner for run in open_runs})
         deadline = asyncio.get_running_loop().time() + 5 * self._services.pace.look_s
         while left and asyncio.get_running_loop().time() < deadline:
             ready: dict[str, list[tuple[float, str]]] = defaultdict(list)
             for run in left.values():
-                ready[run.record.tenant].append((run.record.expires_at, run.id))
+                ready[run.record.owner].append((run.record.expires_at, run.id))
             chosen = self._turns.next(ready)
             if chosen is None:
                 return
@@ -128,7 +127,7 @@ class Publishing:
             finally:
                 run.publishing = False
             if published:
-                self._turns.served(run.record.tenant, published)
+                self._turns.served(run.record.owner, published)
             if not published or not run.publishes or not self._may(run):
                 left.pop(chosen, None)
 

@@ -93,8 +93,6 @@ class Run:
         self.left_out = 0
         self.input: file_pb2.StoredFile | None = None
         self.cursor: Cursor | None = None
-        # Objects that hold bodies of its results.
-        self.large: list[str] = []
         # Lines that are not published in this pass: they have a result, or get another one's.
         self.skips: Callable[[int], bool] = _none
 

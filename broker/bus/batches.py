@@ -20,7 +20,7 @@ from broker import subjects
 from broker.batch.states import FINAL
 from broker.bus.connection import Bus, BusError
 from broker.bus.responses import ConflictError
-from broker.bus.steady import mapped
+from broker.bus.steady import mapped, subjects_of
 from broker.v1 import batch_pb2
 
 # Tries of `change` against others that change the same record.
@@ -181,6 +181,12 @@ class Batches:
         # News has to differ from what was there.
         value = f"{key} {uuid.uuid4().hex}"
         await self._put(subjects.active_key(batch_id), value.encode())
+
+    async def active(self) -> set[str]:
+        """The tokens of all batches that are not over."""
+        with mapped("list active batches"):
+            found = await subjects_of(self._bus, _STREAM, _PREFIX + "active.*")
+        return {subject.rpartition(".")[2] for subject in found}
 
     async def stop(self, batch_id: str, code: str) -> None:
         """Have workers end the queued lines of a batch with this error."""

@@ -1,7 +1,8 @@
-"""Deletes objects of files that nothing refers to: of writers that died, of files that expired.
+"""Deletes objects that nothing refers to: of writers that died, of files that expired, of batches.
 
-Whatever is in these stores has to be a piece in a record of the bucket `files`. Any number of
-processes may do it. Objects are listed before what refers to them is read, and what
+Whatever is in the stores of files has to be a piece in a record of the bucket `files`; large
+results of lines, and what else a batch keeps apart, are of no use when it is not active any more.
+Any number of processes may do it. Objects are listed before what refers to them is read, and what
 is young is left alone, so that nothing goes that is still being written.
 """
 
@@ -17,8 +18,10 @@ from google.protobuf.message import DecodeError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from broker import subjects
+from broker.bus.batches import Batches
 from broker.bus.connection import Bus, BusError
 from broker.bus.objects import WRITE_WITHIN_S, Objects, now
+from broker.bus.responses import OF_BATCHES, Blobs
 from broker.bus.steady import mapped
 from broker.v1 import file_pb2
 
@@ -39,7 +42,7 @@ async def keep_swept(bus: Bus) -> None:
     """Sweep again and again; a task of the broker process."""
     while True:
         try:
-            if count := await sweep(bus):
+            if count := await sweep(bus) + await sweep_results(bus):
                 _log.info("deleted %d objects that nothing referred to", count)
         except BusError as exc:
             _log.warning("sweeping goes on later: %s", exc)
@@ -59,6 +62,21 @@ async def sweep(bus: Bus, older_than_s: float = _OLD_S) -> int:
     for store, name in there:
         if _OURS.fullmatch(name) and now() - int(name[:8], 16) >= older_than_s:
             await objects.delete(store, name)
+            count += 1
+    return count
+
+
+async def sweep_results(bus: Bus) -> int:
+    """Delete what batches kept apart that are over; returns how many objects that was."""
+    blobs = Blobs(bus)
+    there = [name for name in await blobs.names() if name.startswith(OF_BATCHES)]
+    if not there:
+        return 0
+    active = await Batches(bus).active()
+    count = 0
+    for name in there:
+        if name.split("/")[1] not in active:
+            await blobs.remove(name)
             count += 1
     return count
 

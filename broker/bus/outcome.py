@@ -20,7 +20,7 @@ from broker.batch.lines import MAX_CUSTOM_ID
 from broker.bus.connection import Bus, BusError
 from broker.bus.layout import MAX_INLINE_BODY
 from broker.bus.queue import STREAM_FULL, TOO_LARGE, PubAck, Publisher
-from broker.bus.responses import Blobs
+from broker.bus.responses import RESULT_OF, Blobs
 from broker.v1 import batch_pb2
 
 _log = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ class Outcomes:
 
     async def _put_apart(self, batch_id: str, result: batch_pb2.LineResult) -> None:
         """Store the body as an object. Raises `BusError`."""
-        name = f"res/{subjects.token(batch_id)}"
+        name = f"{RESULT_OF}{subjects.token(batch_id)}"
         result.object.CopyFrom(await self._blobs.put(name, result.json))
 
     async def _stored(self, batch_id: str, result: batch_pb2.LineResult, ack: PubAck) -> bool:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -21,13 +22,18 @@ from nats.js.object_store import ObjectStore
 from broker import subjects
 from broker.bus.connection import Bus, BusError
 from broker.bus.layout import MAX_INLINE_BODY
-from broker.bus.steady import mapped
+from broker.bus.steady import mapped, subjects_of
 from broker.v1 import stored_pb2
 
 _log = logging.getLogger(__name__)
 
 Record = TypeVar("Record", stored_pb2.StoredResponse, stored_pb2.StoredConversation)
 
+_STREAM = f"OBJ_{subjects.BLOBS}"
+_META = f"$O.{subjects.BLOBS}.M."
+# What the names of batches' parts begin with; the batch's token follows.
+RESULT_OF, COPIES_OF = "res/", "copies/"
+OF_BATCHES = (RESULT_OF, COPIES_OF)
 # What goes into an object when a record is too large.
 _LARGE = {
     stored_pb2.StoredResponse: ("request", "answer"),
@@ -82,6 +88,19 @@ class Blobs:
         """Forget a part; one that is gone already is no error."""
         with mapped("delete a large part"), contextlib.suppress(ObjectNotFoundError):
             await (await self._open()).delete(name)
+
+    async def names(self) -> list[str]:
+        """The names of all parts, and of some that are gone."""
+        with mapped("list large parts"):
+            found = await subjects_of(self._bus, _STREAM, f"{_META}*")
+        return [urlsafe_b64decode(one.removeprefix(_META)).decode() for one in found]
+
+    async def remove(self, name: str) -> None:
+        """`delete`, and leave nothing that says that it was there."""
+        await self.delete(name)
+        with mapped("delete a large part"):
+            meta = _META + urlsafe_b64encode(name.encode()).decode()
+            await self._bus.js.purge_stream(_STREAM, subject=meta)
 
     async def discard(self, name: str) -> None:
         """`delete` what nobody can find any more: left to its retention when that fails."""

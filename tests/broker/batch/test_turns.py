@@ -38,7 +38,7 @@ def test_a_rate_forgets_a_moment_of_silence_but_not_at_once() -> None:
     assert rates.of("s") == 1000
 
 
-def test_tenants_take_turns_by_lines_and_one_s_batches_go_by_deadline() -> None:
+def test_owners_take_turns_by_lines_and_one_s_batches_go_by_deadline() -> None:
     turns = Turns()
     ready = {"a": [(9.0, "late"), (1.0, "soon")], "b": [(5.0, "other")]}
     lines = Counter[str]()

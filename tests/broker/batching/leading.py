@@ -193,15 +193,16 @@ class Author:
         async def pieces() -> AsyncIterator[bytes]:
             yield data
 
+        owner = fields.pop("owner", OWNER)
         asked = file_pb2.StoredFile(
-            owner=OWNER, purpose=file_pb2.FILE_PURPOSE_BATCH, filename="in.jsonl"
+            owner=owner, purpose=file_pb2.FILE_PURPOSE_BATCH, filename="in.jsonl"
         )
         file = await self.files.put(asked, pieces())
         now = time.time_ns() // 1_000_000
         window_s = fields.pop("window_s", 3600)
         record = batch_pb2.StoredBatch(
             id=names.new_id(now, os.urandom(10)),
-            owner=OWNER,
+            owner=owner,
             tenant=fields.pop("tenant", OWNER),
             status=states.VALIDATING,
             endpoint=CHAT,

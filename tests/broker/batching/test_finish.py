@@ -32,8 +32,10 @@ class World:
         }
         self.widest = 0
         self.written: dict[str, bytes] = {}
+        self.stored = batch_pb2.StoredBatch()
 
-    async def update(self, _kept: KeptBatch) -> None: ...
+    async def update(self, kept: KeptBatch) -> None:
+        self.stored = kept.record
 
     async def range(self, batch: str, numbers: Sequence[int]) -> dict[int, batch_pb2.LineResult]:
         return {n: self.found[n] for n in numbers if n in self.found}
@@ -118,7 +120,11 @@ async def test_results_that_are_large_together_are_read_apart_and_in_order(most:
 async def test_an_answer_whose_body_is_lost_is_an_error_and_no_empty_answer() -> None:
     world = World()
     world.found[3].object.CopyFrom(stored_pb2.StoredObject(name="gone", size=9))
-    await write(run_of(world))
+    run = run_of(world)
+    run.record.progress.completed = run._stored.completed = LINES
+    await write(run)
+    counts = world.stored.progress
+    assert (counts.completed, counts.failed) == (LINES - 1, 1)
     assert world.names("error.jsonl") == ["c3"]
     assert b'"response":null,"error":{"code":"answer_lost"' in world.written["error.jsonl"]
     assert b'"body":null' not in world.written["output.jsonl"]
