@@ -48,7 +48,13 @@ REGISTRY: dict[str, Entry] = {
     "cohere": Entry(),
     "vertex_ai": Entry(
         aliases=("vertexai", "vertex"),
-        options={"project": ("VERTEXAI_PROJECT",), "location": ("VERTEXAI_LOCATION",)},
+        options={
+            "project": ("VERTEXAI_PROJECT",),
+            "location": ("VERTEXAI_LOCATION",),
+            # What is handed over to its batches goes through it.
+            "batch_bucket": (),
+            "storage_url": (),
+        },
         ambient="project",
         continues="claude",
     ),

@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncGenerator
 
 from broker.batch.splitter import Splitter
-from workers.batches import BatchApi, Row, There
+from workers.batches import BatchApi, Folders, Row, There
 from workers.failures import Limits
 from workers.keys import Key
 from workers.tools import Tools
@@ -54,6 +54,12 @@ class BatchCalls:
             if not after:
                 break
         return found
+
+    async def filled(self, there: There, key: Key | None) -> There:
+        """A batch that is over, with its results."""
+        if not there.folder or not isinstance(self.api, Folders):
+            return there
+        return self.api.filled(there, await self.ask(self.api.contents(there.folder), key))
 
     async def rows(self, there: There, key: Key | None) -> AsyncGenerator[Row, None]:
         """What became of a batch's lines; a row that cannot be read is left out."""

@@ -271,6 +271,7 @@ class _Step:
         if self._native.room.locked():
             raise _Later(min(_ROOM_S, self._pause_s))
         async with self._native.room:
+            there = await calls.filled(there, key)
             left = await handover.read(self._group, self._native.read_range)
             some: list[tuple[Handed, Row]] = []
             async with contextlib.aclosing(calls.rows(there, key)) as rows:

@@ -1,4 +1,4 @@
-"""Batch APIs of providers on a real socket: OpenAI's and Anthropic's, and the live calls beside."""
+"""Batch APIs of providers on a real socket, and the live calls beside; Google's in its own file."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.system.google_batches import GeminiApi, VertexApi, content_of
 from tests.system.provider import Received, Said
 
 TOKENS = {"prompt_tokens": 10, "completion_tokens": 7, "total_tokens": 17}
@@ -15,6 +16,8 @@ TOKENS = {"prompt_tokens": 10, "completion_tokens": 7, "total_tokens": 17}
 
 def said_of(body: dict[str, Any]) -> str:
     """What the line asks, such as `say 5`."""
+    if "contents" in body:
+        return content_of(body)
     content = body["messages"][-1]["content"]
     return content if isinstance(content, str) else str(content[0]["text"])
 
@@ -48,8 +51,9 @@ def message(body: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class Batch:
-    """A batch there; `lines` as they came, `becomes` says what of each."""
+    """A batch of a provider; `lines` as they came, `becomes` says what of each."""
 
+    provider: str
     id: str
     lines: list[dict[str, Any]]
     asked: dict[str, Any] = field(default_factory=dict)
@@ -65,6 +69,12 @@ class BatchProvider:
     """The script of a `FakeProvider`; `finish` lets batches end."""
 
     def __init__(self) -> None:
+        self._apis: dict[str, Callable[[str, Received], Said]] = {
+            "openai": self._openai,
+            "anthropic": self._messages,
+            "gemini": GeminiApi(self),
+            "vertex_ai": VertexApi(self),
+        }
         self.reset()
 
     def reset(self) -> None:
@@ -76,6 +86,8 @@ class BatchProvider:
         self.becomes: Becomes = lambda _body: None
         # Batches end at once; else when they are told to, or cancelled.
         self.quick = True
+        # Those of this one do not even end when they are cancelled.
+        self.stuck = ""
         self.slow_create_s = 0.0
         self.refuse: list[str] = []
         # What goes wrong with calls to the batch API, one after the other: a status instead of an
@@ -86,17 +98,16 @@ class BatchProvider:
         """Every batch ends."""
         for batch in self.batches.values():
             if batch.status in {"in_progress", "cancelling"}:
-                self._end(batch, as_)
+                self.end(batch, as_)
 
     def __call__(self, received: Received) -> Said:
         """The answer to a call."""
         path = received.path.partition("?")[0]
-        live = path in {"/v1/messages", "/v1/chat/completions"}
+        live = path.endswith(("/v1/messages", "/v1/chat/completions", ":generateContent"))
         wrong = self.trouble.pop(0) if self.trouble and not live else None
         if isinstance(wrong, int) and wrong:
             return Said(wrong, {"error": {"type": "x", "message": "no"}}, {"retry-after": "0"})
-        answer = self._messages if received.provider == "anthropic" else self._openai
-        said = answer(path, received)
+        said = self._apis[received.provider](path, received)
         if wrong == "late":
             return Said(500, {"error": {"type": "api_error", "message": "but it was done"}})
         if wrong == "cut":
@@ -133,43 +144,53 @@ class BatchProvider:
             assert {(line["method"], line["url"]) for line in lines} == {
                 ("POST", asked["endpoint"])
             }
-            batch = self._new(lines, asked)
+            batch = self.new("openai", lines, asked)
             batch.files["input_file_id"] = asked["input_file_id"]
             return Said(body=self._told(batch), delay_s=self.slow_create_s)
         if path == "/v1/batches":
-            told = [self._told(batch) for batch in self._newest(messages=False)]
+            told = [self._told(batch) for batch in self.newest("openai")]
             return Said(body={"object": "list", "data": told, "has_more": False})
         if match := re.fullmatch(r"/v1/batches/([^/]+)(/cancel)?", path):
             batch = self.batches[match[1]]
             if match[2] and batch.status == "in_progress":
-                self._end(batch, "cancelled")
+                self.end(batch, "cancelled")
             return Said(body=self._told(batch))
         return Said(404, {"error": {"message": path}})
 
-    def _newest(self, *, messages: bool) -> list[Batch]:
+    def newest(self, provider: str) -> list[Batch]:
         """Those of one of the providers."""
-        return [
-            batch
-            for batch in reversed(self.batches.values())
-            if ("params" in batch.lines[0]) is messages
-        ]
+        return [batch for batch in reversed(self.batches.values()) if batch.provider == provider]
 
-    def _new(self, lines: list[dict[str, Any]], asked: dict[str, Any]) -> Batch:
-        batch = Batch(f"batch_{len(self.batches)}", lines, asked)
+    def new(self, provider: str, lines: list[dict[str, Any]], asked: dict[str, Any]) -> Batch:
+        """One more."""
+        batch = Batch(provider, f"batch_{len(self.batches)}", lines, asked)
         self.batches[batch.id] = batch
         if self.refuse:
             batch.status = "failed"
             batch.asked["why"] = self.refuse.pop(0)
         elif self.quick:
-            self._end(batch, "completed")
+            self.end(batch, "completed")
         return batch
 
-    def _end(self, batch: Batch, status: str) -> None:
+    def end(self, batch: Batch, status: str) -> None:
+        """It ends so."""
         batch.status = status
+        api = self._apis[batch.provider]
+        if isinstance(api, GeminiApi | VertexApi):
+            api.answer(batch)
+        elif batch.provider == "openai":
+            self._answer(batch)
+
+    def store(self, name: str, rows: list[dict[str, Any]]) -> str:
+        """A file of rows; its name."""
+        self.files[name] = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+        return name
+
+    def _answer(self, batch: Batch) -> None:
         outputs: list[dict[str, Any]] = []
         errors: list[dict[str, Any]] = []
         # In any order but ours.
-        for line in reversed(batch.lines) if "params" not in batch.lines[0] else ():
+        for line in reversed(batch.lines):
             code = self.becomes(line["body"])
             row: dict[str, Any] = {"id": "batch_req_1", "custom_id": line["custom_id"]}
             if code is None:
@@ -184,10 +205,7 @@ class BatchProvider:
                 errors.append({**row, "response": None, "error": why})
         for name, rows in (("output_file_id", outputs), ("error_file_id", errors)):
             if rows:
-                batch.files[name] = f"{name}-{batch.id}"
-                self.files[batch.files[name]] = b"".join(
-                    json.dumps(r).encode() + b"\n" for r in rows
-                )
+                batch.files[name] = self.store(f"{name}-{batch.id}", rows)
 
     def _told(self, batch: Batch) -> dict[str, Any]:
         why = batch.asked.get("why")
@@ -211,10 +229,10 @@ class BatchProvider:
             return Said(body=message(received.json))
         assert received.headers["anthropic-version"]
         if path == "/v1/messages/batches" and received.body:
-            batch = self._new(received.json["requests"], {})
+            batch = self.new("anthropic", received.json["requests"], {})
             return Said(body=self._message_batch(batch), delay_s=self.slow_create_s)
         if path == "/v1/messages/batches":
-            told = [self._message_batch(batch) for batch in self._newest(messages=True)]
+            told = [self._message_batch(batch) for batch in self.newest("anthropic")]
             return Said(body={"data": told, "has_more": False, "last_id": None})
         match = re.fullmatch(r"/v1/messages/batches/([^/]+)(/cancel|/results)?", path)
         assert match is not None

@@ -18,8 +18,13 @@ from tests.system.stack import Stack, until
 
 # Nano-dollars of a million output tokens.
 _PRICE = 3_000 * 10**6
-MODELS = {"openai": "openai/gpt-4o", "anthropic": "anthropic/claude-haiku-4-5"}
-OPENAI = MODELS["openai"]
+MODELS = {
+    "openai": "openai/gpt-4o",
+    "anthropic": "anthropic/claude-haiku-4-5",
+    "gemini": "gemini/gemini-2.5-flash",
+    "vertex_ai": "vertex_ai/gemini-2.5-flash",
+}
+OPENAI, GEMINI, VERTEX_AI = MODELS["openai"], MODELS["gemini"], MODELS["vertex_ai"]
 OFFERS = [
     {
         "provider": name,
@@ -47,9 +52,19 @@ async def shared(
     tmp_path_factory: pytest.TempPathFactory, provider: BatchProvider, anyio_backend: str
 ) -> AsyncIterator[Stack]:
     async with fake_provider(provider) as fake:
-        rows = {
+        rows: dict[str, dict[str, Any]] = {
             name: {"base_url": fake.url(name) + suffix, "api_key": f"key-of-{name}"}
-            for name, suffix in (("openai", "/v1"), ("anthropic", ""))
+            for name, suffix in (("openai", "/v1"), ("anthropic", ""), ("gemini", ""))
+        }
+        rows["vertex_ai"] = {
+            "base_url": fake.url("vertex_ai"),
+            "api_key": "ya29.key-of-vertex_ai",
+            "options": {
+                "project": "p1",
+                "location": "us-central1",
+                "batch_bucket": "gs://b1/batches",
+                "storage_url": fake.url("vertex_ai"),
+            },
         }
         async with shared_stack(
             tmp_path_factory,
@@ -155,45 +170,72 @@ async def test_auto_hands_over_what_is_large_and_has_time(
     assert len(provider.live) == count - handed
 
 
+@pytest.mark.parametrize("model", [OPENAI, GEMINI, VERTEX_AI])
 async def test_a_batch_that_is_refused_for_a_limit_is_made_again_later(
-    runner: Runner, provider: BatchProvider
+    runner: Runner, provider: BatchProvider, model: str
 ) -> None:
     provider.refuse = ["token_limit_exceeded"]
-    record = await runner.over(await runner.create(lines(3), options=NATIVE))
+    record = await runner.over(await runner.create(lines(3, model), options=NATIVE))
     assert record.progress.completed == 3
     assert (len(provider.batches), provider.live) == (2, [])
 
 
-async def test_a_batch_that_is_refused_for_good_runs_live(
-    runner: Runner, provider: BatchProvider
+@pytest.mark.parametrize("model", [OPENAI, GEMINI, VERTEX_AI])
+async def test_a_batch_that_is_refused_for_good_runs_live_and_leaves_no_file(
+    runner: Runner, provider: BatchProvider, model: str
 ) -> None:
     provider.refuse = ["model_not_found"]
-    record = await runner.over(await runner.create(lines(3), options=NATIVE))
+    record = await runner.over(await runner.create(lines(3, model), options=NATIVE))
     assert record.progress.completed == 3
     assert (len(provider.batches), len(provider.live)) == (1, 3)
+    assert (provider.files, len(provider.deleted)) == ({}, 1)
+
+
+@pytest.mark.parametrize("model", [OPENAI, GEMINI, VERTEX_AI])
+async def test_a_file_of_which_no_batch_may_be_made_yet_is_not_left_there(
+    runner: Runner, provider: BatchProvider, model: str
+) -> None:
+    # The list, the file, the batch.
+    provider.trouble = [0, 0, 429]
+    record = await runner.over(await runner.create(lines(3, model), options=NATIVE))
+    assert (record.progress.completed, provider.live) == (3, [])
+    inputs = [name for name in provider.deleted if "output" not in name]
+    assert len(inputs) == 2
 
 
 async def test_what_is_not_done_near_the_deadline_is_cancelled_there_and_runs_live(
     runner: Runner, provider: BatchProvider
 ) -> None:
     provider.quick = False
+    # Gemini's never begins, and does not end either when it is cancelled.
+    provider.stuck = "gemini"
     provider.becomes = lambda body: 0 if said_of(body) > "say 1" else None
-    batch = await runner.create(lines(5), options=NATIVE, window_s=16)
-    await until(lambda: provider.batches, "it is handed over")
+    batches = {
+        model: await runner.create(lines(5, model), options=NATIVE, window_s=16)
+        for model in (OPENAI, VERTEX_AI, GEMINI)
+    }
+    await until(lambda: len(provider.batches) == 3, "they are handed over")
     assert not provider.live
-    record = await runner.over(batch)
-    assert record.status == states.COMPLETED
-    assert record.progress.completed == 5
-    assert sorted(provider.live) == ["say 2", "say 3", "say 4"]
-    assert [batch.status for batch in provider.batches.values()] == ["cancelled"]
+    for batch in batches.values():
+        record = await runner.over(batch)
+        assert record.status == states.COMPLETED
+        assert record.progress.completed == 5
+    undone = ["say 2", "say 3", "say 4"]
+    assert sorted(provider.live) == sorted([*undone * 3, "say 0", "say 1"])
+    assert {batch.provider: batch.status for batch in provider.batches.values()} == {
+        "openai": "cancelled",
+        "vertex_ai": "cancelled",
+        "gemini": "in_progress",
+    }
 
 
+@pytest.mark.parametrize("model", [OPENAI, VERTEX_AI])
 async def test_cancelling_a_batch_cancels_there_and_keeps_what_was_answered(
-    runner: Runner, provider: BatchProvider
+    runner: Runner, provider: BatchProvider, model: str
 ) -> None:
     provider.quick = False
     provider.becomes = lambda body: 0 if said_of(body) > "say 1" else None
-    batch = await runner.create(lines(5), options=NATIVE)
+    batch = await runner.create(lines(5, model), options=NATIVE)
     await until(lambda: provider.batches, "it is handed over")
     await runner.change(batch, lambda kept: states.cancel(kept, int(time.time())))
     record = await runner.over(batch)
@@ -205,20 +247,94 @@ async def test_cancelling_a_batch_cancels_there_and_keeps_what_was_answered(
     assert {row["error"]["code"] for row in errors} == {"batch_cancelled"}
 
 
-TROUBLE: list[list[int | str]] = [
-    [500, 0, 429, 0, 0, 503, 0, 0, 500],
+async def test_a_batch_of_gemini_has_the_calls_and_leaves_none_of_our_files(
+    runner: Runner, provider: BatchProvider
+) -> None:
+    await runner.over(await runner.create(lines(3, GEMINI), options=NATIVE))
+    [batch] = provider.batches.values()
+    assert batch.asked["path"] == "/v1beta/models/gemini-2.5-flash:batchGenerateContent"
+    assert batch.lines[0]["request"]["generationConfig"] == {"maxOutputTokens": 9}
+    await until(lambda: provider.deleted, "its input is deleted")
+    # The API takes the name of its own file of answers for too long.
+    assert [name.startswith("files/batch-") for name in provider.files] == [True]
+
+
+async def test_answers_to_a_schema_and_tiers_are_gemini_live(
+    runner: Runner, provider: BatchProvider
+) -> None:
+    mixed = lines(3, GEMINI)
+    form = {"name": "a", "schema": {"type": "object", "properties": {"b": {"type": "string"}}}}
+    mixed[1]["body"]["response_format"] = {"type": "json_schema", "json_schema": form}
+    mixed[2]["body"]["service_tier"] = "flex"
+    record = await runner.over(await runner.create(mixed, options=NATIVE))
+    assert (record.progress.completed, sorted(provider.live)) == (3, ["say 1", "say 2"])
+
+
+@pytest.mark.parametrize(("model", "done"), [(GEMINI, 0), (VERTEX_AI, 3)])
+async def test_what_expired_at_google_runs_live_at_the_full_price(
+    runner: Runner, provider: BatchProvider, model: str, done: int
+) -> None:
+    provider.quick = False
+    provider.becomes = lambda body: 0 if said_of(body) == "say 1" else None
+    batch = await runner.create(lines(4, model), options=NATIVE)
+    await until(lambda: provider.batches, "it is handed over")
+    provider.finish(as_="expired")
+    record = await runner.over(batch)
+    assert (record.progress.completed, len(provider.live)) == (4, 4 - done)
+    full, half = 7 * _PRICE // 10**6, 7 * _PRICE // 10**6 // 2
+    assert record.progress.cost.nano_usd == (4 - done) * full + done * half
+
+
+async def test_all_that_a_job_of_vertex_ai_put_into_the_bucket_is_read_and_deleted(
+    runner: Runner, provider: BatchProvider
+) -> None:
+    mixed = lines(5, VERTEX_AI, metadata={"team": "search"})
+    mixed[2]["body"]["web_search_options"] = {}
+    record = await runner.over(await runner.create(mixed, options=NATIVE))
+    assert (record.progress.completed, provider.live) == (5, ["say 2"])
+    [batch] = provider.batches.values()
+    labels = [line["request"]["labels"] for line in batch.lines]
+    assert [label["team"] for label in labels] == ["search"] * 4
+    assert len({label["millrace"] for label in labels}) == 4
+    await until(lambda: not provider.files, "they are deleted")
+    folders = {name.split("/")[0] for name in provider.deleted}
+    assert (folders, len(provider.deleted)) == ({"batches"}, 4)
+
+
+async def test_cancelling_a_batch_cancels_at_gemini_and_runs_nothing(
+    runner: Runner, provider: BatchProvider
+) -> None:
+    provider.quick = False
+    batch = await runner.create(lines(4, GEMINI), options=NATIVE)
+    await until(lambda: provider.batches, "it is handed over")
+    await runner.change(batch, lambda kept: states.cancel(kept, int(time.time())))
+    record = await runner.over(batch)
+    assert record.status == states.CANCELLED
+    assert [batch.status for batch in provider.batches.values()] == ["cancelled"]
+    assert not provider.live
+    errors = await runner.rows(record.error_file_id)
+    assert [row["error"]["code"] for row in errors] == ["batch_cancelled"] * 4
+
+
+TROUBLE: dict[str, list[int | str]] = {
+    "refused": [500, 0, 429, 0, 0, 503, 0, 0, 500],
     # Each of the first calls is done, and not told so.
-    ["late", 0, "late", 0, 0, "late", "late", 0, "late"],
-    ["cut", 0, "cut", 0, 0, "cut", "cut", 0, "cut", "cut"],
+    "late": ["late", 0, "late", 0, 0, "late", "late", 0, "late"],
+    "cut": ["cut", 0, "cut", 0, 0, "cut", "cut", 0, "cut", "cut"],
+}
+# With files, without, and with the list of a folder.
+FAILING = [
+    *((name, trouble) for name in ("openai", "anthropic") for trouble in TROUBLE),
+    ("gemini", "late"),
+    ("vertex_ai", "cut"),
 ]
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("trouble", TROUBLE, ids=["refused", "late", "cut"])
+@pytest.mark.parametrize(("name", "trouble"), FAILING)
 async def test_a_batch_api_that_fails_is_asked_again_and_makes_one_batch(
-    runner: Runner, provider: BatchProvider, name: str, trouble: list[int | str]
+    runner: Runner, provider: BatchProvider, name: str, trouble: str
 ) -> None:
-    provider.trouble = list(trouble)
+    provider.trouble = list(TROUBLE[trouble])
     record = await runner.over(await runner.create(lines(6, MODELS[name]), options=NATIVE))
     assert record.progress.completed == 6
     assert (len(provider.batches), provider.live) == (1, [])
@@ -231,7 +347,7 @@ async def test_kill_9_behind_the_making_of_batches_makes_no_second_ones(
     provider.quick = False
     provider.slow_create_s = 30.0
     batches = [await runner.create(lines(20, model), options=NATIVE) for model in MODELS.values()]
-    await until(lambda: len(provider.batches) == 2, "both providers have them")
+    await until(lambda: len(provider.batches) == len(MODELS), "all providers have them")
     stack.processes["worker0"].kill()
     provider.slow_create_s = 0.0
     provider.finish()
@@ -245,4 +361,4 @@ async def test_kill_9_behind_the_making_of_batches_makes_no_second_ones(
         assert record.progress.completed == 20
         rows = await runner.rows(record.output_file_id)
         assert [row["custom_id"] for row in rows] == [f"line-{n}" for n in range(20)]
-    assert (len(provider.batches), provider.live) == (2, [])
+    assert (len(provider.batches), provider.live) == (len(MODELS), [])

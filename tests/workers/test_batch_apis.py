@@ -10,6 +10,7 @@ import pytest
 from broker.v1.operations_pb2 import Attachment
 from workers.batches import BatchApi, Row, There
 from workers.providers.anthropic import PROVIDER as ANTHROPIC
+from workers.providers.gemini import PROVIDER as GEMINI
 from workers.providers.groq import PROVIDER as GROQ
 from workers.providers.mistral import PROVIDER as MISTRAL
 from workers.providers.openai import PROVIDER as OPENAI
@@ -189,7 +190,7 @@ def test_what_became_of_a_line(provider: object, line: bytes, row: Row) -> None:
     assert api_of(provider).row(line) == row
 
 
-@pytest.mark.parametrize("provider", [OPENAI, MISTRAL, ANTHROPIC])
+@pytest.mark.parametrize("provider", [OPENAI, MISTRAL, ANTHROPIC, GEMINI])
 @pytest.mark.parametrize("answer", [b"", b"<html>", b"[]", b"{}", b'{"id":null}', b"null", b"1"])
 def test_garbage_is_no_batch_and_no_row(provider: object, answer: bytes) -> None:
     api = api_of(provider)

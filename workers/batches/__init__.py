@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from workers.wire import Call
 
@@ -30,6 +30,8 @@ class There:
     lines: int = 0
     # Of its files at the provider.
     files: tuple[str, ...] = ()
+    # Where its results are, if they have to be looked for there: see `Folders`.
+    folder: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,4 +120,17 @@ class BatchApi(Protocol):
 
     def discard(self, file: str) -> Call:
         """The call that deletes a file."""
+        ...
+
+
+@runtime_checkable
+class Folders(Protocol):
+    """A batch API that puts results into a folder, and does not say under which names."""
+
+    def contents(self, folder: str) -> Call:
+        """The call that asks what is in a folder."""
+        ...
+
+    def filled(self, there: There, answer: bytes) -> There:
+        """The batch with its results and all files of its folder."""
         ...

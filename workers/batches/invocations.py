@@ -6,15 +6,15 @@ https://docs.aws.amazon.com/bedrock/latest/userguide/batch-inference.html.
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 import orjson
 
 from workers.batches import Page, Row, There
+from workers.batches.reading import readable
 from workers.paths import segment
 from workers.wire import Call
 
@@ -146,7 +146,7 @@ class InvocationJobs:
 
     def there(self, answer: bytes) -> There:
         """The job that was made or asked for."""
-        with _readable():
+        with readable():
             return self._there(_decode_job(answer))
 
     def list(self, name: str, after: str) -> Call:
@@ -159,7 +159,7 @@ class InvocationJobs:
 
     def page(self, answer: bytes) -> Page:
         """That page."""
-        with _readable():
+        with readable():
             told = _decode_list(answer)
         return Page(tuple(map(self._there, told.invocation_job_summaries)), told.next_token or "")
 
@@ -169,7 +169,7 @@ class InvocationJobs:
 
     def row(self, line: bytes) -> Row:
         """A line of the results; one with neither answer nor error was never run."""
-        with _readable():
+        with readable():
             read = _decode_record(line)
         name = read.record_id.translate(_FROM_RECORD)
         if read.error is not None:
@@ -215,12 +215,3 @@ def _status(code: int | str | None) -> int:
     digits = str(code)
     status = int(digits) if digits.isdecimal() else _SERVER_ERROR
     return status if status in _ERRORS else _SERVER_ERROR
-
-
-@contextlib.contextmanager
-def _readable() -> Iterator[None]:
-    """What is no such answer is a ValueError."""
-    try:
-        yield
-    except msgspec.DecodeError as exc:
-        raise ValueError(str(exc)) from exc

@@ -5,14 +5,14 @@ Source: https://platform.claude.com/docs/en/api/creating-message-batches.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 import orjson
 
 from workers.batches import Page, Row, There
+from workers.batches.reading import readable
 from workers.wire import Call
 
 _LINES = "/v1/messages"
@@ -116,7 +116,7 @@ class MessageBatches:
 
     def there(self, answer: bytes) -> There:
         """The batch that was made or asked for."""
-        with _readable():
+        with readable():
             return _there(_decode_batch(answer))
 
     def list(self, name: str, after: str) -> Call:
@@ -126,7 +126,7 @@ class MessageBatches:
 
     def page(self, answer: bytes) -> Page:
         """That page."""
-        with _readable():
+        with readable():
             told = _decode_list(answer)
         found = tuple(map(_there, told.data))
         return Page(found, told.last_id or "" if told.has_more else "")
@@ -137,7 +137,7 @@ class MessageBatches:
 
     def row(self, line: bytes) -> Row:
         """A line of the results; one that was cancelled or expired was never run."""
-        with _readable():
+        with readable():
             read = _decode_row(line)
             if read.result.type == "succeeded":
                 return Row(read.custom_id, 200, bytes(read.result.message))
@@ -156,12 +156,3 @@ def _there(told: _Batch) -> There:
     over = told.processing_status == "ended"
     results = (f"{_PATH}/{told.id}/results",) if over else ()
     return There(told.id, over, results, lines=sum(told.request_counts.values()))
-
-
-@contextlib.contextmanager
-def _readable() -> Iterator[None]:
-    """What is no such answer is a ValueError."""
-    try:
-        yield
-    except msgspec.DecodeError as exc:
-        raise ValueError(str(exc)) from exc

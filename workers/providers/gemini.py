@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from broker.operations import COUNT_TOKENS, EMBED, IMAGE, SPEAK, TRANSCRIBE
+from workers.batches.gemini import GeminiBatches
 from workers.dialects.gemini import (
     AI_STUDIO,
     AI_STUDIO_TABLE,
@@ -13,9 +16,19 @@ from workers.dialects.gemini import (
 )
 from workers.dialects.gemini.embeddings import AiStudioEmbeddings
 from workers.dialects.token_counts import TokenCounts, of_contents
+from workers.paths import unversioned
 from workers.provider import Provider
 
 _DIALECT = Gemini(AI_STUDIO)
+
+
+def _configure(declared: Provider) -> Provider:
+    """The version in the base URL is not the first word of every path of the Files API."""
+    site, version = unversioned(declared.base_url)
+    if not version:
+        return declared
+    return replace(declared, batches=GeminiBatches(site, version))
+
 
 PROVIDER = Provider(
     name="gemini",
@@ -48,4 +61,6 @@ PROVIDER = Provider(
         TRANSCRIBE: GeminiTranscriptions(AI_STUDIO),
     },
     parameters=AI_STUDIO_TABLE,
+    batches=GeminiBatches(),
+    configure=_configure,
 )

@@ -1,7 +1,9 @@
 """Google's Vertex AI: Gemini and Claude in a project's region, by OAuth tokens or an API key.
 
 Options: `project`, and `location` (a region, `us`, `eu` or `global`). Without a project models are
-asked for outside of any, which takes an API key ("express mode").
+asked for outside of any, which takes an API key ("express mode"). With a
+`batch_bucket` (`gs://name`, or `gs://name/folder`) lines of batches can be handed over;
+`storage_url` is Cloud Storage's address.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from dataclasses import replace
 from broker.errors import InferenceError
 from broker.operations import COUNT_TOKENS, EMBED, IMAGE, RERANK, SPEAK, TRANSCRIBE
 from broker.routing.residency import Claim
+from workers.batches.vertex_ai import STORAGE, VertexBatches
 from workers.dialects.anthropic_messages import ON_VERTEX_AI
 from workers.dialects.anthropic_messages.table import TABLE
 from workers.dialects.gemini import (
@@ -26,10 +29,12 @@ from workers.dialects.gemini import (
 from workers.dialects.gemini.embeddings import VertexAiEmbeddings
 from workers.dialects.token_counts import TokenCounts, of_publishers
 from workers.dialects.vertex_ranking import VertexRanking
+from workers.paths import versioned
 from workers.provider import Alternative, Provider
 
 _GLOBAL = "global"
 _NAME = re.compile(r"[a-z][a-z0-9.:-]{0,62}")
+_BUCKET = re.compile(r"(?:gs://)?(?P<name>[a-z0-9][a-z0-9._-]+)/?(?P<folder>[\w./-]*)")
 # Where several regions answer together. Source: the official SDK (google-genai 3.4).
 _HOSTS = {
     _GLOBAL: "aiplatform.googleapis.com",
@@ -48,7 +53,30 @@ def _configure(declared: Provider) -> Provider:
     host = _HOSTS.get(location, f"{location}-{_HOSTS[_GLOBAL]}")
     parent = f"projects/{project}/locations/{location}/" if project else ""
     quirks = {**declared.quirks, "parent": parent}
-    return replace(declared, base_url=f"https://{host}", quirks=quirks)
+    batches = _batches(declared, parent) if "batch_bucket" in quirks else None
+    return replace(declared, base_url=f"https://{host}", quirks=quirks, batches=batches)
+
+
+def _batches(declared: Provider, parent: str) -> VertexBatches:
+    """Batches of a project, over the bucket."""
+    given = declared.quirks["batch_bucket"]
+    bucket = _BUCKET.fullmatch(given)
+    if bucket is None:
+        raise ValueError(f"the option batch_bucket is no gs://name/folder: {given!r}")
+    if not parent:
+        raise ValueError("the option batch_bucket needs the option project")
+    storage = declared.quirks.get("storage_url", STORAGE).rstrip("/")
+    if not storage.startswith(("https://", "http://")):
+        raise ValueError(f"the option storage_url is no address: {storage!r}")
+    folder = bucket["folder"].strip("/")
+    version = versioned(declared.base_url, VERTEX_AI.version)
+    return VertexBatches(
+        parent,
+        bucket["name"],
+        folder=folder and f"{folder}/",
+        version=version,
+        storage=storage,
+    )
 
 
 _DIALECT = Gemini(VERTEX_AI)
