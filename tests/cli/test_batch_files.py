@@ -7,6 +7,7 @@ import decimal
 import io
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,38 @@ def test_a_large_file_goes_in_parts_and_each_is_sent_until_it_came(
     with httpx.Client(transport=httpx.MockTransport(answer), base_url="http://edge") as http:
         assert Calls(http, lambda _: None).upload(io.BytesIO(data), "a.jsonl") == "file-1"
     assert parts == [data[:10], data[10:20], data[20:]]
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "_PAUSE_S", 0)
+    rows = [b'{"id":"batch_req_ab_%d","custom_id":"%d"}\n' % (n, n) for n in range(1, 8)]
+    asked: list[int] = []
+    said: list[str] = []
+
+    class Broken(httpx.SyncByteStream):
+        def __init__(self, left: list[bytes]) -> None:
+            self.left = left
+
+        def __iter__(self) -> Iterator[bytes]:
+            yield b"".join(self.left[:2]) + self.left[2][:9]
+            raise httpx.RemoteProtocolError("cut")
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        after = int(request.url.params["after"])
+        asked.append(after)
+        if len(asked) == 2:
+            return httpx.Response(503)
+        left = rows[after:]
+        return httpx.Response(200, stream=Broken(left)) if len(left) > 2 else _whole(left)
+
+    with httpx.Client(transport=httpx.MockTransport(answer), base_url="http://edge") as http:
+        assert list(Calls(http, said.append).results("batch_1")) == rows
+    assert asked == [0, 2, 2, 4, 6]
+    assert said == ["cut", "status 503", "", "cut", "", "cut", ""]
+
+
+def _whole(rows: list[bytes]) -> httpx.Response:
+    return httpx.Response(200, content=b"".join(rows))
 
 
 def _rows(names: str, text: str) -> list[bytes]:

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 import httpx
 
+from broker.batch.projection import number_of
 from broker.batch.splitter import Splitter
 from broker.cli.api import check
 from broker.cli.files import in_parts
@@ -18,7 +19,6 @@ from broker.files import MOST_BYTES
 PATIENCE_S = 600.0
 _PAUSE_S = 1.0
 _AWAY = {502, 503, 504}
-_CHUNK = 1 << 20
 
 
 class Calls:
@@ -48,10 +48,6 @@ class Calls:
         headers = {"idempotency-key": key}
         return self._patiently(lambda: self._http.post("/v1/batches", json=body, headers=headers))
 
-    def get(self, batch_id: str) -> dict[str, Any]:
-        """The batch."""
-        return self._patiently(lambda: self._http.get(f"/v1/batches/{batch_id}"))
-
     def progress(self, batch_id: str) -> dict[str, Any]:
         """The batch, how fast it goes, and what holds it up."""
         return self._patiently(lambda: self._http.get(f"/v1/batches/{batch_id}/progress"))
@@ -73,36 +69,69 @@ class Calls:
         """Forget a file."""
         self._patiently(lambda: self._http.delete(f"/v1/files/{file_id}"))
 
-    def results(self, batch_id: str, after: int = 0) -> Iterator[bytes]:
-        """Rows, with their ends, of the lines that ended; in their order, from behind one on."""
-        params = {"after": after}
+    def results(self, batch_id: str) -> Iterator[bytes]:
+        """Rows, with their ends, of the lines that ended, in their order.
+
+        One that breaks off goes on behind the last row that came whole.
+        """
+        waiting, after = _Waiting(self._on_away), 0
+        while True:
+            try:
+                for row in self._rows(batch_id, after, waiting):
+                    yield row
+                    after = number_of(row)
+            except httpx.TransportError as exc:
+                waiting.for_it(exc)
+            else:
+                return
+
+    def _rows(self, batch_id: str, after: int, waiting: _Waiting) -> Iterator[bytes]:
+        params, splitter = {"after": after}, Splitter()
         with self._http.stream("GET", f"/v1/batches/{batch_id}/results", params=params) as answer:
-            if not answer.is_success:
-                answer.read()
-            check(answer)
-            splitter = Splitter()
-            for chunk in answer.iter_bytes(_CHUNK):
+            waiting.check(answer)
+            for chunk in answer.iter_bytes():
                 yield from splitter.feed(chunk)
-            if row := splitter.last():
-                yield row + b"\n"
 
     def _patiently(self, send: Callable[[], httpx.Response]) -> dict[str, Any]:
-        deadline = time.monotonic() + PATIENCE_S
-        away = False
+        waiting = _Waiting(self._on_away)
         while True:
             try:
                 response = send()
+                waiting.check(response)
+                return dict(response.json())
             except httpx.TransportError as exc:
-                if time.monotonic() > deadline:
-                    raise
-                why = str(exc) or type(exc).__name__
-            else:
-                if response.status_code not in _AWAY or time.monotonic() > deadline:
-                    check(response)
-                    if away:
-                        self._on_away("")
-                    return dict(response.json())
-                why = f"status {response.status_code}"
-            away = True
-            self._on_away(why)
-            time.sleep(_PAUSE_S)
+                waiting.for_it(exc)
+
+
+class _AwayError(httpx.TransportError):
+    """Whoever answered is not the edge, or one that leaves."""
+
+
+class _Waiting:
+    """Waits for an edge that is away, until patience ends; it begins anew when one has answered."""
+
+    def __init__(self, on_away: Callable[[str], None]) -> None:
+        self._on_away = on_away
+        self._until: float | None = None
+
+    def for_it(self, why: httpx.TransportError) -> None:
+        """Wait a little. Raises `why` when that was done for long enough."""
+        now = time.monotonic()
+        if self._until is None:
+            self._until = now + PATIENCE_S
+        if now > self._until:
+            raise why
+        self._on_away(str(why) or type(why).__name__)
+        time.sleep(_PAUSE_S)
+
+    def check(self, response: httpx.Response) -> None:
+        """Take an answer; end the command with one that is an error."""
+        late = self._until is not None and time.monotonic() > self._until
+        if response.status_code in _AWAY and not late:
+            raise _AwayError(f"status {response.status_code}")
+        if not response.is_success:
+            response.read()
+        check(response)
+        if self._until is not None:
+            self._until = None
+            self._on_away("")
