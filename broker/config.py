@@ -76,6 +76,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     master_key: str | list[str] | None = None
     providers: dict[str, Any] | None = None
     limits: dict[str, Any] | None = None
+    timeouts: dict[str, dict[str, Any]] | None = None
     fetch: dict[str, Any] | None = None
     capacity: dict[str, Any] | None = None
     routing: dict[str, Any] | None = None
@@ -99,6 +100,7 @@ def load_settings(
     path, file = _read_file(env, flags)
     pick = _Sources(env, flags, file)
     providers, off = provider_config.providers(file.providers or {}, env)
+    timeouts = provider_config.timeouts(file.timeouts or {}, {*providers, *off})
     routing = convert(file.routing or {}, rules.Section, "routing", strict=True)
     return Settings(
         data=Path(pick("data", str, DEFAULT_DATA)).expanduser(),
@@ -114,6 +116,7 @@ def load_settings(
         providers=MappingProxyType(providers),
         providers_off=MappingProxyType(off),
         limits=section(Limits, file.limits or {}, env, "limits", ENV_PREFIX),
+        timeouts=MappingProxyType(timeouts),
         fetch=section(FetchSettings, file.fetch or {}, env, "fetch", ENV_PREFIX + "FETCH_"),
         capacity=section(
             CapacitySettings, file.capacity or {}, env, "capacity", ENV_PREFIX + "CAPACITY_"

@@ -69,6 +69,11 @@ def pauses(request: generation_pb2.Request) -> bool:
     return any(tool.HasField("hosted") for tool in request.generate.tools)
 
 
+def lengthy(request: generation_pb2.Request) -> bool:
+    """Whether an answer may take minutes whoever gives it."""
+    return pauses(request) or request.HasField("transcribe")
+
+
 def set_streamed(request: generation_pb2.Request, streamed: bool) -> None:
     """Say whether the caller reads the answer as it comes, where the operation can say that."""
     operation = request.WhichOneof("operation") or ""

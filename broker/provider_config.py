@@ -1,19 +1,20 @@
-"""Which providers are on, from their rows of the settings file and from their variables; pure."""
+"""Which providers are on, and what the file and their variables say of them; pure."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
 
 import msgspec
 
-from broker.checking import ConfigError, convert, words
+from broker.checking import ConfigError, convert, section, words
 from broker.limits import Configured
 from broker.providers import REGISTRY, canonical
 from broker.settings import ProviderSettings
+from broker.timeouts import Timeouts
 
 # Why a provider is off that the file switches off.
 DISABLED = "enabled is false"
@@ -72,6 +73,19 @@ def providers(
         else:
             off[name] = found
     return on, off
+
+
+def timeouts(given: Mapping[str, Mapping[str, Any]], known: Collection[str]) -> dict[str, Timeouts]:
+    """The time limits of providers and models by name; `known` are all providers, on or off."""
+    found = {}
+    for written, row in given.items():
+        path = f"timeouts.{written}"
+        provider, slash, model = written.partition("/")
+        provider = canonical(provider) or provider
+        if provider not in known or (slash and not model):
+            raise ConfigError(path, "expected a provider, or one and a model: openai/gpt-4o")
+        found[provider + slash + model] = section(Timeouts, row, {}, path, "")
+    return found
 
 
 def _provider(name: str, row: object, env: Mapping[str, str], path: str) -> ProviderSettings | str:

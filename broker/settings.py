@@ -14,6 +14,7 @@ import msgspec
 
 from broker.limits import Configured
 from broker.routing.world import Rules
+from broker.timeouts import Timeouts
 
 DEFAULT_DATA = "millrace-data"
 
@@ -111,6 +112,9 @@ class Limits:
     first_token_timeout_s: _Seconds = 10.0
     last_first_token_timeout_s: _Seconds = 120.0
     reasoning_first_token_timeout_s: _Seconds = 600.0
+    # Of an answer that is not streamed, while another candidate is left; of a model that reasons.
+    whole_timeout_s: _Seconds = 90.0
+    reasoning_whole_timeout_s: _Seconds = 300.0
     stall_timeout_s: _Seconds = 10.0
     # Of a model that reasons, and where tools may be called.
     reasoning_stall_timeout_s: _Seconds = 60.0
@@ -208,6 +212,8 @@ class Settings:
     providers: Mapping[str, ProviderSettings] = field(default_factory=dict)
     providers_off: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = Limits()
+    # `provider` or `provider/model` -> its own time limits.
+    timeouts: Mapping[str, Timeouts] = field(default_factory=dict)
     fetch: FetchSettings = FetchSettings()
     capacity: CapacitySettings = CapacitySettings()
     routing: Rules = field(default_factory=Rules)

@@ -66,7 +66,7 @@ class Engine:
     ) -> None:
         self.name = f"edge-{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         self.exchanges: dict[str, Exchange] = {}
-        self._patience = Patience(settings.limits)
+        self._patience = Patience(settings.limits, settings.timeouts)
         self._loop = asyncio.get_running_loop()
         self._bus = bus
         self._settings = settings
@@ -370,7 +370,10 @@ class Engine:
             attempt.target,
             has_next=exchange.plan.has_next,
             tools=exchange.tools,
+            lengthy=exchange.lengthy,
             left_ms=exchange.remaining_ms(),
+            platform=exchange.platform,
+            output_tokens=exchange.output_tokens,
         )
 
     # Inside.

@@ -69,6 +69,7 @@ class Exchange:
         self.platform = request.platform
         generate = request.generate
         self.tools = bool(generate.tools)
+        self.lengthy = operations.lengthy(request)
         self.output_tokens = max(generate.max_output_tokens, generate.max_tokens)
         self._attempts = 0
         # Where it was launched: its place counts in that pool.

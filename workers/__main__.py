@@ -51,6 +51,7 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
                 token,
                 fetcher=fetcher,
                 limits=settings.limits,
+                timeouts=settings.timeouts,
                 capacity=settings.capacity,
                 bill=bill,
             )

@@ -387,5 +387,5 @@ def _limits(grant: delivery_service_pb2.Grant, request: generation_pb2.Request) 
         connect_s=limits.connect_ms / 1000,
         first_byte_s=0 if streams and request.HasField("image") else first_ms / 1000,
         stall_s=limits.stall_ms / 1000 if streams and not operations.pauses(request) else 0,
-        deadline_s=grant.remaining_ms / 1000,
+        deadline_s=min(grant.remaining_ms, limits.total_ms or grant.remaining_ms) / 1000,
     )

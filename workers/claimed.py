@@ -95,7 +95,7 @@ class ClaimedAttempt:
         grant = delivery_service_pb2.Grant(
             remaining_ms=self._job.remaining_ms,
             credit_bytes=CREDIT,
-            limits=self._tools.time_limits(),
+            limits=self._tools.time_limits(self._job.route.model),
         )
         session = self.session
         session.when_over(task.cancel)

@@ -150,7 +150,7 @@ class LineAttempt:
         grant = delivery_service_pb2.Grant(
             remaining_ms=job.remaining_ms or int(tools.limits.background_timeout_s * 1000),
             credit_bytes=CREDIT,
-            limits=tools.time_limits(),
+            limits=tools.time_limits(job.route.model),
         )
         attempt = self._attempt = Attempt(job, session, tools.provider, tools.worker, seats)
         await attempt.run(request, grant, upstream, keys, tools.fetcher)

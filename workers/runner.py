@@ -25,6 +25,7 @@ from broker.catalog.bill import Bill
 from broker.config import Limits, ProviderSettings
 from broker.dispatch import LOSSES_BEFORE_ALONE
 from broker.settings import CapacitySettings
+from broker.timeouts import ByName
 from broker.v1 import delivery_service_pb2, job_pb2
 from workers import credentials
 from workers.attempt import Attempt
@@ -67,6 +68,7 @@ class Runner:
         limits: Limits | None = None,
         capacity: CapacitySettings | None = None,
         bill: Bill | None = None,
+        timeouts: ByName | None = None,
     ) -> None:
         self.name = f"{settings.name}-{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         self._bus = bus
@@ -118,13 +120,13 @@ class Runner:
             self._delivered,
             self._pull_soon,
         )
-        tools = self._tools(limits or Limits(), bill or Bill(catalog.load()))
+        tools = self._tools(limits or Limits(), timeouts or {}, bill or Bill(catalog.load()))
         self._lane = Background(bus, settings, self._slots, tools)
         self._batch = Batch(bus, settings, self._slots, tools)
         key = subjects.worker_key(settings.name, self.name)
         self._lease = Lease(bus, subjects.WORKERS, key, self._presence)
 
-    def _tools(self, limits: Limits, bill: Bill) -> Tools:
+    def _tools(self, limits: Limits, timeouts: ByName, bill: Bill) -> Tools:
         """What the lanes that have no edge share."""
         return Tools(
             self.name,
@@ -137,6 +139,7 @@ class Runner:
             limits,
             bill,
             self.gate,
+            timeouts,
         )
 
     # Life.

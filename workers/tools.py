@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from broker import timeouts
 from broker.bus.queue import Publisher
 from broker.bus.recorder import Recorder
 from broker.catalog.bill import Bill
@@ -30,14 +31,19 @@ class Tools:
     limits: Limits
     bill: Bill
     gate: Gate
+    timeouts: timeouts.ByName = field(default_factory=dict)
     # When each model answered a line here last, by the loop's clock.
     answered: dict[str, float] = field(default_factory=dict)
 
-    def time_limits(self) -> delivery_service_pb2.TimeLimits:
-        """The limits of a call that nobody watches: no other provider could be asked sooner."""
-        limits = self.limits
+    def time_limits(self, model: str) -> delivery_service_pb2.TimeLimits:
+        """The limits of a call that nobody watches: those of models that reason, unless said."""
+        limits, own = self.limits, timeouts.of(self.timeouts, self.provider.name, model)
+        first_s = own.first_token_s or limits.reasoning_first_token_timeout_s
+        stall_s = own.stall_s or limits.reasoning_stall_timeout_s
         return delivery_service_pb2.TimeLimits(
-            connect_ms=int(limits.connect_timeout_s * 1000),
-            first_token_ms=int(limits.reasoning_first_token_timeout_s * 1000),
-            stall_ms=int(limits.reasoning_stall_timeout_s * 1000),
+            connect_ms=int((own.connect_s or limits.connect_timeout_s) * 1000),
+            first_token_ms=int(first_s * 1000),
+            stall_ms=int(stall_s * 1000),
+            whole_ms=int((own.total_s or 0) * 1000),
+            total_ms=int((own.total_s or 0) * 1000),
         )

@@ -228,7 +228,9 @@ _PLATFORM: dict[str, Callable[[Any], Any]] = {
     "tags": list,
     "signature": str,
     "region": str,
-    "hedge_after_ms": int,
+    **dict.fromkeys(
+        ("hedge_after_ms", "connect_timeout_ms", "first_token_timeout_ms", "stall_timeout_ms"), int
+    ),
     "provider": lambda data: read_json(data, "provider"),
     "models": list,
 }

@@ -15,6 +15,8 @@ Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 
 # What every JSON parser holds exactly.
 TokenLimit = Annotated[int, Meta(ge=1, le=2**53)]
+# Milliseconds, an hour at most.
+_Wait = Annotated[int, Meta(ge=1, le=3_600_000)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Json = dict[str, Any]
 Model = Annotated[
@@ -200,6 +202,15 @@ class Platform(Struct, kw_only=True):
     hedge_after_ms: Annotated[
         Annotated[int, Meta(ge=0, le=3_600_000)] | None,
         Meta(description="A second attempt runs when no content came within this time; 0: never."),
+    ] = None
+    connect_timeout_ms: Annotated[
+        _Wait | None, Meta(description="How long connecting to a provider may take.")
+    ] = None
+    first_token_timeout_ms: Annotated[
+        _Wait | None, Meta(description="How long a stream's first token may take.")
+    ] = None
+    stall_timeout_ms: Annotated[
+        _Wait | None, Meta(description="How long a stream may be silent between two tokens.")
     ] = None
     resume: Annotated[
         Literal["verified", "prefill"] | None,

@@ -330,11 +330,14 @@ class TimeLimits(_message.Message):
     FIRST_TOKEN_MS_FIELD_NUMBER: _builtins.int
     STALL_MS_FIELD_NUMBER: _builtins.int
     WHOLE_MS_FIELD_NUMBER: _builtins.int
+    TOTAL_MS_FIELD_NUMBER: _builtins.int
     connect_ms: _builtins.int
     first_token_ms: _builtins.int
     stall_ms: _builtins.int
     whole_ms: _builtins.int
     """To the first byte of an answer that is not streamed, which is nearly its last."""
+    total_ms: _builtins.int
+    """From the first step to the last byte."""
     def __init__(
         self,
         *,
@@ -342,10 +345,11 @@ class TimeLimits(_message.Message):
         first_token_ms: _builtins.int = ...,
         stall_ms: _builtins.int = ...,
         whole_ms: _builtins.int = ...,
+        total_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connect_ms", b"connect_ms", "first_token_ms", b"first_token_ms", "stall_ms", b"stall_ms", "whole_ms", b"whole_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connect_ms", b"connect_ms", "first_token_ms", b"first_token_ms", "stall_ms", b"stall_ms", "total_ms", b"total_ms", "whole_ms", b"whole_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -919,6 +919,9 @@ class Platform(_message.Message):
     HEDGE_AFTER_MS_FIELD_NUMBER: _builtins.int
     RESUME_FIELD_NUMBER: _builtins.int
     TELL_ROUTING_FIELD_NUMBER: _builtins.int
+    CONNECT_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    FIRST_TOKEN_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    STALL_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     signature: _builtins.str
     log_query_body: _builtins.bool
     """False keeps the body out of logs, usage records and dead letters. Unset = true."""
@@ -937,6 +940,12 @@ class Platform(_message.Message):
     """How an answer goes on that broke off after some of it was shown."""
     tell_routing: _builtins.bool
     """Tell with the end of the answer how the request was routed."""
+    connect_timeout_ms: _builtins.int
+    """Of one call to a provider, in milliseconds: to connect, to the first token of a stream, between
+    two tokens. 0 = as the settings say.
+    """
+    first_token_timeout_ms: _builtins.int
+    stall_timeout_ms: _builtins.int
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -963,10 +972,13 @@ class Platform(_message.Message):
         hedge_after_ms: _builtins.int | None = ...,
         resume: Global___Resume.ValueType = ...,
         tell_routing: _builtins.bool = ...,
+        connect_timeout_ms: _builtins.int = ...,
+        first_token_timeout_ms: _builtins.int = ...,
+        stall_timeout_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_drop_params", b"_drop_params", "_hedge_after_ms", b"_hedge_after_ms", "_log_query_body", b"_log_query_body", "_log_response_body", b"_log_response_body", "_region", b"_region", "_signature", b"_signature", "_use_custom_keys", b"_use_custom_keys", "drop_params", b"drop_params", "hedge_after_ms", b"hedge_after_ms", "log_query_body", b"log_query_body", "log_response_body", b"log_response_body", "region", b"region", "signature", b"signature", "use_custom_keys", b"use_custom_keys"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_drop_params", b"_drop_params", "_hedge_after_ms", b"_hedge_after_ms", "_log_query_body", b"_log_query_body", "_log_response_body", b"_log_response_body", "_region", b"_region", "_signature", b"_signature", "_use_custom_keys", b"_use_custom_keys", "drop_params", b"drop_params", "extra_headers", b"extra_headers", "hedge_after_ms", b"hedge_after_ms", "log_query_body", b"log_query_body", "log_response_body", b"log_response_body", "models", b"models", "provider", b"provider", "region", b"region", "resume", b"resume", "signature", b"signature", "tags", b"tags", "tell_routing", b"tell_routing", "use_custom_keys", b"use_custom_keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_drop_params", b"_drop_params", "_hedge_after_ms", b"_hedge_after_ms", "_log_query_body", b"_log_query_body", "_log_response_body", b"_log_response_body", "_region", b"_region", "_signature", b"_signature", "_use_custom_keys", b"_use_custom_keys", "connect_timeout_ms", b"connect_timeout_ms", "drop_params", b"drop_params", "extra_headers", b"extra_headers", "first_token_timeout_ms", b"first_token_timeout_ms", "hedge_after_ms", b"hedge_after_ms", "log_query_body", b"log_query_body", "log_response_body", b"log_response_body", "models", b"models", "provider", b"provider", "region", b"region", "resume", b"resume", "signature", b"signature", "stall_timeout_ms", b"stall_timeout_ms", "tags", b"tags", "tell_routing", b"tell_routing", "use_custom_keys", b"use_custom_keys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__drop_params: _TypeAlias = _typing.Literal["drop_params"]  # noqa: Y015
     _WhichOneofArgType__drop_params: _TypeAlias = _typing.Literal["_drop_params", b"_drop_params"]  # noqa: Y015

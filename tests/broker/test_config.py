@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from broker import timeouts
 from broker.config import (
     Address,
     ConfigError,
@@ -25,6 +26,7 @@ from broker.limits import Configured
 from broker.providers import REGISTRY
 from broker.routing.rules import Section
 from broker.settings import CapacitySettings, Limits, LogSettings, NatsSettings
+from broker.timeouts import Timeouts
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "millrace.yaml"
 
@@ -45,6 +47,42 @@ def refused(text: str = "", env: Mapping[str, str] | None = None, **flags: objec
         load(text, env, **flags)
     assert str(caught.value) == f"{caught.value.path}: {caught.value.message}"
     return str(caught.value)
+
+
+def test_time_limits_are_by_provider_and_by_model_wherever_the_keys_are() -> None:
+    text = """
+        providers: {mine: {kind: openai_compatible, base_url: "http://h"}}
+        timeouts:
+          openai: {connect_s: 2, total_s: 300}
+          openai/gpt-4o: {first_token_s: 4.5, stall_s: 3}
+          together/openai/gpt-oss-120b: {stall_s: 30}
+          mine: {first_token_s: 60}
+    """
+    settings = load(text)
+    assert settings.timeouts == {
+        "openai": Timeouts(connect_s=2, total_s=300),
+        "openai/gpt-4o": Timeouts(first_token_s=4.5, stall_s=3),
+        "together_ai/openai/gpt-oss-120b": Timeouts(stall_s=30),
+        "mine": Timeouts(first_token_s=60),
+    }
+    both = timeouts.of(settings.timeouts, "openai", "gpt-4o")
+    assert both == Timeouts(connect_s=2, first_token_s=4.5, stall_s=3, total_s=300)
+    assert timeouts.of(settings.timeouts, "groq", "m") == timeouts.NONE
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{openai: {connect_s: 0}}", "timeouts.openai.connect_s: expected float > 0.0"),
+        ("{openai: {stall_s: soon}}", "timeouts.openai.stall_s: expected float"),
+        ("{openai: {whole_s: 3}}", "timeouts.openai.whole_s: unknown field"),
+        ("{opnai: {stall_s: 3}}", "timeouts.opnai: expected a provider"),
+        ("{openai/: {stall_s: 3}}", "timeouts.openai/: expected a provider"),
+        ("{openai: 3}", "timeouts"),
+    ],
+)
+def test_a_wrong_time_limit_is_named(text: str, said: str) -> None:
+    assert refused(f"timeouts: {text}").startswith(said)
 
 
 def test_without_any_source_the_defaults_hold() -> None:
@@ -423,6 +461,8 @@ def leaves(value: Any, path: str = "") -> Iterator[str]:
     for name, inner in value.items():
         if path == "providers":
             yield from leaves(inner, "providers.*")
+        elif path == "timeouts":
+            yield from leaves(inner, "timeouts.*")
         elif path.endswith(".headers"):
             yield path
         elif path == "routing":  # whose fields hold names of the operator's own
@@ -497,9 +537,10 @@ def test_the_example_file_documents_every_field_and_shows_the_defaults() -> None
     document = yaml.safe_load(EXAMPLE.read_text())
     shown = set(leaves(document))
     own = {"config", "providers", "providers_off", "nats", "limits", "fetch", "capacity", "log"}
-    expected = {f.name for f in fields(Settings)} - own - {"routing", "offers", "tools"}
+    expected = {f.name for f in fields(Settings)} - own - {"routing", "offers", "tools", "timeouts"}
     expected |= {f"routing.{name}" for name in Section.__struct_fields__}
     expected |= {"tools.image_generation.model"}
+    expected |= {f"timeouts.*.{f.name}" for f in fields(Timeouts)}
     sections = {
         "nats": NatsSettings,
         "limits": Limits,

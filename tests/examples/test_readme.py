@@ -132,7 +132,7 @@ def test_limits_are_those_of_the_settings() -> None:
     shown = [row[1] for row in rows(section("Limits"))]
     limits = Limits()
     assert limits.share_per_key == 0.8
-    assert shown[:12] == [
+    assert shown[:14] == [
         f"{limits.max_body_bytes >> 20} MiB",
         f"{limits.max_header_bytes >> 10} KiB",
         f"{limits.streams_per_key:,}",
@@ -142,6 +142,8 @@ def test_limits_are_those_of_the_settings() -> None:
         f"{limits.first_token_timeout_s:g} s",
         f"{limits.last_first_token_timeout_s:g} s",
         f"{limits.reasoning_first_token_timeout_s:g} s",
+        f"{limits.whole_timeout_s:g} s",
+        f"{limits.reasoning_whole_timeout_s:g} s",
         f"{limits.stall_timeout_s:g} s",
         f"{limits.reasoning_stall_timeout_s:g} s",
         f"{limits.slow_reader_s:g} s",

@@ -19,6 +19,8 @@ class Heard:
 
     status: int = 0
     by: str = ""
+    # What the answer itself says of its model.
+    model: str = ""
     text: str = ""
     finish: str = ""
     # The API's own last word of a stream came: [DONE], or message_stop.
@@ -46,9 +48,11 @@ class Heard:
         return f"{self.status} by {self.by or '-'}: {self.text[-20:]!r} {self.finish} {self.error}"
 
 
-async def chat(http: httpx.AsyncClient, model: str, *, stream: bool, models: list[str]) -> Heard:
+async def chat(
+    http: httpx.AsyncClient, model: str, *, stream: bool, models: list[str], **more: Any
+) -> Heard:
     """POST /v1/chat/completions."""
-    body: Json = {"model": model, "messages": QUESTION, "models": models, "stream": stream}
+    body: Json = {"model": model, "messages": QUESTION, "models": models, "stream": stream, **more}
     if stream:
         body["stream_options"] = {"include_usage": True}
     return await _ask(http, "/v1/chat/completions", body, _chunk, _completion)
@@ -95,6 +99,7 @@ def _chunk(heard: Heard, said: Json) -> None:
     if "error" in said:
         heard.error = said["error"]
         return
+    heard.model = said["model"]
     if usage := said.get("usage"):
         heard.usage = {"total": usage["total_tokens"]}
     for choice in said["choices"]:
@@ -104,6 +109,7 @@ def _chunk(heard: Heard, said: Json) -> None:
 
 def _completion(heard: Heard, said: Json) -> None:
     (choice,) = said["choices"]
+    heard.model = said["model"]
     heard.text = choice["message"]["content"]
     heard.finish = choice["finish_reason"] or ""
     heard.usage = {"total": said["usage"]["total_tokens"]}
@@ -113,6 +119,8 @@ def _event(heard: Heard, said: Json) -> None:
     match said["type"]:
         case "error":
             heard.error = said["error"]
+        case "message_start":
+            heard.model = said["message"]["model"]
         case "content_block_delta":
             heard.text += said["delta"]["text"]
         case "message_delta":
@@ -123,6 +131,7 @@ def _event(heard: Heard, said: Json) -> None:
 
 
 def _message(heard: Heard, said: Json) -> None:
+    heard.model = said["model"]
     heard.text = "".join(block["text"] for block in said["content"])
     heard.finish = said["stop_reason"] or ""
     heard.usage = {"total": said["usage"]["output_tokens"]}

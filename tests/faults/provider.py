@@ -38,11 +38,14 @@ _LINGER = struct.pack("ii", 1, 0)
 
 
 class Provider:
-    """What it counted: calls by model, and by model those that ended in an assistant's words."""
+    """What it saw: calls by model, when, and those that ended in an assistant's words."""
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
         self.prefills: Counter[str] = Counter()
+        # By model, when each call came, in seconds after the first.
+        self.times: dict[str, list[float]] = {}
+        self._begun: dict[str, float] = {}
         # Models that are fine from now on.
         self.mended: set[str] = set()
 
@@ -88,7 +91,7 @@ class Provider:
     def _steps(self, target: str, sent: bytes) -> Steps:
         path, _, rest = target.partition("?")
         if path == "/stats":
-            stats = {"calls": self.calls, "prefills": self.prefills}
+            stats = {"calls": self.calls, "prefills": self.prefills, "times": self.times}
             return [body(json.dumps(stats).encode())]
         if path == "/mend":
             self.mended.add(rest)
@@ -104,6 +107,8 @@ class Provider:
         model = str(asked["model"])
         scene, hits, _ = model.split(".", 2)
         self.calls[model] += 1
+        times = self.times.setdefault(model, [])
+        times.append(time.monotonic() - (self._begun.setdefault(model, time.monotonic())))
         if asked["messages"][-1]["role"] == "assistant":
             self.prefills[model] += 1
             return [body(error(format_, 400, "this model takes no prefill"), 400)]

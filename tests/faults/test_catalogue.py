@@ -35,6 +35,12 @@ NOWHERE = {
 }
 SHORT, LARGER = "context.0.short", "fine.0.larger"
 BACKUP = {"openai": "anthropic/fine.0.backup", "anthropic": "openai/fine.0.backup"}
+# Models with limits of their own, in place of 10 s and 90 s.
+TIMEOUTS = {
+    "openai/hang.0.whole": {"total_s": 1.5},
+    "openai/hang.0.first": {"first_token_s": 1.5},
+    "openai/stall.1.stall": {"stall_s": 1.5},
+}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +49,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         {"provider": "openai", "model": model, "max_input": size}
         for model, size in ((SHORT, 100), (LARGER, 1000))
     ]
-    settings = {"routing": {"offers": offers}}
+    settings = {"routing": {"offers": offers}, "timeouts": TIMEOUTS}
     with staged(tmp_path_factory.mktemp("stage"), settings, NOWHERE) as stage:
         yield stage
 
@@ -71,6 +77,9 @@ class Play:
         stats = await self.stage.stats(self.http)
         calls = stats["calls"].get(name, 0)
         wrong = [*judged(case, heard, calls, took)]
+        answering = name if heard.by == case.format else BACKUP[case.format].partition("/")[2]
+        if not heard.error and heard.model != answering:  # S16
+            wrong.append(f"the answer says it is of {heard.model!r}")
         if stats["prefills"].get(name):
             wrong.append("a prefill was sent that nobody asked for")
         if wrong:
@@ -150,6 +159,54 @@ async def test_s06_a_whole_answer_that_does_not_come_leaves_time_for_the_next_on
     assert 5 < time.monotonic() - begun < 11
 
 
+@pytest.mark.parametrize(
+    ("model", "stream", "by"),
+    [
+        ("openai/hang.0.whole", False, "anthropic"),
+        ("openai/hang.0.first", True, "anthropic"),
+        ("openai/stall.1.stall", True, "openai"),
+    ],
+)
+async def test_s06_s07_s09_a_model_has_time_limits_of_its_own(
+    stage: Stage, model: str, stream: bool, by: str
+) -> None:
+    async with stage.client() as http:
+        begun = time.monotonic()
+        backup = BACKUP[model.partition("/")[0]]
+        heard = await ASK["chat"](http, model, stream=stream, models=[backup])
+        assert (heard.by, heard.text) == (by, TEXT)
+        assert 1.4 < time.monotonic() - begun < 9
+
+
+async def test_s07_a_request_says_how_long_a_first_token_may_take(stage: Stage) -> None:
+    async with stage.client() as http:
+        begun = time.monotonic()
+        asked = {"first_token_timeout_ms": 1500, "models": [BACKUP["openai"]]}
+        heard = await ASK["chat"](http, "openai/hang.0.asked", stream=True, **asked)
+        assert (heard.by, heard.text) == ("anthropic", TEXT)
+        assert 1.4 < time.monotonic() - begun < 9
+
+
+async def test_s02_who_is_over_the_limit_for_ever_is_called_seldom_and_left(stage: Stage) -> None:
+    async def asked(http: httpx.AsyncClient, name: str, scene: str, *, stream: bool) -> None:
+        model = f"{scene}.0.s02-{stream}-{name}"
+        heard = await ASK["chat"](http, f"{name}/{model}", stream=stream, models=[BACKUP[name]])
+        assert (heard.by, heard.text) == (BACKUP[name].partition("/")[0], TEXT)
+        times = (await stage.stats(http))["times"][model]
+        assert len([seconds for seconds in times if seconds <= 3]) <= 4
+        assert len(times) <= 6
+
+    async with stage.client() as http:
+        await asyncio.gather(
+            *(
+                asked(http, name, scene, stream=stream)
+                for name in BACKUP
+                for scene in ("limited", "status-429")
+                for stream in (True, False)
+            )
+        )
+
+
 async def test_s12_what_is_too_long_goes_to_a_model_that_is_known_to_be_larger(
     stage: Stage,
 ) -> None:
@@ -180,13 +237,32 @@ async def test_s15_who_is_down_is_asked_now_and_then_and_taken_back_in_30_s(stag
         for _ in range(20):
             assert await by() == "anthropic"
             await asyncio.sleep(0.5)
-        # Without memory it were three calls for each request.
-        assert (await stage.stats(http))["calls"][model] <= 15
+        # Without memory it were three calls for each request. Three open the breaker; then one call
+        # at a time tries, 2, 4 and 8 s apart.
+        calls = (await stage.stats(http))["calls"][model]
+        assert calls <= 8, f"{calls} calls"
         await http.get(f"{stage.provider}/mend?{model}")
         deadline = time.monotonic() + 30
         while await by() != "openai":
             assert time.monotonic() < deadline, "the provider that recovered was not taken back"
             await asyncio.sleep(0.5)
+
+
+async def test_s15_requests_that_run_when_a_provider_dies_do_not_all_try_again(
+    stage: Stage,
+) -> None:
+    model = "status-503.0.s15-flight"
+    async with stage.client() as http:
+        heard = await asyncio.gather(
+            *(
+                ASK["chat"](http, f"openai/{model}", stream=True, models=[BACKUP["openai"]])
+                for _ in range(20)
+            )
+        )
+        assert {one.text for one in heard} == {TEXT}
+        calls = (await stage.stats(http))["calls"][model]
+        # Each was asked once, and few before the breaker opened had begun to wait.
+        assert calls <= 28, f"{calls} calls"
 
 
 async def test_s16_what_failed_is_on_record_and_only_answers_are_charged(stage: Stage) -> None:

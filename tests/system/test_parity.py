@@ -107,6 +107,7 @@ ASKED: list[dict[str, Any]] = [
     {"use_custom_keys": False, "provider": {"allow_fallbacks": False}, "models": []},
     {"drop_params": True, "seed": 1, "temperature": 0.5},
     {"hedge_after_ms": 60_000, "resume": "prefill"},
+    {"connect_timeout_ms": 900, "first_token_timeout_ms": 60_000, "stall_timeout_ms": 60_000},
     {"drop_params": False, "seed": 1, "logit_bias": {"1": 1}},
     {"extra_body": {"top_k": 40, "min_p": 0.1}},
     {"top_k": 40, "thinking": {"type": "enabled", "budget_tokens": 1024}, "max_tokens": 2048},
