@@ -33,11 +33,12 @@ class Kept:
         """All of it, of an edge."""
         tools = HostedTools(engine, settings)
         files = FileService(bus, engine)
+        capacity = Capacity(bus)
         return cls(
             ResponseService(bus, engine.router, settings.limits, tools),
             files,
             UploadService(bus, files),
             BatchService(bus, files.files),
-            Estimating(files.files, Routes(engine.router), engine.bill, engine.fleet),
-            Capacity(bus),
+            Estimating(files.files, Routes(engine.router), engine.bill, engine.fleet, capacity),
+            capacity,
         )

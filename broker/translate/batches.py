@@ -87,6 +87,7 @@ class EstimateBody(Struct):
     endpoint: str
     mixed_models: bool = False
     large: bool = False
+    execution: str = "live"
 
 
 def read_create(data: bytes) -> batch_pb2.StoredBatch:
@@ -119,7 +120,11 @@ def read_estimate(data: bytes) -> batch_pb2.StoredBatch:
     return batch_pb2.StoredBatch(
         input_file_id=body.input_file_id,
         endpoint=one_of("endpoint", body.endpoint, ENDPOINTS),
-        options=batch_pb2.BatchOptions(mixed_models=body.mixed_models, large=body.large),
+        options=batch_pb2.BatchOptions(
+            mixed_models=body.mixed_models,
+            large=body.large,
+            execution=one_of("execution", body.execution, EXECUTIONS),
+        ),
     )
 
 

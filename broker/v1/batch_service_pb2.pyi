@@ -284,7 +284,7 @@ class EstimateBatchResponse(_message.Message):
     """
     output_tokens: _builtins.int
     seconds: _builtins.int
-    """At the present pace of the models' workers; 0 = not known."""
+    """At the present pace of the models' workers, within what providers allow; 0 = not known."""
     duplicates: _builtins.int
     """Lines that ask what an earlier one asks."""
     @_builtins.property

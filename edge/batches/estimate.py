@@ -6,12 +6,14 @@ One pass over the file, in flat memory, in steps that leave this process's reque
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
 from broker.batch import lines
+from broker.batch.native import AUTO, ENOUGH_LINES, NATIVE, handed_over
 from broker.batch.sizes import size
 from broker.batching.check import Check
 from broker.batching.routes import Routes, named
@@ -20,19 +22,17 @@ from broker.catalog.bill import Bill
 from broker.catalog.cost import usd
 from broker.errors import InferenceError
 from broker.fleet import FleetView
-from broker.routing import Target
+from broker.standing import together
 from broker.translate.batches import errors_shown
 from broker.translate.refusals import invalid
 from broker.v1 import batch_pb2, event_pb2, file_pb2
+from edge.batches.quote import Lot, cost, most, takes_s
+from edge.capacity import Capacity
 from edge.files import told
 
 # Models that are shown, and that are told apart.
 MOST_MODELS = 100
 _MOST_NAMES = 1000
-# Endpoints whose answers are words, and those whose answers are none and cost nothing. Others are
-# paid for by what the lines do not say in tokens.
-_WORDED = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses"})
-_WORDLESS = frozenset({"/v1/embeddings", "/v1/moderations"})
 # Estimates that one edge makes at a time, and when one that is refused may ask again, in seconds.
 _AT_ONCE = 2
 _AGAIN_S = 10.0
@@ -51,28 +51,20 @@ class Estimate:
     low: event_pb2.Cost | None = None
     high: event_pb2.Cost | None = None
     duplicates: int = 0
-    # At the present pace of the models' workers; 0 = not known.
-    seconds: int = 0
+    # At the present pace of the models' workers; None = not known.
+    seconds: int | None = None
     models: dict[str, int] = field(default_factory=dict)
     errors: list[batch_pb2.BatchError] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class _Model:
-    """The lines of one model."""
-
-    count: int = 0
-    read: int = 0
-    # By the lines' own limits; and answers of lines that have none.
-    written: int = 0
-    unbounded: int = 0
 
 
 class Estimating:
     """See the module. Models are priced where a request for them would go now."""
 
-    def __init__(self, files: Files, routes: Routes, bill: Bill, fleet: FleetView) -> None:
+    def __init__(
+        self, files: Files, routes: Routes, bill: Bill, fleet: FleetView, capacity: Capacity
+    ) -> None:
         self._files = files
+        self._capacity = capacity
         self._routes = routes
         self._bill = bill
         self._fleet = fleet
@@ -87,7 +79,7 @@ class Estimating:
             return await self._estimate(owner, wanted)
 
     async def _estimate(self, owner: str, wanted: batch_pb2.StoredBatch) -> Estimate:
-        models: dict[str, _Model] = {}
+        models: dict[str, Lot] = {}
 
         def seen(line: lines.Line, model: str) -> None:
             known = models.get(model)
@@ -95,7 +87,7 @@ class Estimating:
                 if len(models) >= _MOST_NAMES:
                     message = f"The file names more than {_MOST_NAMES:,} models."
                     raise invalid("input_file_id", message)
-                known = models[model] = _Model()
+                known = models[model] = Lot()
             read, written, unbounded = size(line.body)
             known.count += 1
             known.read += read
@@ -121,7 +113,7 @@ class Estimating:
         finally:
             check.close()
         if not errors:
-            await self._price(wanted.endpoint, models, found)
+            await self._price(wanted, models, found)
         return found
 
     async def _input(self, owner: str, file_id: str) -> file_pb2.StoredFile:
@@ -139,50 +131,30 @@ class Estimating:
                     if check.enough:
                         return
 
-    async def _price(self, endpoint: str, models: dict[str, _Model], found: Estimate) -> None:
-        targets: dict[str, Target] = {}
-        for name in models:
+    async def _price(
+        self, wanted: batch_pb2.StoredBatch, models: Mapping[str, Lot], found: Estimate
+    ) -> None:
+        endpoint, execution = wanted.endpoint, wanted.options.execution
+        lots = list(models.values())
+        for name, lot in models.items():
             decided = await self._routes.decide(endpoint, lines.Head(name), b"")
-            targets[name] = named(name) if isinstance(decided, InferenceError) else decided[0]
-        found.seconds = round(sum(self._takes_s(targets[name], models[name]) for name in models))
-        most = [self._most(endpoint, targets[name], model) for name, model in models.items()]
-        if None not in most:
-            found.output_tokens = sum(filter(None, most))
-        found.low = self._cost(targets, models, [0] * len(models))
-        if found.output_tokens is not None:
-            found.high = self._cost(targets, models, most)
-
-    def _most(self, endpoint: str, target: Target, model: _Model) -> int | None:
-        """Tokens of all answers at most; None = not known."""
-        if endpoint in _WORDLESS:
-            return 0
-        longest = self._bill.most_output(target.provider, target.model)
-        if endpoint not in _WORDED or (model.unbounded and not longest):
-            return None
-        return model.written + model.unbounded * longest
-
-    def _cost(
-        self, targets: dict[str, Target], models: dict[str, _Model], written: Sequence[int | None]
-    ) -> event_pb2.Cost | None:
-        """What it costs when each model's answers have so many tokens; None = not known."""
-        total: event_pb2.Cost | None = None
-        for (name, model), tokens in zip(models.items(), written, strict=True):
-            usage = event_pb2.Usage(input_tokens=model.read, output_tokens=tokens or 0)
-            completed = event_pb2.Completed(usage=usage)
-            cost = self._bill.cost(targets[name].provider, targets[name].model, completed)
-            if cost is None:
-                return None
-            cost.nano_usd += total.nano_usd if total is not None else 0
-            total = cost
-        return total
-
-    def _takes_s(self, target: Target, model: _Model) -> float:
-        """Seconds for all lines of a model, were the pool theirs alone."""
-        pace = self._fleet.pace(target.provider, target.model)
-        slots = self._fleet.slots.get((target.provider, target.pool), 0)
-        if not slots:
-            return 0.0
-        return (model.count * pace.first_ms + model.written * pace.token_ms) / 1000 / slots
+            targets = (named(name),) if isinstance(decided, InferenceError) else decided
+            able = execution == NATIVE or (execution == AUTO and found.total >= ENOUGH_LINES)
+            handed = handed_over(targets, self._fleet.has_batches) if able else None
+            lot.target, lot.native = (handed or targets)[0], handed is not None
+        places = [(lot.target.provider, lot.target.model) for lot in lots]
+        allowed = {
+            (one.provider, one.model): one for one in together(await self._capacity.all(), places)
+        }
+        seconds = takes_s(endpoint, lots, self._fleet.pace, self._fleet.slots, allowed)
+        found.seconds = None if seconds is None else math.ceil(seconds)
+        written = [most(self._bill, endpoint, lot) for lot in lots]
+        found.low = cost(self._bill, lots, [0] * len(lots), batch=True)
+        if None not in written:
+            known = [tokens or 0 for tokens in written]
+            found.output_tokens = sum(known)
+            # What is handed over only perhaps may cost the whole price.
+            found.high = cost(self._bill, lots, known, batch=execution == NATIVE)
 
 
 def shown(found: Estimate) -> dict[str, Any]:

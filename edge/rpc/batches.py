@@ -160,7 +160,7 @@ def _estimated(found: Estimate) -> pb.EstimateBatchResponse:
         errors=found.errors,
         duplicates=found.duplicates,
         models=found.models,
-        seconds=found.seconds,
+        seconds=found.seconds or 0,
     )
     if found.low is not None:
         shown.low.CopyFrom(found.low)

@@ -18,11 +18,14 @@ from broker.catalog.catalog import Catalog
 from broker.catalog.offers import Offer, Rates
 from broker.errors import InferenceError
 from broker.files import file_id
+from broker.fleet import UNKNOWN
 from broker.keys import KeyRecord
+from broker.presence import Pace
 from broker.routing import Target
+from broker.standing import Standing
 from broker.v1 import batch_pb2, file_pb2
 from edge.batches import reading
-from edge.batches.estimate import Estimating
+from edge.batches.estimate import Estimate, Estimating
 from edge.batches.reading import Reading
 from edge.batches.service import BatchService
 
@@ -123,11 +126,9 @@ class _World:
         rows = Reading(self.service, _OWNER, batch_id).rows(0, wait=wait)
         return [answered.number async for answered in rows]
 
-    def estimating(self, *offers: Offer) -> Estimating:
-        bill = Bill(Catalog(offers))
-        return Estimating(
-            cast("Any", self.files), cast("Any", _Routes()), bill, cast("Any", _Fleet())
-        )
+    def estimating(self, *offers: Offer, fleet: object = None) -> Estimating:
+        made: Any = (self.files, _Routes(), Bill(Catalog(offers)), fleet or _Fleet(), _Capacity())
+        return Estimating(*made)
 
 
 class _Routes:
@@ -139,10 +140,24 @@ class _Routes:
 
 
 class _Fleet:
-    slots: ClassVar[dict[tuple[str, str], int]] = {}
+    """Pools of 10 slots; models whose name begins with "new" were never asked."""
 
-    def pace(self, _provider: str, _model: str) -> None:
-        """What nobody measured."""
+    slots: ClassVar[dict[tuple[str, str], int]] = {("p", "main"): 10, ("q", "main"): 10}
+
+    def pace(self, _provider: str, model: str) -> Pace:
+        return UNKNOWN if model.startswith("new") else Pace(1000, 10, 100)
+
+    def has_batches(self, target: Target) -> bool:
+        return target.provider == "q"
+
+
+class _Capacity:
+    async def all(self) -> list[Standing]:
+        return [
+            Standing("p", "", "few", slots=2),
+            Standing("p", "", "slow", rate=0.5),
+            Standing("p", "", "short", tokens=10),
+        ]
 
 
 class _NoBus:
@@ -238,6 +253,81 @@ async def test_the_highest_cost_is_none_that_a_line_could_exceed(
     assert found.output_tokens == tokens
     high = found.high.nano_usd - found.low.nano_usd if found.high is not None else None
     assert high == (None if tokens is None else tokens * 2_000)
+
+
+@pytest.mark.parametrize(
+    ("models", "body", "seconds"),
+    [
+        # 100 calls of 1 s and 10 tokens of 10 ms, 10 at a time.
+        (["p/m"], {"max_tokens": 10}, 11),
+        # An answer without a limit counts as 250 tokens.
+        (["p/m"], {}, 35),
+        # Models share a pool's slots; pools run beside each other.
+        (["p/m", "p/n"], {"max_tokens": 10}, 22),
+        (["p/m", "q/m"], {"max_tokens": 10}, 11),
+        # What the provider allows: calls at a time, calls and tokens per second.
+        (["p/few"], {"max_tokens": 10}, 55),
+        (["p/slow"], {"max_tokens": 10}, 200),
+        (["p/short"], {"max_tokens": 10}, 100),
+        (["p/m", "p/new"], {"max_tokens": 10}, None),
+        (["r/nobody"], {"max_tokens": 10}, None),
+    ],
+)
+async def test_the_time_follows_from_paces_slots_and_what_providers_allow(
+    models: list[str], body: dict[str, Any], seconds: int | None
+) -> None:
+    found = await _estimated(models, body, "live")
+    assert found.seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("execution", "count", "low", "high"),
+    [
+        ("live", 100, 1, 1),
+        ("native", 100, 0.5, 0.5),
+        ("auto", 100, 0.5, 1),
+        ("auto", 99, 1, 1),
+    ],
+)
+async def test_what_is_handed_over_costs_half(
+    execution: str, count: int, low: float, high: float
+) -> None:
+    prices = {"input_tokens": 0, "output_tokens": 2_000_000_000}
+    rates = {"input_tokens": 1_000_000_000, "output_tokens": 0}
+    for one, model in ((prices, "q/written"), (rates, "q/read")):
+        offer = Offer("q", model[2:], model, max_output=100, rates=Rates(one), source="a test")
+        found = await _estimated([model], {"max_tokens": 10}, execution, count, offer)
+        assert found.low is not None
+        assert found.high is not None
+        if model == "q/written":
+            assert found.high.nano_usd == high * count * 10 * 2_000
+        else:
+            assert found.low.nano_usd == low * found.input_tokens * 1_000
+        assert (found.seconds is None) == (low < 1)
+
+
+async def _estimated(
+    models: list[str], body: dict[str, Any], execution: str, count: int = 100, *offers: Offer
+) -> Estimate:
+    asked = [
+        {
+            "custom_id": f"{model}{n}",
+            "method": "POST",
+            "url": CHAT,
+            "body": {"model": model, **body},
+        }
+        for model in models
+        for n in range(count)
+    ]
+    world = _World()
+    wanted = batch_pb2.StoredBatch(
+        input_file_id=world.files.put("".join(json.dumps(x) + "\n" for x in asked).encode()),
+        endpoint=CHAT,
+        options=batch_pb2.BatchOptions(mixed_models=True, execution=execution),
+    )
+    found = await world.estimating(*offers).estimate(_OWNER, wanted)
+    assert not found.errors
+    return found
 
 
 # --- results ---

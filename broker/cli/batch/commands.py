@@ -30,6 +30,10 @@ _Template = Annotated[
 ]
 _System = Annotated[str | None, typer.Option(help="System prompt of every row.")]
 _Endpoint = Annotated[str, typer.Option(help="What the prompts are sent to.")]
+_Execution = Annotated[
+    str,
+    typer.Option(help="live; or native, auto: at the provider's batch API, at half the price."),
+]
 _Param = Annotated[
     list[str] | None,
     typer.Option("--param", "-p", metavar="NAME=VALUE", help="Of each body, JSON; repeatable."),
@@ -38,6 +42,7 @@ _Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Where to write; FILE.answers.jsonl if unset.")
 ]
 _CHAT = "/v1/chat/completions"
+_LIVE = "live"
 
 
 def _params(given: list[str] | None) -> dict[str, Any]:
@@ -71,10 +76,7 @@ def run(  # noqa: PLR0917 - typer calls it by name
     max_error_rate: Annotated[
         float | None, typer.Option(help="Stop when this share of lines failed, 0 to 1.")
     ] = None,
-    execution: Annotated[
-        str,
-        typer.Option(help="live; or native, auto: at the provider's batch API, at half the price."),
-    ] = "live",
+    execution: _Execution = _LIVE,
     dedupe: Annotated[bool, typer.Option(help="Ask once what several rows ask.")] = False,
     again: Annotated[bool, typer.Option(help="Run it anew although it was run before.")] = False,
     retry: Annotated[
@@ -94,7 +96,7 @@ def run(  # noqa: PLR0917 - typer calls it by name
         "mixed_models": True,
         "large": True,
         "dedupe": dedupe,
-        "execution": execution if execution != "live" else None,
+        "execution": execution if execution != _LIVE else None,
         "max_cost": max_cost,
         "max_error_rate": max_error_rate,
     }
@@ -114,6 +116,7 @@ def estimate(  # noqa: PLR0917 - typer calls it by name
     system: _System = None,
     endpoint: _Endpoint = _CHAT,
     param: _Param = None,
+    execution: _Execution = _LIVE,
 ) -> None:
     """Check every row of FILE, and say what it would cost and take, without running it."""
     from broker.cli.batch.lines import Wish
@@ -121,7 +124,7 @@ def estimate(  # noqa: PLR0917 - typer calls it by name
     from broker.cli.batch.run import Job
 
     wish = Wish(endpoint, model, system, template, _params(param))
-    look(settings, Job(source, source, wish))
+    look(settings, Job(source, source, wish, {"execution": execution}))
 
 
 @app.command("list")

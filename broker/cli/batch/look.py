@@ -16,7 +16,7 @@ from broker.batch.meter import Speed
 from broker.cli.api import client
 from broker.cli.batch import answers
 from broker.cli.batch.calls import Calls
-from broker.cli.batch.progress import below, describe, display, follow
+from broker.cli.batch.progress import below, describe, display, follow, span
 from broker.cli.batch.run import Job, explained, prepare
 from broker.cli.options import console, fail
 from broker.settings import Settings
@@ -115,7 +115,7 @@ def estimate(settings: Settings, job: Job) -> None:
         prepared = prepare(job, content)
         calls = Calls(http, _say)
         file_id = calls.upload(content, f"{job.source.stem}.jsonl")
-        body = {"mixed_models": True, "large": True, "endpoint": prepared.endpoint}
+        body = {"mixed_models": True, "large": True, "endpoint": prepared.endpoint, **job.options}
         try:
             found = calls.estimate({"input_file_id": file_id, **body})
         finally:
@@ -140,5 +140,7 @@ def _tell(found: dict[str, Any], job: Job) -> None:
     typer.echo(f"output tokens   {unbounded if most is None else f'at most {most:,}'}")
     cost = f"${low} to ${high}" if high else f"${low} and the output tokens"
     typer.echo(f"cost            {cost if low else 'the price is not known'}")
-    if found.get("seconds"):
-        typer.echo(f"time            ~{found['seconds']:,} s at the present pace")
+    took = "not known: nobody has asked these models lately, or no worker is there"
+    if found.get("seconds") is not None:
+        took = f"~{span(found['seconds'])} at the present pace, if nobody else asks"
+    typer.echo(f"time            {took}")

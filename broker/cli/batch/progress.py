@@ -37,7 +37,7 @@ def describe(seen: dict[str, Any], speed: Speed) -> str:
         projected = cost * counts["total"] / ended if ended else cost
         parts.append(f"${cost:,.4f} of ~${projected:,.4f}")
     if speed.left_s:
-        parts.append(f"{_span(speed.left_s)} left")
+        parts.append(f"{span(speed.left_s)} left")
     if batch.get("millrace", {}).get("paused"):
         parts.append("paused")
     return ", ".join(parts)
@@ -53,7 +53,8 @@ def below(seen: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """A time in words."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
