@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from functools import partial
 
 from broker import process
 from broker.batching.leader import Batching
@@ -13,6 +14,7 @@ from broker.bus.leftovers import keep_swept
 from broker.config import Settings
 from broker.controller import Controller
 from broker.leader import CapacityLeader
+from broker.tasks import keep
 from broker.telemetry import Telemetry
 
 
@@ -26,7 +28,7 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
     if settings.capacity.shared:
         await capacity.start()
         capacity.show(telemetry.metrics)
-    sweeping = asyncio.create_task(keep_swept(bus), name="leftovers")
+    sweeping = keep(partial(keep_swept, bus), "leftovers")
     try:
         await stop.wait()
     finally:

@@ -17,6 +17,7 @@ from broker.bus.layout import ensure_layout, ensure_pool, remember_pool
 from broker.bus.mirror import Mirror
 from broker.config import Settings
 from broker.presence import PoolRecord, WorkerLease
+from broker.tasks import keep
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class Controller:
         await self.leases.start()
         # A server that lost a stream (a fresh disk) gets its layout again.
         self._bus.on_reconnect(self._start_over)
-        self._task = asyncio.create_task(self._follow(), name="pools")
+        self._task = keep(self._follow, "pools")
         _log.info("the bus is laid out")
 
     async def close(self) -> None:

@@ -8,6 +8,7 @@ the label `process`.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import re
 import sys
@@ -67,6 +68,12 @@ _COLORS = {"DEBUG": "\x1b[2m", "INFO": "\x1b[32m", "WARNING": "\x1b[33m", "ERROR
 def redact(text: str) -> str:
     """`text` without anything that looks like a key, a password or a bearer token."""
     return _SECRET.sub(lambda m: (m[1] or m[2] or m[3] or "") + _HIDDEN, text)
+
+
+@functools.lru_cache(maxsize=1024)
+def redact_name(name: str) -> str:
+    """`redact` for what is written again and again, such as names of models."""
+    return redact(name)
 
 
 class Sink:
@@ -201,7 +208,7 @@ class LogHandler(logging.Handler):
 class RequestLog:
     """One line for each finished request, at a fraction of the price of a log record.
 
-    Its fields are not redacted: callers give ids, names, numbers and nothing a client wrote.
+    Its fields are not redacted: callers give ids, names, numbers, and what clients wrote redacted.
     """
 
     def __init__(self, sink: Sink | None, formatter: _Formatter | None) -> None:
@@ -354,6 +361,8 @@ def start(log: LogSettings, process: str, stream: BinaryIO | None = None) -> Tel
     logging.captureWarnings(capture=True)
     # Its own lines about each connection and start-up step repeat ours.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    # It writes whole addresses: those of webhooks are secrets.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     wanted = logging.getLogger().isEnabledFor(logging.INFO)
     requests = RequestLog(sink, lines) if wanted else RequestLog(None, None)
     return Telemetry(process, Metrics(process), requests, sink)

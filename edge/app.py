@@ -27,11 +27,11 @@ from edge.http.framework import framework
 from edge.http.inference import InferenceRoute, Ingress
 from edge.http.protocol import protocol
 from edge.http.responses import CountInput, CreateResponse, ReadResponse
-from edge.http.slots import OpenStreams
 from edge.http.stored import conversation_routes, response_routes
 from edge.http.uploads import upload_routes
 from edge.kept import Kept
 from edge.once import Once
+from edge.openstreams import OpenStreams
 from edge.responses.service import ResponseService
 from edge.seams import EngineLike
 
@@ -52,10 +52,14 @@ def create_app(
     *,
     once: Once | None = None,
     held: Held | None = None,
+    streams: OpenStreams | None = None,
 ) -> ASGIApp:
-    """The ASGI application; it has to be served as `serve` says."""
+    """The ASGI application; it has to be served as `serve` says.
+
+    `held` and `streams` count for all that serves these limits, gRPC included.
+    """
     telemetry = telemetry or Telemetry.silent("edge")
-    streams = OpenStreams(settings.limits.streams_per_key)
+    streams = streams or OpenStreams(settings.limits.streams_per_key)
     _register_gauges(telemetry.metrics, engine, streams)
     if once is not None:
         _register_once(telemetry.metrics, once)

@@ -117,7 +117,7 @@ class Engine:
         )
         await self._lease.start()
         self._outlet.start(address)
-        self._tasks.spawn(self._tick(), "tick")
+        self._tasks.keep(self._tick, "tick")
 
     async def drain(self, grace_s: float) -> None:
         """Refuse new requests and wait for the running ones, at most `grace_s`."""

@@ -55,7 +55,7 @@ class Outlet:
     def start(self, address: str) -> None:
         """Publish from now on; workers find this edge at `address`."""
         self._address = address
-        self._tasks.spawn(self._pump(), "publish")
+        self._tasks.keep(self._pump, "publish")
 
     async def close(self) -> None:
         """Let withdrawals end; the owner of the tasks ends them."""

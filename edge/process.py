@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from importlib import metadata
 
 import uvicorn
@@ -14,6 +15,7 @@ from broker.bus import Bus
 from broker.bus.fleet import fleet_token
 from broker.bus.keyring import Keyring
 from broker.config import Settings
+from broker.tasks import keep
 from broker.telemetry import Telemetry
 from edge.app import create_app, serve
 from edge.attach import AttachService, OtherEdges
@@ -23,6 +25,7 @@ from edge.engine import Engine
 from edge.held import Held
 from edge.kept import Kept
 from edge.once import Once
+from edge.openstreams import OpenStreams
 from edge.rpc.server import RpcServer
 
 _log = logging.getLogger(__name__)
@@ -44,6 +47,16 @@ class _Server(uvicorn.Server):
         self.should_exit = True
         self._leaving.set()
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen. Raises `OSError` where that fails; uvicorn has logged why."""
+        try:
+            await super().startup(sockets)
+        except SystemExit as exc:
+            place = f"{self.config.host}:{self.config.port}"
+            raise OSError(
+                f"cannot serve HTTP on {place}: is the port taken? set MILLRACE_HTTP"
+            ) from exc
+
     async def main_loop(self) -> None:
         while not await self.on_tick(0):
             with contextlib.suppress(TimeoutError):
@@ -64,25 +77,28 @@ async def _body(settings: Settings, bus: Bus, telemetry: Telemetry, stop: asynci
     keyring = Keyring(bus)
     auth = Authenticator(keyring)
     kept = Kept.of(bus, engine, settings)
+    # What both fronts count together.
     held = Held(settings.limits, engine.refused)
+    streams = OpenStreams(settings.limits.streams_per_key)
     await engine.start()
     await kept.responses.start()
     if settings.api_key:
         await keyring.add(settings.api_key, "MILLRACE_API_KEY")
-    follow = asyncio.create_task(auth.follow(), name="keys")
+    follow = keep(auth.follow, "keys")
     version = metadata.version("millrace")
-    rpc = RpcServer(engine, auth, settings, version, telemetry, once=once, held=held, kept=kept)
+    rpc = RpcServer(
+        engine, auth, settings, version, telemetry, once=once, held=held, kept=kept, streams=streams
+    )
     await rpc.start()
-    app = create_app(settings, engine, auth, telemetry, kept, once=once, held=held)
+    app = create_app(settings, engine, auth, telemetry, kept, once=once, held=held, streams=streams)
     server = _Server(serve(app, settings, held))
     serving = asyncio.create_task(server.serve(), name="http")
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:
         await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
-            raise OSError(
-                f"cannot serve HTTP on {settings.http}: is the port taken? set MILLRACE_HTTP"
-            )
+            await serving
+            raise OSError("the HTTP server ended by itself")
         # Refuse first, so that load balancers see it, then let the rest finish.
         await rpc.drain()
         await engine.drain(settings.limits.drain_grace_s)

@@ -12,6 +12,7 @@ from broker.bus import Bus
 from broker.bus.capacity import Allowances, tell
 from broker.bus.ending import end
 from broker.capacity import Allowance, Report
+from broker.tasks import keep
 from workers.gate import Gate
 
 REPORT_S = 1.0
@@ -37,7 +38,7 @@ class CapacityLink:
     async def start(self) -> None:
         """Return once it is known what is allowed."""
         await self._allowances.start()
-        self._task = asyncio.create_task(self._report(), name="capacity")
+        self._task = keep(self._report, "capacity")
 
     async def close(self) -> None:
         """Stop."""

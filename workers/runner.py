@@ -25,6 +25,7 @@ from broker.catalog.bill import Bill
 from broker.config import Limits, ProviderSettings
 from broker.dispatch import LOSSES_BEFORE_ALONE
 from broker.settings import CapacitySettings
+from broker.tasks import keep
 from broker.timeouts import ByName
 from broker.v1 import delivery_service_pb2, job_pb2
 from workers import credentials
@@ -157,8 +158,8 @@ class Runner:
         )
         await self._lease.start()
         self._background = [
-            asyncio.create_task(self._tick(), name="tick"),
-            asyncio.create_task(self._slots.settle(), name="settle"),
+            keep(self._tick, "tick"),
+            keep(self._slots.settle, "settle"),
         ]
         self._pull_soon()
 

@@ -81,6 +81,13 @@ def key(secret: str) -> bytes:
     return found
 
 
+def place(url: str) -> str:
+    """What logs may say of an address: paths and queries hold secrets of their own."""
+    scheme, _, rest = url.partition("://")
+    host = rest.partition("/")[0].partition("?")[0].rpartition("@")[2]
+    return f"{scheme}://{host} ({mark(url)})"
+
+
 def mark(url: str) -> str:
     """How a record says that this address was told."""
     return hashlib.sha256(url.encode()).hexdigest()[:16]

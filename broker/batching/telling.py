@@ -51,17 +51,15 @@ class Telling:
             await self._client.aclose()
 
     async def _insist(self, run: Run, hook: Webhook) -> None:
-        event = webhooks.event_id(run.record)
+        event, place = webhooks.event_id(run.record), webhooks.place(hook.url)
         for wait_s in (*self._waits_s, None):
             why = await self._post(run, hook)
             if not why:
                 break
             if wait_s is None:
-                _log.error("webhook %s does not take %s (%s): given up", hook.url, event, why)
+                _log.error("webhook %s does not take %s (%s): given up", place, event, why)
                 break
-            _log.warning(
-                "webhook %s did not take %s: %s; again in %g s", hook.url, event, why, wait_s
-            )
+            _log.warning("webhook %s did not take %s: %s; again in %g s", place, event, why, wait_s)
             await asyncio.sleep(wait_s)
 
         def told(kept: batch_pb2.StoredBatch) -> bool:

@@ -17,6 +17,7 @@ from nats.js.errors import KeyWrongLastSequenceError
 
 from broker.bus.connection import Bus, BusError
 from broker.bus.ending import end
+from broker.tasks import keep
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class Leadership:
 
     def start(self) -> None:
         """Stand for it from now on."""
-        self._task = asyncio.create_task(self._stand(), name=f"leadership {self._key}")
+        self._task = keep(self._stand, f"leadership {self._key}")
 
     async def close(self) -> None:
         """Step down, so that another one can take over at once."""

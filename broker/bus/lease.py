@@ -12,6 +12,7 @@ from nats.js.errors import Error as JetStreamError
 
 from broker.bus.connection import Bus
 from broker.bus.ending import end
+from broker.tasks import keep
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class Lease:
         """Take the lease and keep it."""
         await self._bus.kv(self._bucket)
         await self.renew()
-        self._task = asyncio.create_task(self._keep(), name=f"lease {self._key}")
+        self._task = keep(self._keep, f"lease {self._key}")
 
     async def renew(self) -> None:
         """Write the present value now."""

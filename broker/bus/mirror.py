@@ -15,6 +15,7 @@ from nats.js.kv import KeyValue
 
 from broker.bus.connection import Bus, BusError
 from broker.bus.ending import end
+from broker.tasks import keep
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class Mirror:
         await self._bus.kv(self._bucket)
         self._bus.on_reconnect(self._restart.set)
         read = self._read
-        self._task = asyncio.create_task(self._follow(), name=f"mirror {self._bucket}")
+        self._task = keep(self._follow, f"mirror {self._bucket}")
         await asyncio.wait_for(read.wait(), 15)
 
     async def refresh(self) -> None:

@@ -19,6 +19,7 @@ from nats.errors import Error as NatsError
 
 from broker.bus.clock import Clock
 from broker.bus.connection import Bus
+from broker.tasks import keep
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class Publisher:
         self._prefix = self._bus.nc.new_inbox()
         self._skip = len(self._prefix) + 1
         await self._bus.nc.subscribe(f"{self._prefix}.*", cb=self._answered)
-        self._sweeper = asyncio.create_task(self._sweep(), name="pubacks")
+        self._sweeper = keep(self._sweep, "pubacks")
 
     async def send(
         self, subject: str, payload: bytes, on_ack: Callable[[PubAck], None], **headers: str
@@ -254,7 +255,7 @@ class Puller:
     async def start(self) -> None:
         """Begin to watch over pulls."""
         self._bus.on_reconnect(self._start_over)
-        self._watcher = asyncio.create_task(self._watch(), name=f"pull {self._subject}")
+        self._watcher = keep(self._watch, f"pull {self._subject}")
 
     def pull(self, batch: int) -> None:
         """Ask for up to `batch` more messages, or call `on_credit` once that is possible."""

@@ -22,8 +22,8 @@ from edge.batches.service import BatchService
 from edge.http.call import idempotency_key
 from edge.http.routes import json_body, signed_in
 from edge.http.rows import Rows
-from edge.http.slots import OpenStreams
 from edge.kept import Kept
+from edge.openstreams import OpenStreams
 
 _JSON = "application/json"
 # Of what describes a batch; its lines are in a file.

@@ -13,7 +13,7 @@ from starlette.types import Scope
 from broker.catalog.cost import usd
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
-from broker.telemetry import Telemetry, redact
+from broker.telemetry import Telemetry, redact, redact_name
 from broker.translate.headers import ACCOUNT, PROVIDER_KEY, forwarded
 from broker.translate.usage import completion_tokens, prompt_tokens
 from broker.v1 import event_pb2, generation_pb2
@@ -242,7 +242,7 @@ class Reporter:
             "status": call.status,
             "ms": round(seconds * 1000, 1),
             "provider": call.provider,
-            "model": call.model,
+            "model": redact_name(call.model),
             "stream": call.streamed,
         }
         if call.reason:

@@ -8,7 +8,7 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from broker.errors import InferenceError
-from broker.telemetry import RequestLog
+from broker.telemetry import RequestLog, redact
 from edge.http.reply import REQUEST_ID, error_reply, new_request_id
 
 _log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Framed:
                     "status": reply.status,
                     "ms": round((time.perf_counter() - begun) * 1000, 1),
                     "method": scope["method"],
-                    "path": scope["path"][:200],
+                    "path": redact(scope["path"])[:200],
                 },
             )
 

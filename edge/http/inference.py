@@ -25,9 +25,9 @@ from edge.http.body import ClientGoneError, Hold, read_json_body
 from edge.http.call import Call, Reporter
 from edge.http.form_body import read_form
 from edge.http.reply import error_reply
-from edge.http.slots import OpenStreams
 from edge.http.stream import EventStream
 from edge.once import Once
+from edge.openstreams import OpenStreams
 from edge.seams import EngineLike, ExchangeLike, Submits
 
 _log = logging.getLogger(__name__)

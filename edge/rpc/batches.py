@@ -22,8 +22,8 @@ from broker.v1 import batch_service_pb2 as pb
 from broker.v1 import batch_service_pb2_grpc as pb_grpc
 from edge.batches.estimate import Estimate
 from edge.batches.reading import Reading
-from edge.http.slots import OpenStreams
 from edge.kept import Kept
+from edge.openstreams import OpenStreams
 from edge.rpc.calls import Calls, Context, write
 
 # Changes come to a watcher no more often.

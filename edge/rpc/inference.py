@@ -18,7 +18,7 @@ from broker.v1 import inference_service_pb2 as pb
 from broker.v1 import inference_service_pb2_grpc as pb_grpc
 from edge.engine import Engine
 from edge.http.reply import new_request_id
-from edge.http.slots import OpenStreams
+from edge.openstreams import OpenStreams
 from edge.rpc.asking import Asking, Question
 from edge.rpc.bulk import Bulk
 from edge.rpc.calls import Call, Calls, Context, status_of, unexpected

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
-from broker.telemetry import Telemetry
+from broker.telemetry import Telemetry, redact_name
 from broker.translate.usage import completion_tokens, prompt_tokens
 from broker.v1 import event_pb2
 
@@ -79,7 +79,7 @@ class Reporter:
             "status": status,
             "ms": round(seconds * 1000, 1),
             "provider": asked.provider or (error.provider if error is not None else ""),
-            "model": asked.model,
+            "model": redact_name(asked.model),
             "method": asked.method,
             "key": asked.key.id,
             "tenant": asked.key.tenant,

@@ -18,7 +18,7 @@ from broker.v1 import generation_pb2, stored_pb2
 from broker.v1 import inference_service_pb2 as pb_inference
 from broker.v1 import responses_service_pb2 as pb
 from broker.v1 import responses_service_pb2_grpc as pb_grpc
-from edge.http.slots import OpenStreams
+from edge.openstreams import OpenStreams
 from edge.responses.keeping import Keeping
 from edge.responses.service import ResponseService, now
 from edge.responses.turn import Turn

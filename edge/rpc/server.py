@@ -12,6 +12,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from broker.config import Limits, Settings
+from broker.tasks import keep
 from broker.telemetry import Telemetry
 from broker.v1 import (
     batch_service_pb2,
@@ -28,9 +29,9 @@ from broker.v1 import (
 from edge.auth import Authenticator
 from edge.engine import Engine
 from edge.held import Held
-from edge.http.slots import OpenStreams
 from edge.kept import Kept
 from edge.once import Once
+from edge.openstreams import OpenStreams
 from edge.responses.conversations import Conversations
 from edge.rpc.asking import Asking
 from edge.rpc.batches import BatchService
@@ -78,6 +79,7 @@ class RpcServer:
         once: Once,
         held: Held,
         kept: Kept,
+        streams: OpenStreams,
     ) -> None:
         limits = settings.limits
         self._engine = engine
@@ -86,7 +88,6 @@ class RpcServer:
         self._health = health.aio.HealthServicer()
         self._following: asyncio.Task[None] | None = None
         self._server = server = grpc.aio.server(options=_options(limits))
-        streams = OpenStreams(limits.streams_per_key)
         reporter = Reporter(telemetry or Telemetry.silent("edge"))
         tolerant: Any = _Tolerant(server)
         inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(
@@ -132,7 +133,7 @@ class RpcServer:
         await self._health.set(_CONTROL, _Status.SERVING)
         await self._show_health(ready=self._engine.ready())
         await self._server.start()
-        self._following = asyncio.create_task(self._follow_health(), name="health")
+        self._following = keep(self._follow_health, "health")
 
     async def drain(self) -> None:
         """Tell health checks that nothing new is welcome; calls that run go on."""

@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 
+import httpx
 import orjson
 import pytest
 
@@ -25,11 +26,12 @@ class Terminal(io.BytesIO):
 def untouched_root() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    uvicorn = logging.getLogger("uvicorn").level
+    levels = {name: logging.getLogger(name).level for name in ("httpx", "uvicorn")}
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
-    logging.getLogger("uvicorn").setLevel(uvicorn)
+    for name, before in levels.items():
+        logging.getLogger(name).setLevel(before)
     logging.captureWarnings(capture=False)
 
 
@@ -137,6 +139,15 @@ def test_secrets_are_hidden_in_messages_fields_and_tracebacks(text: str, secret:
     assert secret not in out.getvalue().decode()
     assert len(rows(out)) == 3
     assert out.getvalue().count(b"[hidden]") >= 3
+
+
+def test_addresses_that_are_called_are_not_logged() -> None:
+    out = io.BytesIO()
+    telemetry.start(LogSettings(format="json"), "broker", out)
+    httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(204))).post(
+        "https://hooks.example/services/T0/secret?token=secret"
+    )
+    assert rows(out) == []
 
 
 def test_redaction_leaves_ordinary_words_alone() -> None:

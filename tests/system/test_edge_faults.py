@@ -8,6 +8,7 @@ import time
 
 import httpx
 
+from tests.ports import free_port
 from tests.system.stack import MakeStack, Stack, until
 
 
@@ -127,3 +128,16 @@ async def answered(stack: Stack, client: httpx.AsyncClient) -> bool:
 
 async def charged_at_least(stack: Stack, count: int) -> bool:
     return (await stack.ledger()).total().charges >= count
+
+
+async def test_an_edge_whose_port_is_taken_says_so_and_ends(stack: Stack) -> None:
+    http, _ = stack.edges["edge"]
+    env = {"MILLRACE_HTTP": f"127.0.0.1:{http}", "MILLRACE_GRPC": f"127.0.0.1:{free_port()}"}
+    stack.spawn("late", "edge", env=env)
+    late = stack.processes["late"]
+    await until(lambda: not late.running, "it ends")
+    assert late.popen.returncode == 1
+    told = late.log.read_text()
+    assert f"cannot serve HTTP on 127.0.0.1:{http}: is the port taken?" in told
+    assert "address already in use" in told
+    assert "Traceback" not in told

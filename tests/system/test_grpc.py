@@ -257,6 +257,10 @@ async def test_more_streams_than_a_key_may_have_are_refused(stack: Stack, client
         await call.read()
     found = await failure(client.stream(ask("sim/echo")).read())
     assert (found.code, found.reason) == ("RESOURCE_EXHAUSTED", "too_many_streams")
+    async with stack.client() as http:  # they are those of both fronts together
+        body = {"model": "sim/echo", "prompt": "hi", "stream": True}
+        refused = await http.post("/v1/completions", json=body)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_streams")
     for call in calls:
         call.cancel()
     await stack.quiet()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from broker.bus.ending import end
 from broker.bus.files import Files
 from broker.bus.layout import ensure_layout, ensure_pool
 from broker.bus.responses import Blobs
+from broker.bus.results import Results, Seen
 from broker.bus.usage import usage_groups
 from broker.errors import InferenceError
 from broker.ledger import Ledger
@@ -107,6 +108,28 @@ async def test_r18_lines_that_strand_are_found_and_run_again(
         # A copy of such a line may be queued still: it must not run.
         kv = await bus.kv(subjects.BATCHES)
         assert (await kv.get(subjects.stop_key(batch))).value
+
+
+async def test_a_counter_that_dies_is_begun_anew(
+    bus: Bus, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaths: list[int] = []
+    follow = Results.follow
+
+    async def dies_once(results: Results, start: int) -> AsyncGenerator[list[Seen], None]:
+        async for group in follow(results, start):
+            if not deaths:
+                deaths.append(start)
+                raise ValueError("a bug")
+            yield group
+
+    monkeypatch.setattr(Results, "follow", dies_once)
+    author = Author(bus)
+    batch = await author.create(lines(20))
+    async with Leader(bus, monkeypatch):
+        await until(lambda: author.over(batch), "it is over", 30)
+    assert deaths
+    assert (await author.get(batch)).progress.completed == 20
 
 
 async def test_a_stopped_batch_ends_though_some_of_its_lines_are_lost(

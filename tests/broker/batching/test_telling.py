@@ -98,10 +98,14 @@ async def test_a_webhook_is_told_until_it_takes_it_and_others_are_not_told_again
 
 
 async def test_who_takes_over_tells_those_that_were_not_told(
-    bus: Bus, serve: Callable[[Receiver], Awaitable[str]], monkeypatch: pytest.MonkeyPatch
+    bus: Bus,
+    serve: Callable[[Receiver], Awaitable[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     down, quick = Receiver(*[503] * 3), Receiver()
-    hooks = (Webhook(await serve(down), "s"), Webhook(await serve(quick), "s"))
+    place = await serve(down)
+    hooks = (Webhook(f"{place}?token=secret", "s"), Webhook(await serve(quick), "s"))
     author = Author(bus)
     batch = await author.create(b"nonsense")
     async with Leader(bus, monkeypatch, hooks=hooks) as leader:
@@ -116,4 +120,8 @@ async def test_who_takes_over_tells_those_that_were_not_told(
         await until(lambda: author.let_go(batch), "it is let go", 20)
     assert len(quick.came) == 1
     assert not down.statuses
+    # Many services know who posts by the path or the query alone.
+    assert place.removesuffix("/hook") in caplog.text
+    assert "/hook" not in caplog.text
+    assert "token" not in caplog.text
     assert len((await author.get(batch)).told) == 2

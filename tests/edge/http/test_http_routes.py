@@ -352,6 +352,16 @@ async def test_a_cors_request_is_logged_once(start: Start, client: httpx.AsyncCl
     assert line["request_id"] == answer.headers["x-request-id"]
 
 
+async def test_what_looks_like_a_key_in_a_path_is_not_logged(
+    start: Start, client: httpx.AsyncClient
+) -> None:
+    edge = await start()
+    await client.get(f"{edge.url}/v1/files/sk-proj-{'a' * 40}")
+    (line,) = edge.lines()
+    assert str(line["path"]).startswith("/v1/files/")
+    assert "aaaa" not in str(line)
+
+
 async def test_health_checks_are_not_logged(start: Start, client: httpx.AsyncClient) -> None:
     edge = await start()
     for path in ("/healthz", "/readyz", "/metrics"):
