@@ -19,7 +19,8 @@ def letter(job: job_pb2.Job) -> bytes:
     kept.CopyFrom(job)
     kept.ClearField("claim_secret")
     if not _loggable(kept):
-        kept.ClearField("body")
+        # A line still says which it is.
+        (kept.line if kept.HasField("line") else kept).ClearField("body")
     return kept.SerializeToString()
 
 

@@ -88,6 +88,8 @@ TABLE: dict[str, Row] = {
     "idempotency_conflict": Row(
         409, "ALREADY_EXISTS", _INVALID, "idempotency_conflict", _C, Retry.NEVER
     ),
+    # What a name of its caller stands for was too large to be given again.
+    "answer_not_kept": Row(409, "OUT_OF_RANGE", _INVALID, "answer_not_kept", _C, Retry.NEVER),
     "request_too_large": Row(
         413, "INVALID_ARGUMENT", _INVALID, "request_too_large", _C, Retry.NEXT
     ),

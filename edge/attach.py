@@ -31,7 +31,7 @@ _CONNECT_S = 2.0
 _MESSAGE_BYTES = 1 << 20
 _Code = grpc.StatusCode
 # What an edge says that does not run a request, by its status; all else may be different soon.
-_STANDINGS = {_Code.NOT_FOUND: Standing.UNKNOWN}
+_STANDINGS = {_Code.NOT_FOUND: Standing.UNKNOWN, _Code.OUT_OF_RANGE: Standing.TOO_LARGE}
 
 
 class Host(Protocol):
@@ -72,6 +72,8 @@ class AttachService(pb_grpc.AttachServiceServicer):
         reader = None
         if isinstance(run, Run) and hmac.compare_digest(run.request_hash, request.request_hash):
             reader = run.join()
+            if reader is None and run.too_large:
+                await context.abort(_Code.OUT_OF_RANGE, "its beginning is gone")
         if reader is None:
             await context.abort(_Code.FAILED_PRECONDITION, "it cannot be joined")
         self._host.hold(reader)

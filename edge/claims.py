@@ -55,6 +55,8 @@ class Standing(Enum):
     CLAIMED = "claimed"
     # The edge has nothing to do with it.
     UNKNOWN = "unknown"
+    # It runs there, and its beginning is gone.
+    TOO_LARGE = "too large"
 
 
 def digest(
@@ -153,6 +155,8 @@ class Claims:
                 standing: _T | Standing = Standing.CLAIMED
             else:
                 standing = await join(there)
+                if standing is Standing.TOO_LARGE:
+                    raise _not_kept("is being answered", named)
                 if not isinstance(standing, Standing):
                     return standing
                 await asyncio.sleep(pause_s)
@@ -223,10 +227,12 @@ def _answer(there: stored_pb2.Once, named: Named) -> stored_pb2.Once | None:
     """The record, if its answer is there; raises `InferenceError` where there is none to be had."""
     require_same(there, named)
     if there.done and not there.events:
-        raise InferenceError(
-            "idempotency_conflict",
-            "the request with this idempotency key was answered, and the answer was too large to "
-            "be kept",
-            param=named.param,
-        )
+        raise _not_kept("was answered", named)
     return there if there.done else None
+
+
+def _not_kept(what: str, named: Named) -> InferenceError:
+    message = (
+        f"the request with this idempotency key {what}, and the answer is too large to be kept"
+    )
+    return InferenceError("answer_not_kept", message, param=named.param)

@@ -96,6 +96,8 @@ class Link:
         self.sessions: dict[int, _Session] = {}
         self.heard = self._loop.time()
         self.gauges = pb.WorkerGauges()
+        # It said goodbye: what it had was handed back.
+        self.leaving = False
 
     def send(self, control: pb.Control) -> None:
         """Queue a control for the writer; with many sessions it waits a little for company."""
@@ -125,6 +127,7 @@ class Link:
     def received(self, message: pb.DeliverRequest) -> None:
         """Route the frames of one message. Never waits."""
         self.heard = self._loop.time()
+        self.leaving = message.leaving
         if message.HasField("gauges"):
             self.gauges = message.gauges
         for frame in message.frames:
@@ -248,7 +251,8 @@ class DeliveryServer(pb_grpc.DeliveryServiceServicer):
             if link.sessions:
                 _log.warning("lost worker %s with %d requests", link.worker, len(link.sessions))
             link.lose()
-            self._desk.worker_lost(link.provider, link.pool)
+            if not link.leaving:
+                self._desk.worker_lost(link.provider, link.pool)
 
     async def FetchBody(  # noqa: N802
         self,

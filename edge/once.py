@@ -142,7 +142,7 @@ class Once:
             return await self._elsewhere.join(record)
         run = self.standing(record.request_id)
         if isinstance(run, Run):
-            return run.join() or Standing.CLAIMED
+            return run.join() or (Standing.TOO_LARGE if run.too_large else Standing.CLAIMED)
         return run
 
 

@@ -6,7 +6,6 @@ A message carries what a worker needs to claim the attempt; large bodies stay he
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections import deque
 from collections.abc import Mapping
@@ -192,8 +191,7 @@ class Outlet:
         job = self._envelope(exchange, attempt)
         if len(exchange.raw) <= MAX_INLINE_BODY:
             return envelope.encode(job, exchange.raw)
-        digest = hashlib.sha256(exchange.raw).digest()
-        job.body_reference.CopyFrom(job_pb2.BodyReference(size=len(exchange.raw), digest=digest))
+        job.body_reference.size = len(exchange.raw)
         return job.SerializeToString()
 
 

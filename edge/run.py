@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from broker.bus.layout import MAX_INLINE_BODY
@@ -43,8 +42,9 @@ class Run:
         self._claim = claim
         self._runs = runs
         runs[self.request_id] = self
-        # Those before `_first` were dropped; all are here while the answer may yet be kept.
-        self._batches: deque[_Events] = deque()
+        # By their numbers. Those before `_first` were dropped; all are here while the answer may
+        # yet be kept.
+        self._batches: dict[int, _Events] = {}
         self._first = 0
         self._readers: set[Reader] = set()
         self._moved = asyncio.Event()
@@ -56,9 +56,14 @@ class Run:
         """As the exchange's own."""
         return self._inner.route
 
+    @property
+    def too_large(self) -> bool:
+        """Whether its beginning is gone: nobody can read along any more, or have it again."""
+        return self._first > 0
+
     def join(self, *, replayed: bool = True) -> Reader | None:
-        """One more reader; None where the beginning is gone, or all the others are."""
-        if self._first or self._leaving:
+        """One more reader; None where it is too large, or all the others have gone."""
+        if self.too_large or self._leaving:
             return None
         reader = Reader(self, replayed=replayed)
         self._readers.add(reader)
@@ -76,7 +81,7 @@ class Run:
         """What came from batch `number` on."""
         if number < self._first:
             raise InferenceError("client_gone", "the client did not read", phase="content")
-        return [event for batch in list(self._batches)[number - self._first :] for event in batch]
+        return [event for n in range(number, self.end) for event in self._batches[n]]
 
     @property
     def end(self) -> int:
@@ -107,7 +112,7 @@ class Run:
         size = self.size + sum(event.ByteSize() for event in batch)
         if size > MAX_INLINE_BODY:
             self._trim()
-        self._batches.append(batch)
+        self._batches[self.end] = batch
         self.size = size
         if batch[-1].HasField("completed"):
             events = self.since(0) if size <= MAX_INLINE_BODY else []
@@ -126,7 +131,7 @@ class Run:
         close = (r.at for r in self._readers if self.size - r.read <= BEHIND_BYTES)
         oldest = min(close, default=self.end)
         while self._first < oldest:
-            self._batches.popleft()
+            del self._batches[self._first]
             self._first += 1
 
     def _tell(self) -> None:

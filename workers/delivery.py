@@ -241,8 +241,7 @@ class EdgeLink:
         )
         try:
             call = self._stub.FetchBody(ask, metadata=self._metadata, timeout=30)
-            pieces = [response.data async for response in call]
-            return generation_pb2.Request.FromString(b"".join(pieces))
+            return _whole([response.data async for response in call], job.body_reference.size)
         except (grpc.aio.AioRpcError, DecodeError) as exc:
             _log.warning("no body of %s from %s: %s", job.request_id, self.address, _why(exc))
             raise EdgeLost from exc
@@ -321,6 +320,7 @@ class EdgeLink:
                     self._wake.set()
                 await call.write(message)
                 if self._closing and not self._outbox:
+                    await call.write(pb.DeliverRequest(leaving=True).SerializeToString())
                     # The edge reads to the end and hangs up; to cancel would drop what it has not.
                     await call.done_writing()
                     return
@@ -344,6 +344,13 @@ class EdgeLink:
                     self.sessions.pop(control.session, None)
                     self._outbox.drop(control.session)
                     session.end(Killed(control.kill.reason))
+
+
+def _whole(pieces: list[bytes], size: int) -> generation_pb2.Request:
+    body = b"".join(pieces)
+    if len(body) != size:
+        raise DecodeError(f"{len(body)} bytes instead of {size}")
+    return generation_pb2.Request.FromString(body)
 
 
 def _refused(exc: Exception) -> bool:

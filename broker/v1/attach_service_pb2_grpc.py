@@ -48,7 +48,8 @@ class AttachServiceServicer:
 
     def Attach(self, request, context):
         """The answer of a request that runs here, from its first event on. NOT_FOUND: it does not run
-        here and is not about to; FAILED_PRECONDITION: it cannot be joined, now or any more.
+        here and is not about to; OUT_OF_RANGE: its beginning is gone; FAILED_PRECONDITION: it cannot be
+        joined now.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,7 +35,8 @@ class AttachServiceStub:
     def __new__(cls, channel: _aio.Channel) -> AttachServiceAsyncStub: ...
     Attach: _grpc.UnaryStreamMultiCallable[_attach_service_pb2.AttachRequest, _attach_service_pb2.AttachResponse]
     """The answer of a request that runs here, from its first event on. NOT_FOUND: it does not run
-    here and is not about to; FAILED_PRECONDITION: it cannot be joined, now or any more.
+    here and is not about to; OUT_OF_RANGE: its beginning is gone; FAILED_PRECONDITION: it cannot be
+    joined now.
     """
 
 @_typing.type_check_only
@@ -45,7 +46,8 @@ class AttachServiceAsyncStub(AttachServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Attach: _aio.UnaryStreamMultiCallable[_attach_service_pb2.AttachRequest, _attach_service_pb2.AttachResponse]  # type: ignore[assignment]
     """The answer of a request that runs here, from its first event on. NOT_FOUND: it does not run
-    here and is not about to; FAILED_PRECONDITION: it cannot be joined, now or any more.
+    here and is not about to; OUT_OF_RANGE: its beginning is gone; FAILED_PRECONDITION: it cannot be
+    joined now.
     """
 
 class AttachServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -58,7 +60,8 @@ class AttachServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_attach_service_pb2.AttachResponse], _abc.AsyncIterator[_attach_service_pb2.AttachResponse]]:
         """The answer of a request that runs here, from its first event on. NOT_FOUND: it does not run
-        here and is not about to; FAILED_PRECONDITION: it cannot be joined, now or any more.
+        here and is not about to; OUT_OF_RANGE: its beginning is gone; FAILED_PRECONDITION: it cannot be
+        joined now.
         """
 
 def add_AttachServiceServicer_to_server(servicer: AttachServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,43 +25,43 @@ _sym_db = _symbol_database.Default()
 from broker.v1 import event_pb2 as broker_dot_v1_dot_event__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n broker/v1/delivery_service.proto\x12\tbroker.v1\x1a\x15\x62roker/v1/event.proto\"|\n\x0e\x44\x65liverRequest\x12\x1f\n\x05hello\x18\x01 \x01(\x0b\x32\x10.broker.v1.Hello\x12 \n\x06\x66rames\x18\x02 \x03(\x0b\x32\x10.broker.v1.Frame\x12\'\n\x06gauges\x18\x03 \x01(\x0b\x32\x17.broker.v1.WorkerGauges\"Y\n\x0cWorkerGauges\x12\x0c\n\x04\x62usy\x18\x01 \x01(\x03\x12\x0c\n\x04held\x18\x02 \x01(\x03\x12\r\n\x05\x63\x61lls\x18\x03 \x01(\x03\x12\x0f\n\x07records\x18\x04 \x01(\x03\x12\r\n\x05tasks\x18\x05 \x01(\x03\"7\n\x05Hello\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x0c\n\x04pool\x18\x03 \x01(\t\"\x95\x01\n\x05\x46rame\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12!\n\x05\x63laim\x18\x02 \x01(\x0b\x32\x10.broker.v1.ClaimH\x00\x12#\n\x06\x65vents\x18\x03 \x01(\x0b\x32\x11.broker.v1.EventsH\x00\x12(\n\thand_back\x18\x04 \x01(\x0b\x32\x13.broker.v1.HandBackH\x00\x42\t\n\x07payload\"*\n\x06\x45vents\x12 \n\x06\x65vents\x18\x01 \x03(\x0b\x32\x10.broker.v1.Event\"K\n\x05\x43laim\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0e\n\x06secret\x18\x03 \x01(\x0c\x12\r\n\x05\x61lone\x18\x04 \x01(\x08\"\x1a\n\x08HandBack\x12\x0e\n\x06reason\x18\x01 \x01(\t\"7\n\x0f\x44\x65liverResponse\x12$\n\x08\x63ontrols\x18\x01 \x03(\x0b\x32\x12.broker.v1.Control\"\xa1\x01\n\x07\x43ontrol\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12!\n\x05grant\x18\x02 \x01(\x0b\x32\x10.broker.v1.GrantH\x00\x12\x16\n\x0c\x63redit_bytes\x18\x03 \x01(\x03H\x00\x12\x1f\n\x04kill\x18\x04 \x01(\x0b\x32\x0f.broker.v1.KillH\x00\x12\x1f\n\x04stop\x18\x05 \x01(\x0b\x32\x0f.broker.v1.StopH\x00\x42\x08\n\x06\x61\x63tion\"n\n\x05Grant\x12\x14\n\x0cremaining_ms\x18\x01 \x01(\x03\x12\x14\n\x0c\x63redit_bytes\x18\x02 \x01(\x03\x12\x12\n\ncredential\x18\x03 \x01(\t\x12%\n\x06limits\x18\x04 \x01(\x0b\x32\x15.broker.v1.TimeLimits\"n\n\nTimeLimits\x12\x12\n\nconnect_ms\x18\x01 \x01(\x03\x12\x16\n\x0e\x66irst_token_ms\x18\x02 \x01(\x03\x12\x10\n\x08stall_ms\x18\x03 \x01(\x03\x12\x10\n\x08whole_ms\x18\x04 \x01(\x03\x12\x10\n\x08total_ms\x18\x05 \x01(\x03\"\x16\n\x04Kill\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x16\n\x04Stop\x12\x0e\n\x06reason\x18\x01 \x01(\t\"o\n\x10\x46\x65tchBodyRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0e\n\x06secret\x18\x03 \x01(\x0c\x12\x17\n\nattachment\x18\x04 \x01(\x05H\x00\x88\x01\x01\x42\r\n\x0b_attachment\"!\n\x11\x46\x65tchBodyResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\xa1\x01\n\x0f\x44\x65liveryService\x12\x44\n\x07\x44\x65liver\x12\x19.broker.v1.DeliverRequest\x1a\x1a.broker.v1.DeliverResponse(\x01\x30\x01\x12H\n\tFetchBody\x12\x1b.broker.v1.FetchBodyRequest\x1a\x1c.broker.v1.FetchBodyResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n broker/v1/delivery_service.proto\x12\tbroker.v1\x1a\x15\x62roker/v1/event.proto\"\x8d\x01\n\x0e\x44\x65liverRequest\x12\x1f\n\x05hello\x18\x01 \x01(\x0b\x32\x10.broker.v1.Hello\x12 \n\x06\x66rames\x18\x02 \x03(\x0b\x32\x10.broker.v1.Frame\x12\'\n\x06gauges\x18\x03 \x01(\x0b\x32\x17.broker.v1.WorkerGauges\x12\x0f\n\x07leaving\x18\x04 \x01(\x08\"Y\n\x0cWorkerGauges\x12\x0c\n\x04\x62usy\x18\x01 \x01(\x03\x12\x0c\n\x04held\x18\x02 \x01(\x03\x12\r\n\x05\x63\x61lls\x18\x03 \x01(\x03\x12\x0f\n\x07records\x18\x04 \x01(\x03\x12\r\n\x05tasks\x18\x05 \x01(\x03\"7\n\x05Hello\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x0c\n\x04pool\x18\x03 \x01(\t\"\x95\x01\n\x05\x46rame\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12!\n\x05\x63laim\x18\x02 \x01(\x0b\x32\x10.broker.v1.ClaimH\x00\x12#\n\x06\x65vents\x18\x03 \x01(\x0b\x32\x11.broker.v1.EventsH\x00\x12(\n\thand_back\x18\x04 \x01(\x0b\x32\x13.broker.v1.HandBackH\x00\x42\t\n\x07payload\"*\n\x06\x45vents\x12 \n\x06\x65vents\x18\x01 \x03(\x0b\x32\x10.broker.v1.Event\"K\n\x05\x43laim\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0e\n\x06secret\x18\x03 \x01(\x0c\x12\r\n\x05\x61lone\x18\x04 \x01(\x08\"\x1a\n\x08HandBack\x12\x0e\n\x06reason\x18\x01 \x01(\t\"7\n\x0f\x44\x65liverResponse\x12$\n\x08\x63ontrols\x18\x01 \x03(\x0b\x32\x12.broker.v1.Control\"\xa1\x01\n\x07\x43ontrol\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12!\n\x05grant\x18\x02 \x01(\x0b\x32\x10.broker.v1.GrantH\x00\x12\x16\n\x0c\x63redit_bytes\x18\x03 \x01(\x03H\x00\x12\x1f\n\x04kill\x18\x04 \x01(\x0b\x32\x0f.broker.v1.KillH\x00\x12\x1f\n\x04stop\x18\x05 \x01(\x0b\x32\x0f.broker.v1.StopH\x00\x42\x08\n\x06\x61\x63tion\"n\n\x05Grant\x12\x14\n\x0cremaining_ms\x18\x01 \x01(\x03\x12\x14\n\x0c\x63redit_bytes\x18\x02 \x01(\x03\x12\x12\n\ncredential\x18\x03 \x01(\t\x12%\n\x06limits\x18\x04 \x01(\x0b\x32\x15.broker.v1.TimeLimits\"n\n\nTimeLimits\x12\x12\n\nconnect_ms\x18\x01 \x01(\x03\x12\x16\n\x0e\x66irst_token_ms\x18\x02 \x01(\x03\x12\x10\n\x08stall_ms\x18\x03 \x01(\x03\x12\x10\n\x08whole_ms\x18\x04 \x01(\x03\x12\x10\n\x08total_ms\x18\x05 \x01(\x03\"\x16\n\x04Kill\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x16\n\x04Stop\x12\x0e\n\x06reason\x18\x01 \x01(\t\"o\n\x10\x46\x65tchBodyRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0e\n\x06secret\x18\x03 \x01(\x0c\x12\x17\n\nattachment\x18\x04 \x01(\x05H\x00\x88\x01\x01\x42\r\n\x0b_attachment\"!\n\x11\x46\x65tchBodyResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\xa1\x01\n\x0f\x44\x65liveryService\x12\x44\n\x07\x44\x65liver\x12\x19.broker.v1.DeliverRequest\x1a\x1a.broker.v1.DeliverResponse(\x01\x30\x01\x12H\n\tFetchBody\x12\x1b.broker.v1.FetchBodyRequest\x1a\x1c.broker.v1.FetchBodyResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'broker.v1.delivery_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DELIVERREQUEST']._serialized_start=70
-  _globals['_DELIVERREQUEST']._serialized_end=194
-  _globals['_WORKERGAUGES']._serialized_start=196
-  _globals['_WORKERGAUGES']._serialized_end=285
-  _globals['_HELLO']._serialized_start=287
-  _globals['_HELLO']._serialized_end=342
-  _globals['_FRAME']._serialized_start=345
-  _globals['_FRAME']._serialized_end=494
-  _globals['_EVENTS']._serialized_start=496
-  _globals['_EVENTS']._serialized_end=538
-  _globals['_CLAIM']._serialized_start=540
-  _globals['_CLAIM']._serialized_end=615
-  _globals['_HANDBACK']._serialized_start=617
-  _globals['_HANDBACK']._serialized_end=643
-  _globals['_DELIVERRESPONSE']._serialized_start=645
-  _globals['_DELIVERRESPONSE']._serialized_end=700
-  _globals['_CONTROL']._serialized_start=703
-  _globals['_CONTROL']._serialized_end=864
-  _globals['_GRANT']._serialized_start=866
-  _globals['_GRANT']._serialized_end=976
-  _globals['_TIMELIMITS']._serialized_start=978
-  _globals['_TIMELIMITS']._serialized_end=1088
-  _globals['_KILL']._serialized_start=1090
-  _globals['_KILL']._serialized_end=1112
-  _globals['_STOP']._serialized_start=1114
-  _globals['_STOP']._serialized_end=1136
-  _globals['_FETCHBODYREQUEST']._serialized_start=1138
-  _globals['_FETCHBODYREQUEST']._serialized_end=1249
-  _globals['_FETCHBODYRESPONSE']._serialized_start=1251
-  _globals['_FETCHBODYRESPONSE']._serialized_end=1284
-  _globals['_DELIVERYSERVICE']._serialized_start=1287
-  _globals['_DELIVERYSERVICE']._serialized_end=1448
+  _globals['_DELIVERREQUEST']._serialized_start=71
+  _globals['_DELIVERREQUEST']._serialized_end=212
+  _globals['_WORKERGAUGES']._serialized_start=214
+  _globals['_WORKERGAUGES']._serialized_end=303
+  _globals['_HELLO']._serialized_start=305
+  _globals['_HELLO']._serialized_end=360
+  _globals['_FRAME']._serialized_start=363
+  _globals['_FRAME']._serialized_end=512
+  _globals['_EVENTS']._serialized_start=514
+  _globals['_EVENTS']._serialized_end=556
+  _globals['_CLAIM']._serialized_start=558
+  _globals['_CLAIM']._serialized_end=633
+  _globals['_HANDBACK']._serialized_start=635
+  _globals['_HANDBACK']._serialized_end=661
+  _globals['_DELIVERRESPONSE']._serialized_start=663
+  _globals['_DELIVERRESPONSE']._serialized_end=718
+  _globals['_CONTROL']._serialized_start=721
+  _globals['_CONTROL']._serialized_end=882
+  _globals['_GRANT']._serialized_start=884
+  _globals['_GRANT']._serialized_end=994
+  _globals['_TIMELIMITS']._serialized_start=996
+  _globals['_TIMELIMITS']._serialized_end=1106
+  _globals['_KILL']._serialized_start=1108
+  _globals['_KILL']._serialized_end=1130
+  _globals['_STOP']._serialized_start=1132
+  _globals['_STOP']._serialized_end=1154
+  _globals['_FETCHBODYREQUEST']._serialized_start=1156
+  _globals['_FETCHBODYREQUEST']._serialized_end=1267
+  _globals['_FETCHBODYRESPONSE']._serialized_start=1269
+  _globals['_FETCHBODYRESPONSE']._serialized_end=1302
+  _globals['_DELIVERYSERVICE']._serialized_start=1305
+  _globals['_DELIVERYSERVICE']._serialized_end=1466
 # @@protoc_insertion_point(module_scope)

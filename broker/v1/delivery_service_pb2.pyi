@@ -28,6 +28,9 @@ class DeliverRequest(_message.Message):
     HELLO_FIELD_NUMBER: _builtins.int
     FRAMES_FIELD_NUMBER: _builtins.int
     GAUGES_FIELD_NUMBER: _builtins.int
+    LEAVING_FIELD_NUMBER: _builtins.int
+    leaving: _builtins.bool
+    """Last message only: the worker holds nothing any more, and is not lost."""
     @_builtins.property
     def hello(self) -> Global___Hello:
         """First message only."""
@@ -46,10 +49,11 @@ class DeliverRequest(_message.Message):
         hello: Global___Hello | None = ...,
         frames: _abc.Iterable[Global___Frame] | None = ...,
         gauges: Global___WorkerGauges | None = ...,
+        leaving: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["gauges", b"gauges", "hello", b"hello"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames", "gauges", b"gauges", "hello", b"hello"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames", "gauges", b"gauges", "hello", b"hello", "leaving", b"leaving"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

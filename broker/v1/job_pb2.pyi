@@ -196,7 +196,7 @@ class BodyReference(_message.Message):
     OBJECT_FIELD_NUMBER: _builtins.int
     size: _builtins.int
     digest: _builtins.bytes
-    """SHA-256 of the serialised Request."""
+    """SHA-256 of the serialised Request, where it is in an object."""
     object: _builtins.str
     """Its name in the object store `blobs`: durable work outlives its edge."""
     def __init__(

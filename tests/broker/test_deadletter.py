@@ -36,6 +36,7 @@ def test_a_body_is_kept_unless_its_caller_refuses(
     data = letter(lane(logged))
     assert (SECRET in data) is kept
     assert job_pb2.Job.FromString(data).request_id == "a"
+    assert job_pb2.Job.FromString(data).line.batch_id == lane(True).line.batch_id
 
 
 def test_what_was_too_large_for_the_queue_is_not_kept() -> None:

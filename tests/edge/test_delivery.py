@@ -125,6 +125,26 @@ def link_of(server: DeliveryServer) -> Link:
     return link
 
 
+# Leaving.
+
+
+async def test_a_worker_that_says_goodbye_is_not_lost_and_one_that_hangs_up_is(
+    desk: Desk, server: DeliveryServer, port: int
+) -> None:
+    polite, rude = Worker(port), Worker(port)
+    for worker in (polite, rude):
+        await worker.dial()
+    await until(lambda: len(server.links) == 2)
+    await polite.call.write(pb.DeliverRequest(leaving=True))
+    await polite.call.done_writing()
+    await until(lambda: len(server.links) == 1)
+    assert desk.lost == []
+    await rude.call.done_writing()
+    await until(lambda: desk.lost == [("a", "main")])
+    await polite.hang_up()
+    await rude.hang_up()
+
+
 # Claims (R1).
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -116,9 +117,28 @@ async def test_what_is_too_large_to_be_kept_cannot_be_joined(story: Story) -> No
         assert await reader.next()
     await settle()
     assert story.run.join() is None
+    assert story.run.too_large
     story.inner.say(DONE)
     assert await rest(reader) == [DONE]
     assert story.claim.events == []
+
+
+async def test_reading_on_costs_the_same_however_much_came_before(story: Story) -> None:
+    def seconds() -> float:
+        begun = time.perf_counter()
+        for _ in range(50):
+            assert story.run.since(story.run.end - 1) == [text(1)]
+        return time.perf_counter() - begun
+
+    reader = story.join()
+    story.inner.say(text(1))
+    assert await reader.next()
+    early = min(seconds() for _ in range(5))
+    for _ in range(20_000):
+        story.inner.say(text(1))
+    while story.run.end < 20_000:
+        await reader.next()
+    assert min(seconds() for _ in range(5)) < 20 * early
 
 
 async def test_the_fastest_reader_sets_the_pace_and_the_slowest_is_left_behind(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -266,7 +267,29 @@ async def test_an_answer_that_is_too_large_is_not_kept(two: Stack) -> None:
         assert (await post(client, "large", asked)).status_code == 200
         again = await post(client, "large", asked)
     assert again.status_code == 409
+    assert again.json()["error"]["code"] == "answer_not_kept"
     assert "too large to be kept" in again.json()["error"]["message"]
+
+
+async def test_who_comes_too_late_to_one_that_is_too_large_is_told_at_once(two: Stack) -> None:
+    asked = {**body("tokens=2000,bytes=1400000,delay_ms=5"), "stream": True}
+    headers = {"idempotency-key": "running"}
+    async with (
+        two.client() as first,
+        first.stream("POST", "/v1/chat/completions", json=asked, headers=headers) as answer,
+    ):
+        read, pieces = 0, answer.aiter_bytes()  # let go, it would hang up
+        async for piece in pieces:
+            read += len(piece)
+            if read > 1_200_000:
+                break
+        for edge in two.edges:
+            async with two.client(edge) as late:
+                begun = time.monotonic()
+                told = await post(late, "running", asked)
+                assert told.status_code == 409
+                assert told.json()["error"]["code"] == "answer_not_kept"
+                assert time.monotonic() - begun < 2
 
 
 async def test_a_key_is_free_again_when_its_time_is_over(two: Stack) -> None:

@@ -23,6 +23,16 @@ HELLO = pb.Hello(worker="w1", provider="sim", pool="main")
 JOB = job_pb2.Job(request_id="r1", attempt=2, claim_secret=b"s" * 16)
 
 
+def of_size(size: int) -> job_pb2.Job:
+    """`JOB` with a body of so many bytes that its edge keeps."""
+    return job_pb2.Job(
+        request_id="r1",
+        attempt=2,
+        claim_secret=b"s" * 16,
+        body_reference=job_pb2.BodyReference(size=size),
+    )
+
+
 @pytest.fixture(scope="module")
 def anyio_backend() -> str:
     return "asyncio"
@@ -426,6 +436,7 @@ async def test_what_is_queued_arrives_before_the_worker_hangs_up(edge: EdgeStand
         assert edge.kinds(session.number)[-1] == "hand_back"
         edge.frames.clear()
     await until(lambda: edge.ended == 10, "it hung up")
+    assert edge.messages[-1].leaving
 
 
 async def test_hanging_up_on_an_edge_that_does_not_read_ends_soon(edge: EdgeStandIn) -> None:
@@ -486,7 +497,9 @@ async def test_a_body_is_put_together_from_its_pieces(edge: EdgeStandIn, link: E
     request.generate.model = "x" * 3_000_000
     raw = request.SerializeToString()
     edge.body = [raw[i : i + 100_000] for i in range(0, len(raw), 100_000)]
-    assert await link.fetch_body(JOB) == request
+    assert await link.fetch_body(of_size(len(raw))) == request
+    with pytest.raises(EdgeLost):
+        await link.fetch_body(of_size(len(raw) + 1))
 
 
 async def test_a_file_comes_in_pieces(edge: EdgeStandIn, link: EdgeLink) -> None:
@@ -510,4 +523,4 @@ async def test_a_body_that_cannot_be_had_is_the_edges_loss_not_a_crash(
 ) -> None:
     edge.body = body
     with pytest.raises(EdgeLost):
-        await link.fetch_body(JOB)
+        await link.fetch_body(of_size(3))
