@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+import msgspec
 
 from broker import providers
 from broker.catalog.offers import NANO, Offer
@@ -14,16 +16,22 @@ from broker.routing.names import Wish
 from broker.routing.residency import Claim
 from broker.routing.world import UNKNOWN, Live, World
 
+NO_ALIAS = -1
 
-@dataclass(slots=True)
-class Candidate:
-    """One target that could answer, what is known of it, and why it was left out if it was."""
+
+class Candidate(msgspec.Struct):
+    """One target that could answer, what is known of it, and why it was left out if it was.
+
+    `weight` is that of the deployment it belongs to; `deployment` tells those of one alias apart,
+    NO_ALIAS where a model was asked for by its own name.
+    """
 
     target: Target
     wish: Wish
     offer: Offer | None
     live: Live = UNKNOWN
     weight: float = 1.0
+    deployment: int = NO_ALIAS
     # Which of the names that were asked for it serves: 0 is the first.
     rank: int = 0
     # Where it processes requests, and who says so; None = nobody does.
@@ -35,7 +43,14 @@ class Candidate:
     def now(self, live: Live) -> Candidate:
         """The same, in the present state."""
         return Candidate(
-            self.target, self.wish, self.offer, live, self.weight, self.rank, self.claim
+            self.target,
+            self.wish,
+            self.offer,
+            live,
+            self.weight,
+            self.deployment,
+            self.rank,
+            self.claim,
         )
 
     @property

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from broker.errors import InferenceError
 from broker.routing import filters, names
-from broker.routing.candidates import Candidate, candidates
+from broker.routing.candidates import NO_ALIAS, Candidate, candidates
 from broker.routing.fleet import Target
 from broker.routing.preferences import NONE
 from broker.routing.ranking import Dice, rank, strategy
@@ -57,7 +57,7 @@ def slate(ask: Ask, world: World) -> Slate:
     """The candidates of a request, whatever their present state. Raises as `decide` does."""
     found: dict[tuple[str, str], Candidate] = {}
     failures: list[InferenceError] = []
-    for place, (name, weight) in _names(ask, world):
+    for place, name, weight, deployment in _names(ask, world):
         wish = names.read(name, world.fleet.known)
         try:
             served = candidates(wish, world, widen=ask.preferences is not NONE)
@@ -65,7 +65,7 @@ def slate(ask: Ask, world: World) -> Slate:
             failures.append(exc)
             continue
         for candidate in served:
-            candidate.rank, candidate.weight = place, weight
+            candidate.rank, candidate.weight, candidate.deployment = place, weight, deployment
             found.setdefault((candidate.provider, candidate.target.model), candidate)
     if not found:
         raise failures[0]
@@ -101,17 +101,17 @@ def decide(ask: Ask, world: World, dice: Dice, known: Slate | None = None) -> De
     return Decision(ask.model, strategy(left[0], ask.preferences), tuple(left[:MAX_TARGETS]), out)
 
 
-def _names(ask: Ask, world: World) -> Iterator[tuple[int, tuple[str, float]]]:
-    """(place, (name, weight)): equals share a place."""
+def _names(ask: Ask, world: World) -> Iterator[tuple[int, str, float, int]]:
+    """(place, name, weight, deployment): those of one alias share a place."""
     place = 0
     for asked in (ask.model, *ask.models):
         alias = world.rules.aliases.get(asked)
-        for deployment in alias.deployments if alias else ():
-            yield place, (deployment.model, deployment.weight)
+        for number, deployment in enumerate(alias.deployments if alias else ()):
+            yield place, deployment.model, deployment.weight, number
         if alias is None:
-            yield place, (asked, 1.0)
+            yield place, asked, 1.0, NO_ALIAS
         fallbacks = alias.fallbacks if alias else world.rules.fallbacks.get(asked, ())
         for fallback in fallbacks:
             place += 1
-            yield place, (fallback, 1.0)
+            yield place, fallback, 1.0, NO_ALIAS
         place += 1

@@ -7,19 +7,24 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from operator import itemgetter
 
-from broker.routing.candidates import Candidate
+from broker.routing.candidates import NO_ALIAS, Candidate
 from broker.routing.filters import metric
 from broker.routing.preferences import Percentiles, Preferences, named
 from broker.routing.world import Ask, Live
 
 # Values this close count as equal, and load decides.
 _NEAR = 1.05
+# How much sooner a call has to be over elsewhere for that to count more than the weights; and how
+# many in flight, at the lightest of the equals, are taken to make a call last twice as long.
+_MUCH = 2.0
+_FEW = 4.0
 _first = itemgetter(0)
 # A number from 0 to below 1.
 Dice = Callable[[], float]
 # What `provider.sort` sorts by -> the metric, of `names.METRICS`; "price" is the sum of two.
 _SORTS = {"latency": "ttft", "throughput": "speed"}
 PRICE = "price"
+WEIGHTS = "weights"
 
 
 def rank(found: Iterable[Candidate], ask: Ask, dice: Dice) -> list[Candidate]:
@@ -37,14 +42,31 @@ def rank(found: Iterable[Candidate], ask: Ask, dice: Dice) -> list[Candidate]:
 
 def strategy(candidate: Candidate, preferences: Preferences) -> str:
     """What its group is sorted by."""
-    return candidate.wish.metric or candidate.wish.sort or preferences.by or PRICE
+    asked = candidate.wish.metric or candidate.wish.sort or preferences.by
+    return asked or (PRICE if candidate.deployment == NO_ALIAS else WEIGHTS)
 
 
 def _sorted(group: list[Candidate], preferences: Preferences, dice: Dice) -> list[Candidate]:
-    tiers: list[list[Candidate]] = []
+    placed: list[Candidate] = []
     for same in _by_preference(group, preferences):
-        tiers += _tiers(same, preferences)
-    return [candidate for equals in tiers for candidate in _balanced(equals, dice)]
+        if strategy(same[0], preferences) == WEIGHTS:
+            ways: dict[int, list[Candidate]] = {}
+            for candidate in same:
+                ways.setdefault(candidate.deployment, []).append(candidate)
+            placed += _balanced([_by_value(way, PRICE, dice) for way in ways.values()], dice)
+        else:
+            placed += _by_value(same, strategy(same[0], preferences), dice)
+    return placed
+
+
+def _by_value(group: list[Candidate], by: str, dice: Dice) -> list[Candidate]:
+    if len(group) == 1:
+        return group
+    return [
+        candidate
+        for equals in _tiers(group, by)
+        for candidate in (_balanced([[c] for c in equals], dice) if len(equals) > 1 else equals)
+    ]
 
 
 def _by_preference(group: list[Candidate], preferences: Preferences) -> list[list[Candidate]]:
@@ -64,11 +86,8 @@ def _by_preference(group: list[Candidate], preferences: Preferences) -> list[lis
     return [list(same) for _, same in groupby(sorted(group, key=place), key=place)]
 
 
-def _tiers(group: Sequence[Candidate], preferences: Preferences) -> list[list[Candidate]]:
+def _tiers(group: Sequence[Candidate], by: str) -> list[list[Candidate]]:
     """Groups of nearly equal value, best first; what is not known comes last."""
-    if len(group) == 1:
-        return [list(group)]
-    by = strategy(group[0], preferences)
     valued = [(_value(candidate, by), candidate) for candidate in group]
     valued.sort(key=_first)
     tiers: list[list[Candidate]] = []
@@ -108,30 +127,33 @@ def _figure(bound: float | Percentiles | None) -> float | None:
     return next((x for x in (bound.p50, bound.p75, bound.p90, bound.p99) if x is not None), None)
 
 
-def _balanced(equals: list[Candidate], dice: Dice) -> list[Candidate]:
-    """Two picked by weight, the less loaded of them first, until all are placed."""
-    if len(equals) == 1:
-        return equals
-    left, placed = list(equals), []
-    while len(left) > 1:
-        one = _drawn(left, dice)
-        other = _drawn([candidate for candidate in left if candidate is not one], dice)
-        first = min(one, other, key=_load)
-        left.remove(first)
-        placed.append(first)
-    return placed + left
+def _balanced(equals: list[list[Candidate]], dice: Dice) -> list[Candidate]:
+    """Equals in the order in which they are tried; each may be several candidates, best first.
 
-
-def _drawn(candidates: Sequence[Candidate], dice: Dice) -> Candidate:
-    point = dice() * sum(candidate.weight for candidate in candidates)
-    for candidate in candidates:
-        point -= candidate.weight
-        if point < 0:
-            return candidate
-    return candidates[-1]
-
-
-def _load(candidate: Candidate) -> float:
-    """Peak EWMA: how long a call would take that joins those in flight, for its weight."""
-    live = candidate.live
-    return max(live.first_ms, 1.0) * (live.busy + 1) / max(live.slots, 1) / candidate.weight
+    They are drawn by their weights and speeds; and of each two that follow each other the second
+    one goes first where a call would be over much sooner there, or only it has a free slot.
+    """
+    seen = [first_ms for one in equals if (first_ms := one[0].live.first_ms)]
+    # What nobody has seen lately counts as neither fast nor slow.
+    usual = sum(seen) / len(seen) if seen else 1.0
+    of_provider: dict[str, float] = {}
+    for one in equals:
+        head = one[0]
+        of_provider[head.provider] = of_provider.get(head.provider, 0.0) + head.weight
+    lightest = min(of_provider.values())
+    drawn = []
+    for one in equals:
+        head = one[0]
+        live = head.live
+        pace = live.first_ms or usual
+        # Drawing without putting back, by weight / pace (Efraimidis and Spirakis).
+        place = -math.log(1.0 - dice()) * pace / head.weight
+        share = of_provider[head.provider] / lightest
+        takes = pace * (1 + live.busy / (_FEW * share))
+        drawn.append((place, 0 < live.slots <= live.busy, takes, one))
+    drawn.sort(key=_first)
+    for n in range(len(drawn) - 1):
+        (_, full, takes, _), (_, other_full, other_takes, _) = drawn[n], drawn[n + 1]
+        if full > other_full or (full == other_full and takes > other_takes * _MUCH):
+            drawn[n], drawn[n + 1] = drawn[n + 1], drawn[n]
+    return [candidate for _, _, _, one in drawn for candidate in one]

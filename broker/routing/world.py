@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import msgspec
+
 from broker.catalog.catalog import Catalog
 from broker.routing.fleet import Fleet
 from broker.routing.preferences import NONE, Preferences
 
 
-@dataclass(frozen=True, slots=True)
-class Live:
+class Live(msgspec.Struct, frozen=True, gc=False):
     """How one model does at one provider, over the whole fleet; 0 = nobody has seen it yet."""
 
     # Smoothed: milliseconds to the first token and between tokens, tokens per second.

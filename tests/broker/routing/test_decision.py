@@ -330,12 +330,99 @@ def test_partition_none_sorts_all_models_together() -> None:
 def test_an_alias_spreads_by_weight_and_falls_back() -> None:
     deployments = (Deployment("openai/gpt-4o", 3), Deployment("azure/gpt-4o", 1))
     rules = Rules(aliases={"auto": Alias(deployments, ("own-7b",))})
-    first = Counter[str]()
-    for seed in range(400):
-        found = providers("auto", world(rules=rules), seed=seed)
-        assert found[2:] == ["my_vllm"]
-        first[found[0]] += 1
-    assert first["openai"] > first["azure"] > 0 or first["openai"] == 400
+    assert {tuple(providers("auto", world(rules=rules), seed=n)[2:]) for n in range(20)} == {
+        ("my_vllm",)
+    }
+
+
+# Of 4000 requests, what the lighter of two gets, and how far off chance may be (five sigma).
+WEIGHTS = [
+    ((90, 10), {}, 0.10),
+    ((3, 1), {}, 0.25),
+    ((1, 1), {}, 0.5),
+    ((1.2, 1), {}, 0.4545),
+    # As fast as each other; one of them not seen for a while; one a little slower.
+    ((90, 10), {"openai": Live(first_ms=400), "azure": Live(first_ms=400)}, 0.10),
+    ((90, 10), {"openai": Live(first_ms=400)}, 0.10),
+    ((90, 10), {"azure": Live(first_ms=400)}, 0.10),
+    ((1, 1), {"openai": Live(first_ms=200), "azure": Live(first_ms=300)}, 0.4),
+    # What each has in flight is what its weight makes of it.
+    ((90, 10), {"openai": Live(busy=45, slots=64), "azure": Live(busy=5, slots=64)}, 0.10),
+]
+
+
+@pytest.mark.parametrize(("weights", "live", "share"), WEIGHTS)
+def test_the_weights_of_an_alias_are_shares_of_the_work(
+    weights: tuple[float, float], live: dict[str, Live], share: float
+) -> None:
+    assert spread(weights, live)["azure"] / 4000 == pytest.approx(
+        share, abs=5 * (share * (1 - share) / 4000) ** 0.5
+    )
+
+
+def spread(weights: tuple[float, float], live: dict[str, Live]) -> Counter[str]:
+    """Who goes first, of 4000 requests for openai and azure by weight."""
+    names = ("openai/gpt-4o", "azure/gpt-4o")
+    deployments = tuple(map(Deployment, names, weights))
+    given = world(
+        {(p, ""): state for p, state in live.items()}, Rules({"auto": Alias(deployments)})
+    )
+    dice = random.Random(1).random
+    ask = Ask("auto")
+    known = slate(ask, given)
+    return Counter(decide(ask, given, dice, known).targets[0].provider for _ in range(4000))
+
+
+LOADED = [
+    # All slots are taken: whoever has a free one goes first, whatever the weights are.
+    ((90, 10), {"openai": Live(busy=64, slots=64), "azure": Live(slots=64)}, "azure"),
+    ((10, 90), {"openai": Live(busy=2, slots=2), "azure": Live(busy=9, slots=64)}, "azure"),
+    # Much slower, or much more in flight for its weight.
+    ((1, 1), {"openai": Live(first_ms=1000), "azure": Live(first_ms=100)}, "azure"),
+    ((1, 1), {"openai": Live(busy=30, slots=64), "azure": Live(busy=3, slots=64)}, "azure"),
+    ((90, 10), {"openai": Live(busy=10, slots=64), "azure": Live(busy=9, slots=64)}, "openai"),
+]
+
+
+@pytest.mark.parametrize(("weights", "live", "first"), LOADED)
+def test_who_is_clearly_quicker_goes_first_whatever_the_weights(
+    weights: tuple[float, float], live: dict[str, Live], first: str
+) -> None:
+    assert spread(weights, live) == {first: 4000}
+
+
+def test_two_models_of_one_provider_are_shared_by_weight_under_load() -> None:
+    deployments = (Deployment("openai/gpt-4o", 90), Deployment("openai/canary", 10))
+    given = world({("openai", ""): Live(busy=40, slots=64)}, Rules({"auto": Alias(deployments)}))
+    dice = random.Random(1).random
+    first = Counter(decide(Ask("auto"), given, dice).targets[0].model for _ in range(2000))
+    assert first["canary"] / 2000 == pytest.approx(0.1, abs=0.034)
+
+
+def test_weights_hold_while_many_are_in_flight() -> None:
+    """Requests come and go, 20 at a time on average: the canary of 10 % keeps to its share."""
+    dice = random.Random(2)
+    busy = Counter[str]()
+    given_to = Counter[str]()
+    ends: list[tuple[float, str]] = []
+    names = (Deployment("openai/gpt-4o", 90), Deployment("azure/gpt-4o", 10))
+    rules = Rules({"auto": Alias(names)})
+
+    def state(provider: str, _model: str) -> Live:
+        return Live(first_ms=100, busy=busy[provider], slots=64)
+
+    given = World(FLEET, CATALOG, rules, state)
+    known = slate(Ask("auto"), given)
+    now = 0.0
+    for _ in range(4000):
+        now += dice.expovariate(20)
+        while ends and ends[0][0] <= now:
+            busy[ends.pop(0)[1]] -= 1
+        first = decide(Ask("auto"), given, dice.random, known).targets[0].provider
+        given_to[first] += 1
+        busy[first] += 1
+        ends.append((now + 1, first))
+    assert 0.08 < given_to["azure"] / 4000 < 0.12
 
 
 def test_configured_fallbacks_follow_their_model() -> None:
