@@ -15,6 +15,7 @@ from broker.routing import Fleet, Target
 from broker.routing.residency import Claim, agreed
 
 UNKNOWN = Pace(0.0, 0.0, 0.0)
+_NO_KEYS: frozenset[str] = frozenset()
 
 
 class FleetView:
@@ -30,6 +31,7 @@ class FleetView:
         # Added up when they are asked for.
         self._paces: dict[tuple[str, str], Pace] = {}
         self._loads: dict[str, tuple[int, int]] = {}
+        self._keys: dict[str, frozenset[str]] = {}
         self.edges = 1
 
     async def start(self) -> None:
@@ -72,6 +74,10 @@ class FleetView:
         if not self._loads:
             self._add_up()
         return self._loads.get(provider, (0, 0))
+
+    def keys(self, provider: str) -> frozenset[str]:
+        """Fingerprints of the operator's keys for a provider, in the whole fleet."""
+        return self._keys.get(provider, _NO_KEYS)
 
     def has_batches(self, target: Target) -> bool:
         """Whether lines of batches can be handed over there, to the provider's own batch API."""
@@ -116,6 +122,7 @@ class FleetView:
         slots: dict[tuple[str, str], int] = defaultdict(int)
         workers: dict[str, presence.WorkerLease] = {}
         claims: dict[str, list[frozenset[Claim]]] = defaultdict(list)
+        by_provider: dict[str, list[presence.WorkerLease]] = defaultdict(list)
         edges = 0
         for key, value in self._leases.entries.items():
             if key.startswith("e."):
@@ -129,6 +136,7 @@ class FleetView:
             slots[lease.provider, lease.pool] += lease.slots
             workers[lease.worker] = lease
             claims[lease.provider].append(lease.claims)
+            by_provider[lease.provider].append(lease)
         known = set(live)
         away: dict[str, dict[str, frozenset[str]]] = defaultdict(dict)
         for key, value in self._cfg.entries.items():
@@ -150,5 +158,9 @@ class FleetView:
         )
         self.slots = dict(slots)
         self.workers = workers
+        self._keys = {
+            provider: frozenset(key for lease in leases for key in lease.keys)
+            for provider, leases in by_provider.items()
+        }
         self.edges = max(1, edges)
         self._on_change()

@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 
 from broker.bus import Bus
 from broker.bus.breakers import SharedBreakers
 from broker.errors import InferenceError
 from broker.fleet import FleetView
 from broker.routing import Target
-from broker.routing.breakers import Breakers
+from broker.routing.breakers import Breakers, Opened, Place
 from broker.routing.world import Live
 
 
 class Health:
-    """See the module. `own` tells how much of a provider's work is this edge's."""
+    """See the module. `own` tells how much of a provider's work is this process's.
 
-    def __init__(self, bus: Bus, fleet: FleetView, name: str, own: Callable[[str], int]) -> None:
+    `probes`: its requests find out whether what is half-open has recovered.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        fleet: FleetView,
+        name: str,
+        own: Callable[[str], int],
+        *,
+        probes: bool = True,
+    ) -> None:
         self._fleet = fleet
         self._own = own
-        self._breakers = Breakers()
+        self._breakers = Breakers(probes=probes)
+        self._probes = probes
         self._loop = asyncio.get_running_loop()
         self._shared = SharedBreakers(bus, name, self._told)
-        self._writing: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._claiming: set[Place] = set()
 
     async def start(self) -> None:
         """Return once the open breakers are known."""
@@ -31,23 +44,27 @@ class Health:
 
     async def close(self) -> None:
         """Stop following."""
+        for task in self._tasks:
+            task.cancel()
         await self._shared.close()
 
     def failed(self, target: Target, error: InferenceError, begun: float) -> None:
         """An attempt with the operator's own key failed; `begun` in seconds of the loop's clock."""
-        place = target.provider, target.model
-        if rest := self._breakers.failed(place, error, begun, self._loop.time()):
-            self._share(place, rest)
+        place, keys = (target.provider, target.model), self._fleet.keys(target.provider)
+        opened = self._breakers.failed(place, error, begun, self._loop.time(), keys)
+        if opened is not None:
+            self._spawn(self._shared.write(opened.entry, opened.rest_s, opened.interval_s))
 
     def worked(self, target: Target, begun: float) -> None:
         """An attempt was answered."""
-        place = target.provider, target.model
-        if self._breakers.worked(place, begun):
-            self._share(place, 0)
+        place, keys = (target.provider, target.model), self._fleet.keys(target.provider)
+        for entry in self._breakers.worked(place, begun, self._loop.time(), keys):
+            self._spawn(self._shared.write(entry, 0))
 
     def chosen(self, target: Target) -> None:
         """A request goes there first."""
-        self._breakers.probe((target.provider, target.model), self._loop.time())
+        place, keys = (target.provider, target.model), self._fleet.keys(target.provider)
+        self._breakers.probe(place, self._loop.time(), keys)
 
     def state(self, provider: str, model: str) -> Live:
         """How a model does at a provider."""
@@ -58,15 +75,39 @@ class Health:
             pace.token_ms,
             pace.per_second,
             # Leases are some seconds old: this edge knows its own part of the work better.
-            busy=max(busy, self._own(provider)),
-            slots=slots,
-            resting=self._breakers.resting((provider, model), self._loop.time()),
+            max(busy, self._own(provider)),
+            slots,
+            bool(self._breakers) and self._resting((provider, model)),
         )
 
-    def _told(self, place: tuple[str, str], rest_s: float) -> None:
-        self._breakers.told(place, rest_s, self._loop.time())
+    def _resting(self, place: Place) -> bool:
+        resting = self._breakers.resting(place, self._loop.time(), self._fleet.keys(place[0]))
+        if resting and self._probes and place not in self._claiming:
+            # Beside the request: it is sent elsewhere meanwhile, and waits for nobody.
+            self._claiming.add(place)
+            self._spawn(self._claim_probes(place))
+        return resting
 
-    def _share(self, place: tuple[str, str], rest_s: float) -> None:
-        task = asyncio.create_task(self._shared.write(place, rest_s), name="breaker")
-        self._writing.add(task)
-        task.add_done_callback(self._writing.discard)
+    async def _claim_probes(self, place: Place) -> None:
+        """Ask for the fleet's probe each time that one is due, as long as there is a use for it."""
+        try:
+            while True:
+                keys = self._fleet.keys(place[0])
+                wait = self._breakers.due(place, self._loop.time(), keys)
+                if wait is None:
+                    return
+                if wait > 0:
+                    await asyncio.sleep(wait)
+                    continue
+                won = await self._shared.claim(*place, self._breakers.interval(place, keys))
+                self._breakers.claimed(place, self._loop.time(), keys, won=won)
+        finally:
+            self._claiming.discard(place)
+
+    def _told(self, news: Opened) -> None:
+        self._breakers.told(news.entry, news.rest_s, self._loop.time(), news.interval_s)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work, name="breaker")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -47,7 +47,7 @@ class WorkerLease(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def place(self) -> tuple[object, ...]:
         """What routes depend on: it stays while the rest of the lease changes."""
-        return self.provider, self.pool, self.slots, self.models, self.claims
+        return self.provider, self.pool, self.slots, self.models, self.claims, self.keys
 
 
 class EdgeLease(msgspec.Struct, frozen=True, omit_defaults=True):

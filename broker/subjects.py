@@ -174,9 +174,19 @@ def once_key(tenant: str, digest: str) -> str:
     return f"{token(tenant)}.{digest}"
 
 
-def breaker_key(provider: str, model: str) -> str:
-    """Key of an open breaker."""
-    return f"{token(provider)}.{token(model)}"
+def breaker_key(provider: str, model: str, fingerprint: str = "") -> str:
+    """Key of an open breaker: of a provider's model, or of one credential for it."""
+    place = f"{token(provider)}.{token(model)}"
+    return f"{place}.{token(fingerprint)}" if fingerprint else place
+
+
+# No name of a provider begins like that.
+PROBES = "=probe."
+
+
+def probe_key(provider: str, model: str) -> str:
+    """Key in `breaker` of whose turn it is to try one that is half-open."""
+    return f"{PROBES}{token(provider)}.{token(model)}"
 
 
 def capacity_report(provider: str) -> str:

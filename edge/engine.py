@@ -175,8 +175,6 @@ class Engine:
             request.platform, key, provider_key, decision.targets
         )
         plan = dispatch.Plan(targets)
-        if plan.has_next:
-            self._health.chosen(plan.target)
         if alias and (key.owner, alias) in self._aliases:
             raise InferenceError(
                 "idempotency_conflict", f"request {alias!r} is running already", param="request_id"
@@ -202,6 +200,9 @@ class Engine:
         except InferenceError as exc:
             exchange.close()
             raise exc from None
+        if not provider_keys:
+            # It may be the one probe of a breaker, so what is refused above must not count.
+            self._health.chosen(plan.target)
         return exchange
 
     def hold(self, whole: object) -> None:
@@ -335,8 +336,8 @@ class Engine:
 
     def failed(self, exchange: Exchange, attempt: Attempt, error: InferenceError) -> None:
         """A provider failed an attempt: routes of others may avoid it."""
-        # A caller's own key tells nothing of ours, nor does one key of several.
-        if not exchange.provider_keys and not error.other_keys:
+        # A caller's own key tells nothing of ours.
+        if not exchange.provider_keys:
             self._health.failed(attempt.target, error, attempt.published_at)
 
     def resting(self, exchange: Exchange, target: routing.Target) -> bool:

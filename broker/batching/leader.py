@@ -74,7 +74,7 @@ class Batching:
         blobs = Blobs(bus)
         outcomes = Outcomes(bus, publisher, blobs)
         fleet = FleetView(bus, _nothing)
-        health = Health(bus, fleet, f"broker-{self._name}", _none)
+        health = Health(bus, fleet, f"broker-{self._name}", _none, probes=False)
 
         async def fresh() -> routing.Fleet:
             await fleet.refresh()

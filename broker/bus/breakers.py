@@ -1,4 +1,4 @@
-"""Open breakers, shared: a key per provider and model that vanishes when the rest is over."""
+"""Open breakers, shared: a key per provider, model and credential, and one for each probe."""
 
 from __future__ import annotations
 
@@ -8,26 +8,36 @@ from collections.abc import Callable
 import msgspec
 from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
+from nats.js.errors import KeyDeletedError, KeyNotFoundError
 
 from broker import subjects
-from broker.bus.connection import Bus
+from broker.bus.connection import Bus, BusError
 from broker.bus.mirror import Mirror
+from broker.routing.breakers import LONGEST_S, Entry, Opened
+
+# What is half-open stays known to newcomers for as long.
+_KNOWN_S = 2 * LONGEST_S
 
 
-class Open(msgspec.Struct, frozen=True):
-    """`rest_s` from when it was written, 0 = closed; `by` is the process that wrote it."""
+class Open(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`rest_s` from when it was written, 0 = closed; `by` is the process that wrote it.
+
+    `key` is the fingerprint of a credential, empty for all of them.
+    """
 
     provider: str
     model: str
     rest_s: float
     by: str
+    key: str = ""
+    interval_s: float = 0.0
 
 
 _encode = msgspec.json.encode
 _decode = msgspec.json.Decoder(Open).decode
 
-# (provider, model), and seconds that it rests from now on; 0 = it is closed again.
-Told = Callable[[tuple[str, str], float], None]
+# What opened, with the seconds that it rests from now on; 0 = it is closed again.
+Told = Callable[[Opened], None]
 
 
 class SharedBreakers:
@@ -37,8 +47,6 @@ class SharedBreakers:
         self._bus = bus
         self._name = name
         self._told = told
-        # What others have open, by key.
-        self._places: dict[str, tuple[str, str]] = {}
         self._mirror = Mirror(bus, subjects.BREAKER, self._changed)
 
     async def start(self) -> None:
@@ -49,27 +57,55 @@ class SharedBreakers:
         """Stop following."""
         await self._mirror.close()
 
-    async def write(self, place: tuple[str, str], rest_s: float) -> None:
+    async def write(self, entry: Entry, rest_s: float, interval_s: float = 0.0) -> None:
         """Tell the others that this one is open for `rest_s`, or closed (0)."""
-        provider, model = place
-        value = Open(provider, model, rest_s, self._name)
-        subject = f"$KV.{subjects.BREAKER}.{subjects.breaker_key(provider, model)}"
-        headers = {"Nats-TTL": str(max(1, math.ceil(rest_s)))}
+        provider, model, key = entry
+        value = Open(provider, model, rest_s, self._name, key, interval_s)
+        subject = f"$KV.{subjects.BREAKER}.{subjects.breaker_key(*entry)}"
+        kept = rest_s + _KNOWN_S if rest_s else 1
+        headers = {"Nats-TTL": str(math.ceil(kept))}
         try:
             await self._bus.js.publish(subject, _encode(value), headers=headers, timeout=2)
         except (NatsError, JetStreamError, TimeoutError):
             return
 
+    async def claim(self, provider: str, model: str, interval_s: float) -> bool:
+        """Whether the next probe of the fleet is this process's; nobody else's for `interval_s`.
+
+        Without a server each process goes by itself.
+        """
+        key = subjects.probe_key(provider, model)
+        try:
+            bucket = await self._bus.kv(subjects.BREAKER)
+            try:
+                entry = await bucket.get(key)
+                if entry.value:
+                    return False
+                revision = entry.revision or 0
+            except KeyDeletedError as exc:
+                revision = (exc.entry.revision or 0) if exc.entry else 0
+            except KeyNotFoundError:
+                revision = 0
+            headers = {
+                "Nats-Expected-Last-Subject-Sequence": str(revision),
+                "Nats-TTL": str(max(1, int(interval_s))),
+            }
+            subject = f"$KV.{subjects.BREAKER}.{key}"
+            await self._bus.js.publish(subject, self._name.encode(), headers=headers, timeout=2)
+        except JetStreamError:
+            return False  # somebody else was quicker
+        except (NatsError, TimeoutError, BusError):
+            return True
+        return True
+
     def _changed(self, key: str, value: bytes | None) -> None:
-        place = self._places.pop(key, None)
-        if value is None:  # it ran out
-            if place is not None:
-                self._told(place, 0.0)
+        # One that ran out was half-open for a while: whoever knew of it goes by its own clock.
+        if value is None or key.startswith(subjects.PROBES):
             return
         try:
             told = _decode(value)
         except msgspec.DecodeError:
             return  # a newer version's
         if told.by != self._name:
-            place = self._places[key] = told.provider, told.model
-            self._told(place, told.rest_s)
+            entry = told.provider, told.model, told.key
+            self._told(Opened(entry, told.rest_s, told.interval_s))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from broker.routing.breakers import FAILURES
 from tests.system.provider import FakeProvider, Received, Said, chat_answer, fake_provider
 from tests.system.stack import MakeStack, Stack, until
 
@@ -275,6 +277,54 @@ async def test_what_one_edge_learns_the_others_know(town: Town) -> None:
 
     await until(known, "the other edge knows that it is limited")
     assert town.asked() == []
+
+
+async def test_edges_share_one_probe_when_the_rest_of_a_breaker_is_over(town: Town) -> None:
+    stack = town.stack
+    stack.start_edge(1)
+    await until(lambda: stack.ready("edge1"), "the second edge is ready")
+    broken = Said(500, {"error": {"message": "down", "type": "server_error", "code": None}})
+    town.failing = {"groq": broken}
+    town.fake.take()
+    assert said((await town.ask("house"))[1]) == "cerebras"
+    assert town.asked().count("groq") == FAILURES
+    town.fake.take()
+    begun = time.monotonic()
+
+    async def go_on(edge: str) -> None:
+        async with stack.client(edge) as client:
+            while time.monotonic() - begun < 9:
+                assert said((await stack.chat(client, "house")).json()) == "cerebras"
+
+    await asyncio.gather(go_on("edge0"), go_on("edge1"))
+    # It rested for 2 s, then for 4 s, then for 8 s: whoever tried, it was one call for both edges.
+    assert 1 <= town.asked().count("groq") <= 2, Counter(town.asked())
+    town.failing = {}
+
+    async def back() -> bool:
+        async with stack.client("edge1") as client:
+            return said((await stack.chat(client, "house")).json()) == "groq"
+
+    await until(back, "the other edge asks it first again", 30)
+
+
+async def test_while_workers_are_away_it_is_503_whatever_was_asked_for(town: Town) -> None:
+    (worker,) = town.stack.workers_of("cerebras")
+    worker.kill()
+    cases: list[tuple[str, dict[str, Any]]] = [
+        (MODEL, {"compliance": "DE"}),
+        (MODEL, {"only": ["cerebras"]}),
+        ("house", {"only": ["cerebras"]}),
+    ]
+
+    async def away() -> bool:
+        return (await town.ask(*cases[1][:1], provider=cases[1][1]))[0] == 503
+
+    await until(away, "its lease has ended", 30)
+    for model, provider in cases:
+        status, body, _ = await town.ask(model, provider=provider)
+        assert (status, body["error"]["code"]) == (503, "no_worker"), body
+    assert (await town.ask(MODEL, provider={"compliance": "US"}))[0] == 403
 
 
 async def test_the_pace_of_a_model_is_measured_where_it_runs(make_stack: MakeStack) -> None:
