@@ -38,8 +38,10 @@ _AT_ONCE = frozenset({"upstream_rate_limit", "upstream_credentials", "upstream_q
 _MOST = 10_000
 # Whom nobody asked to go there for a while lets others ask for the probe first, by so many seconds
 # at most; and after so long it has no use for one.
-POLITE_S = 0.5
+POLITE_S = 1.5
 _IDLE_S = 60.0
+# When whoever did not get the right asks again: the other one may not have used it.
+ASK_AGAIN_S = 1.0
 
 # Provider and model; and with the fingerprint of a key, empty for the provider as a whole.
 Place = tuple[str, str]
@@ -166,9 +168,10 @@ class Breakers:
         if breaker is None or not self._probes or now - breaker.asked > _IDLE_S:
             return None
         begins = max(breaker.until, breaker.right)
+        if now < begins:
+            return begins - now
         # Who has more use for it goes first.
-        idle_s = max(0.0, begins - breaker.asked)
-        return max(0.0, begins + min(idle_s, POLITE_S) - now)
+        return max(0.0, begins + min(now - breaker.asked, POLITE_S) - now)
 
     def interval(self, place: Place, keys: Collection[str] = ()) -> float:
         """Seconds between two probes there."""
@@ -183,7 +186,7 @@ class Breakers:
         if won:
             breaker.right = now + breaker.interval_s
         else:
-            breaker.until = now + breaker.interval_s
+            breaker.until = now + ASK_AGAIN_S
 
     def _deciding(self, place: Place, keys: Collection[str]) -> _Breaker | None:
         """The open or half-open one that keeps requests away; None = nothing does."""

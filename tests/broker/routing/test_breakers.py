@@ -49,22 +49,22 @@ def test_what_is_half_open_waits_for_the_right_to_probe() -> None:
     breakers = Breakers()
     opened(breakers)
     assert breakers.resting(PLACE, 1)
-    assert breakers.due(PLACE, 1) == FIRST_S - 1 + POLITE_S
+    assert breakers.due(PLACE, 1) == FIRST_S - 1
     assert breakers.resting(PLACE, FIRST_S)  # until somebody may try
     take(breakers, FIRST_S)
     assert not breakers.resting(PLACE, FIRST_S)
     breakers.probe(PLACE, FIRST_S)
     assert breakers.resting(PLACE, FIRST_S)  # nobody else goes meanwhile
-    assert breakers.due(PLACE, FIRST_S) == FIRST_S + POLITE_S
+    assert breakers.due(PLACE, FIRST_S) == FIRST_S
 
 
-def test_who_does_not_get_the_right_leaves_it_alone_for_an_interval() -> None:
+def test_who_does_not_get_the_right_leaves_it_alone_for_a_while() -> None:
     breakers = Breakers()
     opened(breakers)
     assert breakers.resting(PLACE, FIRST_S)
     breakers.claimed(PLACE, FIRST_S, won=False)
-    assert breakers.resting(PLACE, FIRST_S + 1.9)
-    assert breakers.due(PLACE, FIRST_S + 1.9) == pytest.approx(0.2)
+    assert breakers.resting(PLACE, FIRST_S + 0.9)
+    assert breakers.due(PLACE, FIRST_S + 0.9) == pytest.approx(0.1)
 
 
 def test_a_right_that_nobody_used_is_asked_for_again() -> None:
@@ -72,9 +72,11 @@ def test_a_right_that_nobody_used_is_asked_for_again() -> None:
     opened(breakers)
     assert breakers.resting(PLACE, FIRST_S)
     take(breakers, FIRST_S)
-    assert breakers.due(PLACE, FIRST_S) == FIRST_S + POLITE_S
+    assert breakers.due(PLACE, FIRST_S) == FIRST_S
     assert breakers.resting(PLACE, 2 * FIRST_S)
     take(breakers, 2 * FIRST_S)
+    # Who was not asked for a while lets others go first.
+    assert breakers.due(PLACE, 3 * FIRST_S) == POLITE_S
     assert breakers.due(PLACE, 600) is None  # nobody wants to go there any more
 
 
@@ -148,7 +150,7 @@ def test_a_provider_rests_when_all_of_its_keys_do() -> None:
     breakers.failed(PLACE, KEYED["k2"], 5, 5, KEYS)
     assert breakers.resting(PLACE, 6, KEYS)
     assert not breakers.resting(PLACE, 6, (*KEYS, "k3"))  # a worker with another one came
-    assert breakers.due(PLACE, 6, KEYS) == 34 + POLITE_S
+    assert breakers.due(PLACE, 6, KEYS) == 34
     breakers.claimed(PLACE, 40, KEYS, won=True)
     assert not breakers.resting(PLACE, 40, KEYS)
     breakers.probe(PLACE, 40, KEYS)
