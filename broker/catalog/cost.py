@@ -30,7 +30,8 @@ _APART = frozenset({"images", "tool_calls"})
 def cost(offer: Offer, usage: event_pb2.Usage, *, processing: str = "", images: int = 0) -> int:
     """Nano-dollars for a usage. `processing` is "batch", "priority" or "flex" where it was that."""
     prices = prices_for(offer, usage, processing)
-    total = (images or usage.images) * prices.get("images", 0) * _MILLION
+    each = (images or usage.images) * prices.get("images", 0) + prices.get("requests", 0)
+    total = each * _MILLION
     for field, value in usage.ListFields():
         name, amount = field.name, value
         if name in _PARTS or name in _APART:

@@ -14,7 +14,7 @@ import msgspec
 # USD -> nano-dollars.
 NANO = 1_000_000_000
 # Class of `Usage` -> price. Beside its token classes: input_audio_s, search_units, characters, and
-# `images` for each picture drawn.
+# `images` for each picture drawn and `requests` for each request, which are nano-dollars for one.
 Prices = Mapping[str, int]
 
 

@@ -59,7 +59,7 @@ class Candidate(msgspec.Struct):
         return self.target.provider
 
     def usd(self, name: str) -> float | None:
-        """USD per million of a class of tokens; None when nobody knows."""
+        """USD per million of a class, for one of images and requests; None when nobody knows."""
         price = None if self.offer is None else self.offer.rates.prices.get(name)
         return None if price is None else price / NANO
 

@@ -117,12 +117,41 @@ def _affordable(candidate: Candidate, ask: Ask, _world: World) -> str:
     limits = ask.preferences.max_price
     if limits is None:
         return ""
-    for limit, name in ((limits.prompt, "input_tokens"), (limits.completion, "output_tokens")):
-        price = candidate.usd(name)
-        if limit is not None and (price is None or price > limit):
+    for name, (words, price_of) in _PRICES.items():
+        limit = getattr(limits, name)
+        if limit is None:
+            continue
+        price = price_of(candidate, ask)
+        if price is None or price > limit:
             shown = "unknown" if price is None else f"{price:g}"
-            return f"{name} cost {shown} USD per million, over {limit:g}"
+            return f"{words.format(shown)}, over {limit:g}"
     return ""
+
+
+def _per_request(candidate: Candidate, ask: Ask) -> float | None:
+    """What a request costs beside its tokens; nothing where no such price is known of an offer."""
+    if candidate.offer is None or not candidate.offer.rates.prices:
+        return None
+    search = candidate.usd("search_units") if ask.operation == operations.RERANK else None
+    return (candidate.usd("requests") or 0.0) + (search or 0.0) / 1e6
+
+
+def _per_image(candidate: Candidate, ask: Ask) -> float | None:
+    """What a picture costs; where it is charged by tokens, nobody knows that of one to be drawn."""
+    if candidate.offer is None or not candidate.offer.rates.prices:
+        return None
+    price = candidate.usd("images")
+    return 0.0 if price is None and ask.operation != operations.IMAGE else price
+
+
+# Field of `max_price` -> how a price is told, and what it is.
+_Priced = tuple[str, Callable[[Candidate, Ask], float | None]]
+_PRICES: dict[str, _Priced] = {
+    "prompt": ("input_tokens cost {} USD per million", lambda c, _: c.usd("input_tokens")),
+    "completion": ("output_tokens cost {} USD per million", lambda c, _: c.usd("output_tokens")),
+    "request": ("a request costs {} USD", _per_request),
+    "image": ("a picture costs {} USD", _per_image),
+}
 
 
 def _priced(candidate: Candidate, _ask: Ask, _world: World) -> str:

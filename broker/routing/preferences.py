@@ -18,7 +18,7 @@ _Price = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class MaxPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """USD per million tokens, per request, per image."""
+    """USD per million tokens, for a request beside its tokens, and for a picture."""
 
     prompt: _Price | None = None
     completion: _Price | None = None

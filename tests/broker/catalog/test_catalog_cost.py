@@ -85,3 +85,8 @@ def test_a_calculation_takes_less_than_10_us() -> None:
             cost(OFFER, asked)
         best = min(best, (time.process_time() - begun) / 200)
     assert best < 10e-6
+
+
+def test_a_request_may_have_a_price_of_its_own() -> None:
+    offer = Offer("p", "m", "o/m", rates=Rates({**PRICES, "requests": NANO // 100}))
+    assert cost(offer, usage(input_tokens=1)) == 10_000_000 + 3_000

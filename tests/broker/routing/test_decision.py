@@ -121,6 +121,44 @@ def test_preferences_leave_providers_out(provider: dict[str, Any], left: set[str
     assert set(providers(LLAMA, provider=provider)) == left
 
 
+PICTURES = Catalog(
+    [
+        Offer("openai", "draw", "maker/draw", ("image",), rates=Rates({"images": NANO // 25})),
+        Offer("azure", "draw", "maker/draw", ("image",), rates=Rates({"images": NANO // 10})),
+        Offer("groq", "draw", "maker/draw", ("image",), rates=Rates({"output_tokens": NANO})),
+        Offer("bedrock", "draw", "maker/draw", ("image",)),
+        Offer("openai", "ask", "maker/ask", rates=Rates({"input_tokens": NANO})),
+        Offer("azure", "ask", "maker/ask", rates=Rates({"requests": NANO // 100})),
+        Offer("groq", "ask", "maker/ask", ("rerank",), rates=Rates({"search_units": 2000 * NANO})),
+    ]
+)
+PER_PIECE = [
+    ("maker/draw", "image", {"image": 0.05}, {"openai"}),
+    ("maker/draw", "image", {"image": 0.1}, {"openai", "azure"}),
+    ("maker/draw", "image", {"image": 0.01}, set()),
+    ("maker/draw", "image", {"request": 0}, {"openai", "azure", "groq"}),
+    ("maker/ask", "generate", {"request": 0.009}, {"openai"}),
+    ("maker/ask", "generate", {"request": 0.01, "image": 0}, {"openai", "azure"}),
+    ("maker/ask", "rerank", {"request": 0.002}, {"groq"}),
+    ("maker/ask", "rerank", {"request": 0.001}, set()),
+]
+
+
+@pytest.mark.parametrize(("model", "operation", "limits", "left"), PER_PIECE)
+def test_prices_of_pictures_and_requests_are_limits_too(
+    model: str, operation: str, limits: dict[str, float], left: set[str]
+) -> None:
+    given = replace(world(), catalog=PICTURES)
+    asked = {"operation": operation, "provider": {"max_price": limits}}
+    if left:
+        assert set(providers(model, given, **asked)) == left
+        return
+    with pytest.raises(InferenceError) as told:
+        providers(model, given, **asked)
+    assert told.value.reason == "no_matching_provider"
+    assert "costs 0.04 USD, over 0.01" in told.value.message or "0.002 USD" in told.value.message
+
+
 def test_who_lacks_an_ability_is_left_out_where_all_are_required() -> None:
     needs = frozenset({"tools", "images"})
     found = decision(LLAMA, needs=needs, provider={"require_parameters": True})
