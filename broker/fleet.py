@@ -13,6 +13,7 @@ from broker.bus.mirror import Mirror
 from broker.presence import Pace
 from broker.routing import Fleet, Target
 from broker.routing.residency import Claim, agreed
+from broker.routing.spread import NOTHING, Spread, together
 
 UNKNOWN = Pace(0.0, 0.0, 0.0)
 _NO_KEYS: frozenset[str] = frozenset()
@@ -31,6 +32,7 @@ class FleetView:
         # Added up when they are asked for.
         self._paces: dict[tuple[str, str], Pace] = {}
         self._loads: dict[str, tuple[int, int]] = {}
+        self._spreads: dict[tuple[str, str], Spread] = {}
         self._keys: dict[str, frozenset[str]] = {}
         self.edges = 1
 
@@ -68,6 +70,16 @@ class FleetView:
         if not self._paces:
             self._add_up()
         return self._paces.get((provider, model), UNKNOWN)
+
+    def spread(self, provider: str, model: str) -> Spread:
+        """How its figures were spread over the last minutes, in the whole fleet."""
+        place = provider, model
+        known = self._spreads.get(place)
+        if known is None:
+            leases = (lease for lease in self.workers.values() if lease.provider == provider)
+            known = together(lease.spreads.get(model, NOTHING) for lease in leases)
+            self._spreads[place] = known
+        return known
 
     def load(self, provider: str) -> tuple[int, int]:
         """Calls that run at a provider, and slots for them, in the whole fleet."""
@@ -114,6 +126,7 @@ class FleetView:
     def _changed(self, key: str, value: bytes | None) -> None:
         self._paces.clear()
         self._loads.clear()
+        self._spreads.clear()
         if not self._renewed(key, value):
             self._rebuild()
 

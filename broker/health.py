@@ -11,6 +11,7 @@ from broker.errors import InferenceError
 from broker.fleet import FleetView
 from broker.routing import Target
 from broker.routing.breakers import Breakers, Opened, Place
+from broker.routing.spread import Spread
 from broker.routing.world import Live
 
 
@@ -79,6 +80,10 @@ class Health:
             slots,
             bool(self._breakers) and self._resting((provider, model)),
         )
+
+    def spread(self, provider: str, model: str) -> Spread:
+        """How its answers of the last five minutes were spread."""
+        return self._fleet.spread(provider, model)
 
     def _resting(self, place: Place) -> bool:
         resting = self._breakers.resting(place, self._loop.time(), self._fleet.keys(place[0]))

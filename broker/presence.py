@@ -8,6 +8,7 @@ import msgspec
 
 from broker.limits import Configured
 from broker.routing.residency import Claim
+from broker.routing.spread import Spread
 
 
 class Pace(msgspec.Struct, frozen=True, array_like=True):
@@ -36,6 +37,8 @@ class WorkerLease(msgspec.Struct, frozen=True, omit_defaults=True):
     version: str = ""
     busy: int = 0
     paces: Mapping[str, Pace] = {}
+    # By model, of the last five minutes.
+    spreads: Mapping[str, Spread] = {}
     # Where the address that it calls processes requests, by the provider's own documents.
     claims: frozenset[Claim] = frozenset()
     # Fingerprints of the operator's keys, and what the settings say that each of them allows.

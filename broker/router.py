@@ -90,7 +90,9 @@ class Router:
         if ask.preferences.require_parameters:
             # Which parameters a provider lacks its worker knows: it refuses, and the next is tried.
             request.platform.drop_params = False
-        world = routing.World(fleet, self._catalog, self._rules, self._health.state)
+        world = routing.World(
+            fleet, self._catalog, self._rules, self._health.state, self._health.spread
+        )
         alike = ask.model, ask.models, request.platform.provider, ask.operation, ask.needs
         slate = self._slates.get(alike) if fleet is self._seen else None
         if slate is None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
 from broker.presence import Pace
+from broker.routing.spread import Spread, bucket, together
 from broker.v1 import record_pb2
 
 # What nobody has seen for so long is not known any more, in seconds.
@@ -11,6 +15,18 @@ _MEMORY_S = 60.0
 # provider that slows down is noticed at once (peak EWMA).
 _PART = 0.2
 _MOST_MODELS = 64
+# Percentiles are of so long, in slices that are forgotten one by one; in seconds.
+WINDOW_S = 300.0
+_SLICE_S = 30.0
+
+
+@dataclass(slots=True)
+class _Slice:
+    """What was counted in a while of its own, since `begun`."""
+
+    begun: float
+    first_ms: Counter[int] = field(default_factory=Counter)
+    per_second: Counter[int] = field(default_factory=Counter)
 
 
 class Paces:
@@ -18,6 +34,7 @@ class Paces:
 
     def __init__(self) -> None:
         self._paces: dict[str, tuple[float, Pace]] = {}
+        self._slices: dict[str, deque[_Slice]] = {}
 
     def took(self, record: record_pb2.AttemptRecord, now: float) -> None:
         """Take an attempt into account; one that gave no answer tells nothing."""
@@ -26,12 +43,37 @@ class Paces:
         model = record.route.model
         _, old = self._paces.pop(model, (0.0, None))
         self._paces[model] = now, _mixed(old, _pace(record))
+        slices = self._slices.pop(model, None) or deque()
+        self._slices[model] = slices
+        _count(slices, record, now)
         if len(self._paces) > _MOST_MODELS:
-            del self._paces[next(iter(self._paces))]
+            oldest = next(iter(self._paces))
+            del self._paces[oldest], self._slices[oldest]
 
     def known(self, now: float) -> dict[str, Pace]:
         """The figures of the models that were asked lately."""
         return {model: pace for model, (at, pace) in self._paces.items() if now - at < _MEMORY_S}
+
+    def spreads(self, now: float) -> dict[str, Spread]:
+        """How the answers of the last minutes were spread, by model."""
+        known = {}
+        for model, slices in self._slices.items():
+            while slices and now - slices[0].begun >= WINDOW_S:
+                slices.popleft()
+            if slices:
+                known[model] = together(Spread(one.first_ms, one.per_second) for one in slices)
+        return known
+
+
+def _count(slices: deque[_Slice], record: record_pb2.AttemptRecord, now: float) -> None:
+    if not slices or now - slices[-1].begun >= _SLICE_S:
+        slices.append(_Slice(now))
+    tokens = record.usage.output_tokens + record.usage.reasoning_tokens
+    # What came whole has no first token, but a speed.
+    if record.first_content_ms and record.duration_ms > record.first_content_ms:
+        slices[-1].first_ms[bucket(record.first_content_ms)] += 1
+    if tokens > 1 and record.duration_ms:
+        slices[-1].per_second[bucket(tokens / record.duration_ms * 1000)] += 1
 
 
 def _pace(record: record_pb2.AttemptRecord) -> Pace:

@@ -219,6 +219,7 @@ class Runner:
             models=self._settings.models or self._provider.models,
             busy=self._slots.busy,
             paces=self._paces.known(time.monotonic()),
+            spreads=self._paces.spreads(time.monotonic()),
             claims=self._provider.claims,
             keys=tuple(key.fingerprint for key in self._keys.all) or ("",),
             limits=self._settings.limits,

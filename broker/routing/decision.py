@@ -83,7 +83,7 @@ def decide(ask: Ask, world: World, dice: Dice, known: Slate | None = None) -> De
     state = world.state
     present = [c.now(state(c.target.provider, c.target.model)) for c in known.eligible]
     try:
-        left = rank(filters.apply(filters.PASSING, present, ask, world), ask, dice)
+        left = rank(filters.apply(filters.PASSING, present, ask, world), ask, world, dice)
     except InferenceError:
         # Of those that are away nobody knows how fast they would be.
         if away := [

@@ -10,7 +10,8 @@ from operator import itemgetter
 from broker.routing.candidates import NO_ALIAS, Candidate
 from broker.routing.filters import metric
 from broker.routing.preferences import Percentiles, Preferences, named
-from broker.routing.world import Ask, Live
+from broker.routing.spread import Spread, at
+from broker.routing.world import Ask, World
 
 # Values this close count as equal, and load decides.
 _NEAR = 1.05
@@ -18,6 +19,8 @@ _NEAR = 1.05
 # many in flight, at the lightest of the equals, are taken to make a call last twice as long.
 _MUCH = 2.0
 _FEW = 4.0
+# How far off a percentile may be.
+_EXACT = 1.025
 _first = itemgetter(0)
 # A number from 0 to below 1.
 Dice = Callable[[], float]
@@ -27,14 +30,16 @@ PRICE = "price"
 WEIGHTS = "weights"
 
 
-def rank(found: Iterable[Candidate], ask: Ask, dice: Dice) -> list[Candidate]:
+def rank(found: Iterable[Candidate], ask: Ask, world: World, dice: Dice) -> list[Candidate]:
     """The candidates, best first. Those whose breaker is open come last."""
     preferences = ask.preferences
     across = preferences.across
     groups: dict[int, list[Candidate]] = {}
     for candidate in found:
         groups.setdefault(0 if across else candidate.rank, []).append(candidate)
-    ordered = [c for _, group in sorted(groups.items()) for c in _sorted(group, preferences, dice)]
+    ordered = [
+        c for _, group in sorted(groups.items()) for c in _sorted(group, preferences, world, dice)
+    ]
     if any(candidate.live.resting for candidate in ordered):
         ordered.sort(key=lambda candidate: candidate.live.resting)
     return ordered
@@ -46,9 +51,11 @@ def strategy(candidate: Candidate, preferences: Preferences) -> str:
     return asked or (PRICE if candidate.deployment == NO_ALIAS else WEIGHTS)
 
 
-def _sorted(group: list[Candidate], preferences: Preferences, dice: Dice) -> list[Candidate]:
+def _sorted(
+    group: list[Candidate], preferences: Preferences, world: World, dice: Dice
+) -> list[Candidate]:
     placed: list[Candidate] = []
-    for same in _by_preference(group, preferences):
+    for same in _by_preference(group, preferences, world):
         if strategy(same[0], preferences) == WEIGHTS:
             ways: dict[int, list[Candidate]] = {}
             for candidate in same:
@@ -69,7 +76,9 @@ def _by_value(group: list[Candidate], by: str, dice: Dice) -> list[Candidate]:
     ]
 
 
-def _by_preference(group: list[Candidate], preferences: Preferences) -> list[list[Candidate]]:
+def _by_preference(
+    group: list[Candidate], preferences: Preferences, world: World
+) -> list[list[Candidate]]:
     """Groups by the places of `order`, and by who keeps the figures that are preferred."""
     if not (
         preferences.order
@@ -81,7 +90,8 @@ def _by_preference(group: list[Candidate], preferences: Preferences) -> list[lis
 
     def place(candidate: Candidate) -> tuple[int, bool]:
         placed = places.get(candidate.provider, len(places))
-        return placed, _falls_short(candidate.live, preferences)
+        spread = world.spread(candidate.provider, candidate.target.model)
+        return placed, _falls_short(spread, preferences)
 
     return [list(same) for _, same in groupby(sorted(group, key=place), key=place)]
 
@@ -112,19 +122,28 @@ def _value(candidate: Candidate, by: str) -> float:
     return -value if name == "speed" else value
 
 
-def _falls_short(live: Live, preferences: Preferences) -> bool:
-    """Whether it is known not to keep what the caller would rather have."""
-    least = _figure(preferences.preferred_min_throughput)
-    most = _figure(preferences.preferred_max_latency)
-    slow = least is not None and 0 < live.per_second < least
-    return slow or (most is not None and live.first_ms > most * 1000)
+def _falls_short(spread: Spread, preferences: Preferences) -> bool:
+    """Whether it is known not to keep what the caller would rather have: each of the bounds."""
+    for part, seconds in _bounds(preferences.preferred_max_latency):
+        first_ms = at(spread.first_ms, part)
+        if first_ms is not None and first_ms > seconds * 1000 * _EXACT:
+            return True
+    for part, least in _bounds(preferences.preferred_min_throughput):
+        # p90 is what nine of ten answers are faster than.
+        per_second = at(spread.per_second, 1 - part)
+        if per_second is not None and per_second * _EXACT < least:
+            return True
+    return False
 
 
-def _figure(bound: float | Percentiles | None) -> float | None:
-    """The bound on the middle; where only higher percentiles are bounded, the tightest of those."""
+def _bounds(bound: float | Percentiles | None) -> list[tuple[float, float]]:
+    """(part of all answers, bound on it); a number is one on the middle."""
+    if bound is None:
+        return []
     if not isinstance(bound, Percentiles):
-        return bound
-    return next((x for x in (bound.p50, bound.p75, bound.p90, bound.p99) if x is not None), None)
+        return [(0.5, bound)]
+    given = ((0.5, bound.p50), (0.75, bound.p75), (0.9, bound.p90), (0.99, bound.p99))
+    return [(part, limit) for part, limit in given if limit is not None]
 
 
 def _balanced(equals: list[list[Candidate]], dice: Dice) -> list[Candidate]:

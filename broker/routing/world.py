@@ -10,6 +10,7 @@ import msgspec
 from broker.catalog.catalog import Catalog
 from broker.routing.fleet import Fleet
 from broker.routing.preferences import NONE, Preferences
+from broker.routing.spread import NOTHING, Spread
 
 
 class Live(msgspec.Struct, frozen=True, gc=False):
@@ -31,6 +32,10 @@ UNKNOWN = Live()
 
 def _unknown(_provider: str, _model: str) -> Live:
     return UNKNOWN
+
+
+def _uncounted(_provider: str, _model: str) -> Spread:
+    return NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +73,13 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """See the module. `state` tells how a model does at a provider."""
+    """See the module. `state` tells how a model does at a provider, `spread` how it did lately."""
 
     fleet: Fleet = field(default_factory=Fleet)
     catalog: Catalog = field(default_factory=Catalog)
     rules: Rules = field(default_factory=Rules)
     state: Callable[[str, str], Live] = _unknown
+    spread: Callable[[str, str], Spread] = _uncounted
 
 
 @dataclass(frozen=True, slots=True)

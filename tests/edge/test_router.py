@@ -12,6 +12,7 @@ from broker.catalog.offers import NANO, Offer, Rates
 from broker.errors import InferenceError
 from broker.router import Router
 from broker.routing import Fleet
+from broker.routing.spread import Spread
 from broker.routing.world import Live, Rules
 from broker.v1 import generation_pb2
 
@@ -29,7 +30,9 @@ class Edge:
         self.view = SimpleNamespace(fleet=fleet)
         self.linked = fleet
         self.live = Live(first_ms=10)
-        health: Any = SimpleNamespace(state=lambda _provider, _model: self.live)
+        health: Any = SimpleNamespace(
+            state=lambda _provider, _model: self.live, spread=lambda *_: Spread()
+        )
         view: Any = self.view
         self.router = Router(view, self.fresh, CATALOG, Rules(), health)
 

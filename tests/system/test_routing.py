@@ -7,6 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -325,7 +326,7 @@ async def test_while_workers_are_away_it_is_503_whatever_was_asked_for(
                 ("pair", {"ignore": ["groq"]}),
             ):
                 await until(
-                    lambda model=model, provider=provider: away(stack, client, model, provider),
+                    partial(away, stack, client, model, provider),
                     f"it is told that nobody is there for {model} and {provider}",
                     30,
                 )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from broker.presence import Pace
+from broker.presence import Pace, WorkerLease, decode_worker, encode
+from broker.routing.spread import at
 from broker.v1 import event_pb2, job_pb2, record_pb2
 from workers.pace import Paces
 
@@ -57,3 +58,38 @@ def test_old_figures_are_forgotten_and_names_do_not_pile_up() -> None:
     for number in range(500):
         paces.took(record(100, 300, 21, model=f"m{number}"), 100)
     assert len(paces.known(100)) == 64
+
+
+def test_percentiles_are_of_the_answers_of_five_minutes() -> None:
+    paces = Paces()
+    paces.took(record(9000, 10_000, 100), 0)
+    for number in range(99):  # 100 ms to 10 s; 200 to 2 tokens per second
+        first = 100 + 100 * number
+        paces.took(record(first, first + 1, (first + 1) // 5), 30 + number * 2)
+    spread = paces.spreads(299)["m"]
+    assert at(spread.first_ms, 0.5) == pytest.approx(5000, rel=0.04)
+    assert at(spread.first_ms, 0.9) == pytest.approx(9000, rel=0.04)
+    assert at(spread.first_ms, 1) == pytest.approx(9900, rel=0.04)
+    assert at(spread.per_second, 0.5) == pytest.approx(200, rel=0.04)
+    assert sum(spread.first_ms.values()) == 100
+    assert sum(paces.spreads(301)["m"].first_ms.values()) == 99
+    assert "m" not in paces.spreads(700)
+
+
+def test_what_came_whole_counts_for_the_speed_alone() -> None:
+    paces = Paces()
+    paces.took(record(1000, 1000, 50), 0)
+    spread = paces.spreads(0)["m"]
+    assert at(spread.first_ms, 0.5) is None
+    assert at(spread.per_second, 0.5) == pytest.approx(50, rel=0.03)
+
+
+def test_a_lease_carries_the_spreads_in_little_room() -> None:
+    paces = Paces()
+    for model in range(64):
+        for number in range(100):
+            paces.took(record(200 + number, 1200 + number, 80, model=f"m{model}"), number)
+    lease = WorkerLease("w", "p", "main", 4, spreads=paces.spreads(100))
+    written = encode(lease)
+    assert decode_worker(written).spreads == lease.spreads
+    assert len(written) < 20_000

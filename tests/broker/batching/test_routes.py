@@ -16,6 +16,7 @@ from broker.catalog.offers import Offer
 from broker.errors import InferenceError
 from broker.router import Router
 from broker.routing import Fleet
+from broker.routing.spread import Spread
 from broker.routing.world import Live, Rules
 
 CHAT = "/v1/chat/completions"
@@ -32,7 +33,9 @@ class World:
     def __init__(self) -> None:
         self.view = SimpleNamespace(fleet=UP)
         view: Any = self.view
-        health: Any = SimpleNamespace(state=lambda _provider, _model: Live())
+        health: Any = SimpleNamespace(
+            state=lambda _provider, _model: Live(), spread=lambda *_: Spread()
+        )
         catalog = Catalog([Offer("openai", "gpt-4o", "openai/gpt-4o")])
         self.routes = Routes(Router(view, self.fresh, catalog, Rules(), health))
 
