@@ -63,6 +63,7 @@ TAKEN = [
     # Only models have batches.
     ("/v1beta/tunedModels/x:generateContent", b"{}", False),
     (PATH, b'{"generationConfig":{"responseJsonSchema":{}}}', False),
+    (PATH, b'{"tools":[{"functionDeclarations":[{"parametersJsonSchema":{}}]}]}', False),
     (PATH, b'{"serviceTier":"flex"}', False),
     (PATH, json.dumps({"text": '{"serviceTier":"flex"}'}).encode(), True),
 ]
@@ -229,6 +230,7 @@ TAKEN_BY_JOBS = [
     (f"{PARENT}/publishers/google/models/e:predict", b'{"instances":[]}', False),
     ("/v1beta1/projects/q/locations/l/publishers/google/models/m:generateContent", b"[]", False),
     (MODEL, b'{"generationConfig":{"responseJsonSchema":{"type":"object"}}}', False),
+    (MODEL, b'{"tools":[{"functionDeclarations":[{"parametersJsonSchema":{"a":1}}]}]}', False),
     (MODEL, b'{"tools":[{"googleSearch":{}}]}', False),
     (MODEL, json.dumps({"text": '{"a":{}}'}, separators=(",", ":")).encode(), True),
 ]

@@ -25,9 +25,10 @@ _JSON = {"content-type": "application/json"}
 _PAGE = 100
 _LIVE = ":generateContent"
 _PATH = re.compile(rf"/models/[^/]+{_LIVE}$")
-# Fields of a call that no batch keeps to: answers to this form of a schema come out malformed there
-# (github.com/crmne/ruby_llm/issues/894), and tiers are those of live calls.
-_NOT_THERE = (b'"responseJsonSchema":', b'"serviceTier":')
+# Fields of a call that no batch keeps to: answers to this form of a schema have come out malformed
+# (github.com/crmne/ruby_llm/issues/894), so that functions are not trusted with it either; and
+# tiers are those of live calls.
+_NOT_THERE = (b'"responseJsonSchema":', b'"parametersJsonSchema":', b'"serviceTier":')
 # No line of JSON holds a line break, before which alone it would end a part.
 _BOUNDARY = "millrace"
 # Of states such as BATCH_STATE_FAILED; other paths say JOB_STATE_FAILED.

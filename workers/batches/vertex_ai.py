@@ -27,10 +27,10 @@ _PAGE = 100
 _LIVE = ":generateContent"
 _MODELS = "publishers/google/models/"
 _LABEL = "millrace"
-# What a batch does not do as a live call does: answers to this form of a schema come out malformed
-# (github.com/googleapis/python-genai/issues/1984), and objects without a field, as hosted tools
-# are, are refused (.../issues/2123).
-_NOT_THERE = re.compile(rb'"responseJsonSchema":|[^\\]":\{\}')
+# What a batch does not do as a live call does: answers to schemas have come out malformed
+# (github.com/googleapis/python-genai/issues/1984), so that functions are not trusted with them
+# either; and objects without a field, as hosted tools are, are refused (.../issues/2123).
+_NOT_THERE = re.compile(rb'"(?:response|parameters)JsonSchema":|[^\\]":\{\}')
 _OVER = frozenset({"SUCCEEDED", "PARTIALLY_SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED"})
 _RESULTS = ".jsonl"
 
