@@ -46,7 +46,8 @@ class Status(msgspec.Struct):
 def failed(told: Mapping[str, Any]) -> tuple[int, bytes]:
     """The status and the body that the call of a line would have been answered with."""
     code = told.get("code")
-    if isinstance(code, int) and code in _STATUSES:
-        return code, orjson.dumps({"error": told})
     status, word = _CODES.get(code, _CODES[2]) if isinstance(code, int) else _CODES[2]
-    return status, orjson.dumps({"error": {**told, "code": status, "status": word}})
+    if isinstance(code, int) and code in _STATUSES:
+        status, word = code, str(told.get("status") or "")
+    said = {"code": status, "message": str(told.get("message", "")), "status": word}
+    return status, orjson.dumps({"error": said})
