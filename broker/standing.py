@@ -45,6 +45,11 @@ class Standing(msgspec.Struct, frozen=True, omit_defaults=True):
         """Where it is."""
         return self.provider, self.key, self.model
 
+    @property
+    def calls(self) -> int | None:
+        """Whole calls at a time: `slots` is an estimate while it is being found out."""
+        return None if self.slots is None else max(1, int(self.slots))
+
 
 def allowed(told: Allowance) -> Standing:
     """What is known of a place where nobody leads: what was allowed last."""
@@ -58,7 +63,7 @@ def said(one: Standing) -> str:
     parts = [
         f"{value:g} {what}"
         for value, what in (
-            (one.slots, "calls at a time"),
+            (one.calls, "calls at a time"),
             (one.rate, "calls/s"),
             (one.tokens, "tokens/s"),
         )

@@ -54,7 +54,7 @@ def _row(one: Standing) -> tuple[str, ...]:
     return (
         f"{one.provider}/{one.model or '*'}",
         one.key,
-        _number(one.slots, "any"),
+        _number(one.calls, "any"),
         _number(one.running),
         _number(one.waiting),
         _number(one.rate, "any"),

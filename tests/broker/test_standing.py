@@ -10,6 +10,8 @@ from broker.standing import Standing, said, together
 WORDS = {
     "no limit known": Standing("p", "k", "m"),
     "no limit known, 3 running": Standing("p", "k", "m", running=3, limited=0),
+    "40 calls at a time (found)": Standing("p", "k", "m", 40.7, why="found"),
+    "1 calls at a time, 0.5 calls/s (found)": Standing("p", "k", "m", 0.4, 0.5, why="found"),
     "2.5 calls/s (advertised)": Standing("p", "k", "m", rate=2.5, why="advertised"),
     "12 calls at a time (found), 1,200 running, 4 held back, 57 429s (3 in the last minute), "
     "left alone for 7.5 s": Standing(

@@ -75,7 +75,8 @@ async def test_progress_says_of_each_model_what_is_allowed_used_and_refused(stac
         await until(known, "both models are known", 30)
         capped, free = found[CAPPED], found[FREE]
         assert (capped["provider"], capped["why"]) == ("sim", "found")
-        assert capped["slots"] <= 4 * OPEN
+        # On its way from what two workers have slots for to what is allowed.
+        assert 1 <= capped["slots"] < 2 * stack.slots
         assert 0 < capped["rate_limited_last_minute"] <= capped["rate_limited"]
         assert capped["rate_limited"] <= (await stack.sim_stats())["by_status"]["429"]
         assert f"{capped['rate_limited']:,} 429s" in capped["said"]
@@ -103,6 +104,7 @@ async def test_progress_says_of_each_model_what_is_allowed_used_and_refused(stac
         answer = await control.GetCapacity(asked, metadata=metadata)
         (one,) = (one for one in answer.models if one.model == CAPPED)
         assert one.shares.keys() == {worker.worker for worker in load.workers}
-        assert 1 <= sum(share.slots for share in one.shares.values()) <= max(one.slots, 1)
+        # A share that would hardly change stays as it is.
+        assert 1 <= sum(share.slots for share in one.shares.values()) <= 1.5 * one.slots + 2
         asked = control_pb2.GetCapacityRequest(provider="openai")
         assert not (await control.GetCapacity(asked, metadata=metadata)).models
