@@ -98,7 +98,7 @@ class Background:
         if self._slots.draining or self._slots.reserved:
             return 0
         standing = self._puller.credits
-        free = self._slots.room(subjects.BACKGROUND) - standing
+        free = self._slots.worth(subjects.BACKGROUND) - standing
         return free if free > 0 and (free * 4 >= self._slots.count or standing < free) else 0
 
     def pull(self) -> None:

@@ -1,5 +1,7 @@
 """The batch lane of a worker: takes lines in the slots that nobody else wants.
 
+A line has a slot once it may make its call, and not while its provider lets nothing more through.
+
 The lease of a delivery is a line's claim, and that a result is written once makes a second one
 impossible (R17). What does not run here is published as its next attempt, never handed back: so a
 line that was delivered before was with a worker that is lost.
@@ -10,9 +12,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
-from collections.abc import Coroutine
-from dataclasses import dataclass
+import math
+from collections.abc import Coroutine, Iterable
 from functools import partial
 
 from google.protobuf.message import DecodeError
@@ -35,14 +36,16 @@ from broker.settings import ProviderSettings
 from broker.v1 import batch_pb2, job_pb2
 from workers.lineattempt import LineAttempt
 from workers.native import Native
+from workers.seats import Seats
 from workers.slots import Slots
 from workers.tools import Tools
+from workers.waiting import Line, Waiting
 
 _log = logging.getLogger(__name__)
 
 # Workers that are lost with a line before it is put aside: the last two of them ran it alone (R6).
 LOSSES_BEFORE_POISON = LOSSES_BEFORE_ALONE + 2
-# No more lines are asked for while this part of the slots waits for room.
+# Lines of a model that may wait here, however slow it is, as a part of the slots.
 _PART_WAITING = 8
 # A line that found no room here for so long is any worker's again.
 _ROOM_S = 5.0
@@ -56,18 +59,6 @@ _LARGE_AT_ONCE = 4
 _FINISH_S = 3.0
 
 
-@dataclass(slots=True, eq=False)
-class _Line:
-    """A line that is here: `losses` counts the workers that were lost with it."""
-
-    job: job_pb2.Job
-    reply: str
-    losses: int
-    # Whether it may have been run before.
-    again: bool
-    since: float
-
-
 class Batch:
     """See the module."""
 
@@ -78,13 +69,15 @@ class Batch:
         self._outcomes = Outcomes(bus, tools.publisher, Blobs(bus))
         self._files = Files(bus)
         self._delays = Delays(bus)
-        self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
+        # Lines that are too large for their jobs and run now.
+        self._large = 0
         self._native = Native(tools, self._outcomes, self._read_range)
         self._stops = Mirror(bus, subjects.BATCHES, keys="stop.*")
         self._live = Mirror(bus, subjects.BATCHES, keys="live.*")
         # By attempt, until they are settled; those that wait for room in the order they came.
-        self._lines: dict[str, _Line] = {}
-        self._waiting: deque[_Line] = deque()
+        self._lines: dict[str, Line] = {}
+        self._waiting = Waiting(max(2, slots.count // _PART_WAITING))
+        tools.gate.line_up(self._waiting.models, self._begin)
         self._tasks: set[asyncio.Task[None]] = set()
         self._now = asyncio.get_running_loop().time
         lane = subjects.BATCH
@@ -105,8 +98,7 @@ class Batch:
     async def close(self) -> None:
         """Take no more, and pass on what waits."""
         await self._puller.close()
-        while self._waiting:
-            self._spawn(self._pass_on(self._waiting.popleft()))
+        self._pass_all_on(self._waiting.old(math.inf))
 
     async def finish(self) -> None:
         """Have stored what came of lines, after all slots are free."""
@@ -122,7 +114,7 @@ class Batch:
     def due(self) -> bool:
         """Whether `pull` may have something to do."""
         room = self._room()
-        return room > 0 and (bool(self._waiting) or self._wanted(room) > 0)
+        return room > 0 and (len(self._waiting) > 0 or self._wanted(room) > 0)
 
     def pull(self) -> None:
         """Begin what waits, and ask for as many lines as may run here now."""
@@ -131,20 +123,24 @@ class Batch:
             self._puller.pull(wanted)
 
     def _wanted(self, room: int) -> int:
-        """Lines to ask for: none while the pull that stands has plenty of credit left.
-
-        Some may wait for their models, and others' lines come all the same.
-        """
-        if len(self._waiting) * _PART_WAITING > self._slots.count:
+        """Lines to ask for: none while the pull that stands has plenty of credit left."""
+        # Where all is limited some wait for the next tick: others' lines may come behind them.
+        if not self._tools.gate.open and 2 * len(self._waiting) >= self._slots.count:
             return 0
         standing = self._puller.credits
-        free = room - standing
+        free = min(room, self._slots.worth(subjects.BATCH)) - standing
         return free if free * 4 >= self._slots.count or standing < free else 0
 
-    def tick(self) -> None:
-        """Pass on what waits for too long; called every few seconds."""
-        while self._waiting and self._now() - self._waiting[0].since > _ROOM_S:
-            self._spawn(self._pass_on(self._waiting.popleft()))
+    def tick(self, seconds: float) -> None:
+        """Pass on what waits for too long; called every so many seconds."""
+        self._trim()
+        self._waiting.tick(seconds)
+        self._pass_all_on(self._waiting.old(self._now() - _ROOM_S))
+
+    def _trim(self) -> None:
+        """Have what cannot begin soon come again later: lines of other models may be behind it."""
+        for line, delay_s in self._waiting.trim(self._now()):
+            self._spawn(self._pass_on(line, delay_s))
 
     def _room(self) -> int:
         slots = self._slots
@@ -170,30 +166,45 @@ class Batch:
         self._slots.hold(delivery.reply)
         before = delivery.deliveries - 1
         again = before > 0 or job.attempt > 1 or job.line.maybe_done
-        line = _Line(job, delivery.reply, job.losses + before, again, self._now())
+        line = Line(job, delivery.reply, job.losses + before, again, self._now())
         self._lines[name] = line
         if self._slots.draining:
             self._spawn(self._pass_on(line))
         else:
-            self._waiting.append(line)
+            self._waiting.add(line)
             self._begin()
+            if len(self._waiting) > self._slots.count:
+                self._trim()
 
     def _begin(self) -> None:
-        for line in list(self._waiting):
+        """Begin what has room: a slot, and the gate's word."""
+        for line in self._waiting.heads():
             if self._room() <= 0:
                 break
-            if self._tools.gate.may_hold(subjects.BATCH, line.job.route.model) <= 0:
-                continue  # another one's model may have room
-            self._waiting.remove(line)
-            self._slots.occupy(self._run(line), line.job.request_id)
+            if (seats := self._seats(line)) is not None:
+                self._waiting.take(line)
+                self._large += line.large
+                self._slots.occupy(self._run(line, seats), line.job.request_id)
+
+    def _seats(self, line: Line) -> Seats | None:
+        """The right to make its call, if it makes one; None: not now."""
+        if not line.needs_seat or self._stopped(line.job.line.batch_id):
+            return Seats()
+        if line.large and self._large >= _LARGE_AT_ONCE:
+            return None
+        return self._tools.gate.line_seats(line.job)
+
+    def _stopped(self, batch: str) -> bytes | None:
+        """Why a batch is stopped, if it is."""
+        return self._stops.entries.get(subjects.stop_key(batch))
 
     # One line.
 
-    async def _run(self, line: _Line) -> None:
+    async def _run(self, line: Line, seats: Seats) -> None:
         try:
             while True:
                 try:
-                    await self._serve(line)
+                    await self._serve(line, seats)
                 except BusError as exc:
                     _log.warning("line %s: %s; trying again", line.job.request_id, exc)
                     await asyncio.sleep(_PAUSE_S)
@@ -207,8 +218,11 @@ class Batch:
             # Its lease runs out, and what no worker can deal with counts as lost.
             self._forget(line)
             raise
+        finally:
+            seats.release()
+            self._large -= line.large
 
-    async def _serve(self, line: _Line) -> None:
+    async def _serve(self, line: Line, seats: Seats) -> None:
         """Do what the line asks for. Raises `BusError` where nothing was done."""
         job = line.job
         if job.HasField("native"):
@@ -219,8 +233,8 @@ class Batch:
             self._settle(line)
             return
         job.losses = line.losses
-        attempt = LineAttempt(job, self._tools, self._read_range)
-        code = self._stops.entries.get(subjects.stop_key(batch))
+        attempt = LineAttempt(job, self._tools, self._read_range, seats)
+        code = self._stopped(batch)
         if code is not None:
             word = code.decode()
             result = attempt.stopped(word, STOPPED.get(word, "The batch was stopped."))
@@ -233,10 +247,10 @@ class Batch:
         else:
             await self._attempt(line, attempt)
 
-    async def _hand_over(self, line: _Line) -> None:
+    async def _hand_over(self, line: Line) -> None:
         """Do the next step of lines that their provider's own batch API takes."""
         job, batch = line.job, line.job.native.batch_id
-        code = self._stops.entries.get(subjects.stop_key(batch), b"").decode()
+        code = (self._stopped(batch) or b"").decode()
         # What worker after worker is lost with goes on line by line.
         live = subjects.live_key(batch) in self._live.entries or line.losses >= LOSSES_BEFORE_POISON
         step = None
@@ -255,11 +269,10 @@ class Batch:
             await self._insist(job, step)
         self._settle(line)
 
-    async def _attempt(self, line: _Line, attempt: LineAttempt) -> None:
+    async def _attempt(self, line: Line, attempt: LineAttempt) -> None:
         job = line.job
         try:
-            async with self._large if job.line.HasField("range") else contextlib.nullcontext():
-                outcome = await attempt.run()
+            outcome = await attempt.run()
         except (BusError, asyncio.CancelledError):
             attempt.record(_nothing)
             raise
@@ -300,20 +313,24 @@ class Batch:
             patience_s=patience_s,
         )
 
-    async def _pass_on(self, line: _Line) -> None:
+    def _pass_all_on(self, lines: Iterable[Line]) -> None:
+        for line in lines:
+            self._spawn(self._pass_on(line))
+
+    async def _pass_on(self, line: Line, delay_s: float = 0.0) -> None:
         """Make the line any worker's, as its next attempt; where that fails it stays here."""
         line.job.losses = line.losses
         try:
-            await self._publish_next(line.job, Again(), 1.0)
+            await self._publish_next(line.job, Again(delay_s), 1.0)
         except BusError as exc:
             _log.warning("line %s: %s", line.job.request_id, exc)
             if not self._slots.draining:
                 line.since = self._now()
-                self._waiting.append(line)
+                self._waiting.add(line)
             return
         self._settle(line)
 
-    async def _bury(self, line: _Line, attempt: LineAttempt) -> None:
+    async def _bury(self, line: Line, attempt: LineAttempt) -> None:
         """A line that was lost alone is put aside, its author told first (R6)."""
         job, route = line.job, line.job.route
         why = f"{line.losses} workers were lost while they ran this line"
@@ -329,11 +346,11 @@ class Batch:
         await self._jobs.bury(subjects.BATCH, route.provider, route.pool, job, why)
         self._settle(line)
 
-    def _forget(self, line: _Line) -> None:
+    def _forget(self, line: Line) -> None:
         self._lines.pop(subjects.message_id(line.job.request_id, line.job.attempt), None)
         self._slots.let_go(line.reply)
 
-    def _settle(self, line: _Line) -> None:
+    def _settle(self, line: Line) -> None:
         self._slots.answer(line.reply, ACK)
         self._forget(line)
         if len(self._lines) > self._slots.count:  # no more is begun while too many are not stored

@@ -1,18 +1,20 @@
 """Lets a worker's calls through as the fleet's allowances have it, before they reach the provider.
 
 A call has a place: (key, model). Where nothing is known of a place everything passes at once. Else
-a job holds a slot and uses up a part of the rate before it is claimed, or waits here for that: a
-few jobs of each place, for a moment, interactive ones first; the others go back to the queue. What
-a provider says or refuses counts here at once, and reaches the others by the reports.
+a job has a seat, and uses up a part of the rate, before it is claimed. Without one a few jobs wait
+here for a moment, in slots of the worker, and never so many that other models lack them; the others
+go back to the queue. Lines of batches wait outside, without a slot (`workers/waiting.py`). Who
+comes first among lanes goes first. What a provider says or refuses counts here at once, and reaches
+the others by the reports.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from broker import subjects
 from broker.capacity import ANY, LONGEST_REST_S, RESERVE, Allowance, Seen, Share
 from broker.dispatch import PATIENCE_S
 from broker.errors import InferenceError
@@ -26,8 +28,10 @@ from workers.seats import Seat, Seats
 HOLD_S = 1.0
 # Of each place, so many wait at least.
 _HELD = 2
-# A job that goes back comes again after so long, at least and at most.
-_AGAIN_S = (0.05, 0.25)
+# Of the slots, so many may wait in all: interactive and background work.
+_WAIT = {subjects.INTERACTIVE: 4, subjects.BACKGROUND: 8}
+# What a rate lets through in this time is worth asking for.
+_AHEAD_S = 0.5
 # No more jobs are asked for so long after one went back.
 _SATED_S = 0.05
 # Without a word from the provider a place is left alone for so long after a refusal.
@@ -78,6 +82,11 @@ class Gate:
         self._open_at = -math.inf
         self._sated_until = -math.inf
         self._hungry: asyncio.TimerHandle | None = None
+        # Lines that wait outside, by model, and whom to call when some of them may begin.
+        self._outside: Mapping[str, int] = {}
+        # Jobs that wait in slots.
+        self._inside = 0
+        self._on_seat: Callable[[], None] | None = None
         self._key_news: dict[str, float] = {}
         keys.on_rest = self._key_rests
 
@@ -87,40 +96,29 @@ class Gate:
 
     # Jobs.
 
-    def room(self, free: int) -> int:
-        """Of `free` jobs that this worker could hold, how many are worth asking for."""
-        now = self.now()
-        if now - self._open_at < HOLD_S or not any(
-            not place.free_of_limits for place in self._places.values()
-        ):
+    @property
+    def open(self) -> bool:
+        """Whether something without a limit was used just now."""
+        return self.now() - self._open_at < HOLD_S
+
+    def room(self, lane: str, free: int) -> int:
+        """Of `free` jobs of a lane that this worker could hold, how many are worth asking for."""
+        if self.open:
             return free
-        if now < self._sated_until:
+        now = self.now()
+        limited = [place for place in self._places.values() if not place.free_of_limits]
+        if not limited:
+            return free
+        if lane == subjects.INTERACTIVE and now < self._sated_until:
             return 0
         room = 0.0
-        for place in self._places.values():
+        for place in limited:
             if place.rest_until <= now and (place.running or now - place.used_at < HOLD_S * 5):
-                room += max(0.0, place.slots - place.running) + self._held(place) - place.waiting
+                lines = place.lines if lane == subjects.BATCH else 0
+                wait = place.before(lane) + lines
+                room += max(0.0, place.room(lane, _AHEAD_S) + self._held(place) - wait)
         # Some are asked for in any case: they may be for another model.
         return int(min(free, max(room, self._slots // 16, 1)))
-
-    def may_hold(self, lane: str, model: str = ANY) -> int:
-        """How many more jobs of a lane may be taken now, of one model or of any.
-
-        It is what background and batch work asks: 0 while anything that comes first waits.
-        """
-        before = ORDER[: ORDER.index(lane)]
-        places = [p for p in self._places.values() if model in (ANY, p.model)]
-        if any(p.queues[earlier] for p in places for earlier in before):
-            return 0
-        if not places or any(p.free_of_limits for p in places):
-            return self._slots
-        now, room = self.now(), 0.0
-        for place in places:
-            if place.rest_until > now:
-                continue
-            mine = place.slots if place.share.durable is None else place.share.durable
-            room += max(0.0, min(place.slots - place.running, mine - place.durable)) + 1
-        return int(min(self._slots, room))
 
     def seats(self, lane: str, job: job_pb2.Job) -> Seats | None:
         """The seats of a job whose first call may be made now; None if it has to wait."""
@@ -130,7 +128,7 @@ class Gate:
         seats = Seats(self, model, lane)
         for key in self._keys.turn(job.request_id, model, job.avoid_keys, now):
             place = self._place(key, model)
-            if place.free_of_limits or not (place.waiting or place.wait_s(lane, now)):
+            if place.free_of_limits or not (place.before(lane) or place.wait_s(lane, now)):
                 if place.free_of_limits:
                     self._open_at = now
                 place.begin(lane, now)
@@ -138,36 +136,66 @@ class Gate:
                 return seats
         return None
 
-    async def admit(self, lane: str, job: job_pb2.Job, *, patient: bool = False) -> Seats:
-        """The seats of a job, after a wait if need be.
+    async def admit(self, lane: str, job: job_pb2.Job) -> Seats:
+        """The seats of a job, after a wait in its slot if need be.
 
-        Raises `HandOn` when it should not wait here, unless it is `patient`. Where its keys are all
-        left alone for longer than anybody waits, the seats say so.
+        Raises `HandOn` when it should not wait here. Where its keys are all left alone for longer
+        than anybody waits, the seats say so.
         """
         seats = self.seats(lane, job)
         if seats is not None:
             return seats
         now, model = self.now(), job.route.model
-        turn = self._keys.turn(job.request_id, model, job.avoid_keys, now)
-        key = min(turn, key=lambda one: self._place(one, model).rest_until)
-        place = self._place(key, model)
-        seats = Seats(self, model, lane)
+        key, place = self._soonest(job, now)
         rest = place.rest_until - now
         if rest > PATIENCE_S:
-            seats.refusal = _resting(key, rest)
-        elif patient:
-            seats.reserve(await self._seat(place, key, lane))
-        elif rest > HOLD_S or place.waiting >= self._held(place):
-            place.back += 1
+            return self._refused(lane, model, key, rest)
+        crowded = self._inside >= max(_HELD, self._slots // _WAIT[lane])
+        if rest > HOLD_S or crowded or place.before(lane) >= self._held(place):
             self._sate(now)
-            raise HandOn(max(rest, 0.0) + random.uniform(*_AGAIN_S))
-        else:
-            try:
-                async with asyncio.timeout(HOLD_S):
-                    seats.reserve(await self._seat(place, key, lane))
-            except TimeoutError:
-                place.back += 1
-                raise HandOn(random.uniform(*_AGAIN_S)) from None
+            raise HandOn(place.send_back(now, max(rest, 0.0)))
+        seats = Seats(self, model, lane)
+        self._inside += 1
+        try:
+            async with asyncio.timeout(HOLD_S):
+                seats.reserve(await self._seat(place, key, lane))
+        except TimeoutError:
+            raise HandOn(place.send_back(self.now())) from None
+        finally:
+            self._inside -= 1
+        return seats
+
+    # Lines of batches.
+
+    def line_up(self, waiting: Mapping[str, int], on_seat: Callable[[], None]) -> None:
+        """Have lines wait outside, so many of each model; `on_seat` is called when some may go."""
+        self._outside = waiting
+        self._on_seat = on_seat
+        for place in self._places.values():
+            place.outside = waiting
+
+    def line_seats(self, job: job_pb2.Job) -> Seats | None:
+        """The seats of a line, or of one that must not call at all; None: it waits outside."""
+        seats = self.seats(subjects.BATCH, job)
+        if seats is not None:
+            return seats
+        now, model = self.now(), job.route.model
+        key, place = self._soonest(job, now)
+        if (rest := place.rest_until - now) > PATIENCE_S:
+            return self._refused(subjects.BATCH, model, key, rest)
+        self._come_back(place, place.wait_s(subjects.BATCH, now))
+        return None
+
+    def _soonest(self, job: job_pb2.Job, now: float) -> tuple[Key | None, Place]:
+        """The key that is of use first, and its place."""
+        model = job.route.model
+        turn = self._keys.turn(job.request_id, model, job.avoid_keys, now)
+        key = min(turn, key=lambda one: self._place(one, model).rest_until)
+        return key, self._place(key, model)
+
+    def _refused(self, lane: str, model: str, key: Key | None, rest: float) -> Seats:
+        seats = Seats(self, model, lane)
+        seats.refusal = _resting(key, rest)
         return seats
 
     async def another(self, key: Key | None, model: str, lane: str) -> Seat:
@@ -206,16 +234,22 @@ class Gate:
             while queue:
                 wait = place.wait_s(lane, now)
                 if wait:
-                    if wait < math.inf:
-                        later = max(wait, 0.001)
-                        place.timer = self._loop.call_later(later, self.serve, place)
-                    break
+                    self._come_back(place, wait)
+                    return  # who comes later in the order waits for them
                 turn = queue.popleft()
                 if not turn.done():
                     place.begin(lane, now)
                     turn.set_result(None)
-            if queue:
-                break  # who comes later in the order waits for them
+        if place.lines and self._on_seat is not None:
+            if wait := place.wait_s(subjects.BATCH, now):
+                self._come_back(place, wait)
+            else:
+                self._on_seat()
+
+    def _come_back(self, place: Place, wait: float) -> None:
+        """Serve a place in `wait` seconds; infinite = when something happens there."""
+        if place.timer is None and wait < math.inf:
+            place.timer = self._loop.call_later(max(wait, 0.001), self.serve, place)
 
     # What the provider says.
 
@@ -281,6 +315,7 @@ class Gate:
         elif (place := self._places.get((key, model))) is not None:
             place.told(self._defaults.get(key, NO_LIMIT))
             self.serve(place)
+            self._on_room()
 
     # Reports.
 
@@ -288,9 +323,9 @@ class Gate:
         """What happened since the last report, at the places where anything did."""
         seen = []
         for place in list(self._places.values()):
-            if place.started or place.running or place.waiting or place.back or place.limited:
-                seen.append(place.seen())
-                place.clear()
+            if place.started or place.running or place.waiting or place.back_s or place.limited:
+                seen.append(place.seen(self.now()))
+                place.clear(self.now())
         if len(self._places) > _MOST_PLACES:
             self._forget()
         told = [Seen(key, ANY, rest_s=seconds) for key, seconds in self._key_news.items()]
@@ -311,8 +346,8 @@ class Gate:
 
     def _place_of(self, key: str, model: str) -> Place:
         _, share = self._told.get((key, model), (0, self._defaults.get(key, NO_LIMIT)))
-        place = self._places[key, model] = Place(key, model, share, self._reserve)
-        place.used_at = self.now()
+        place = self._places[key, model] = Place(key, model, share, self._reserve, self.now())
+        place.outside = self._outside
         return place
 
     def _held(self, place: Place) -> int:

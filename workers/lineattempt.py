@@ -10,7 +10,7 @@ import math
 import random
 from collections.abc import Awaitable, Callable
 
-from broker import dispatch, durable, subjects
+from broker import dispatch, durable
 from broker.batch import failures
 from broker.errors import InferenceError
 from broker.translate import lines
@@ -59,8 +59,11 @@ class LineSession:
 class LineAttempt:
     """See the module. `read_range` gives a line that was too large for its job."""
 
-    def __init__(self, job: job_pb2.Job, tools: Tools, read_range: ReadRange) -> None:
+    def __init__(
+        self, job: job_pb2.Job, tools: Tools, read_range: ReadRange, seats: Seats | None = None
+    ) -> None:
         self._job = job
+        self._seats = seats or Seats()
         self._tools = tools
         self._read_range = read_range
         self._attempt: Attempt | None = None
@@ -133,10 +136,7 @@ class LineAttempt:
         return line.json
 
     async def _call(self, request: generation_pb2.Request, session: LineSession) -> None:
-        tools, job = self._tools, self._job
-        # Lines are never handed back: who has begun one waits.
-        seats = await tools.gate.admit(subjects.BATCH, job, patient=True)
-        await self._make(request, session, tools.upstream, tools.keys, seats)
+        await self._make(request, session, self._tools.upstream, self._tools.keys, self._seats)
 
     async def _make(
         self,

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 from collections import deque
+from collections.abc import Mapping
 
 from broker import subjects
 from broker.capacity import LONGEST_REST_S, Seen, Share
@@ -20,6 +22,9 @@ NO_LIMIT = Share()
 _GUESS_S = 5.0
 # What nobody used is saved up for so long; and where calls wait for it and this process was late.
 _SAVED_S, _LATE_S = 0.03, 0.1
+# A job that goes back comes again after so long at least, and at most: those that do come one by
+# one, as fast as calls begin here, no further apart than this, and not at once with others'.
+_AGAIN_S, _LATEST_S, _APART_S, _SPREAD_S = 0.05, 1.0, 0.1, 0.1
 # Part of the newest call in what calls use on average, in tokens.
 _NEWEST = 0.2
 
@@ -27,17 +32,18 @@ _NEWEST = 0.2
 class Place:
     """One key and model: its share, what is under way and what was seen since the last report."""
 
-    def __init__(self, key: str, model: str, share: Share, reserve: float) -> None:
+    def __init__(self, key: str, model: str, share: Share, reserve: float, now: float) -> None:
         self.key = key
         self.model = model
-        self.epoch = 0
         self.share = share
         self.quotas = Quotas()
         self.running = self.durable = 0
         self.rest_until = 0.0
         self.queues: dict[str, deque[asyncio.Future[None]]] = {lane: deque() for lane in ORDER}
+        # Lines that wait outside, by model.
+        self.outside: Mapping[str, int] = {}
         self.timer: asyncio.TimerHandle | None = None
-        self.used_at = self.read_at = 0.0
+        self.used_at, self.read_at = now, 0.0
         # By lane: what is kept for lanes that come before it.
         self._reserve = reserve
         self._guess, self._guess_until = math.inf, 0.0
@@ -45,14 +51,17 @@ class Place:
         self._tokens = 0.0
         self._refilled = 0.0
         self.mean_tokens = 0.0
+        # Calls that began in the last second or so, and when the last job comes that went back.
+        self._pace = self._again_at = 0.0
         self.free_of_limits = True
         self.bound()
-        self.clear()
+        self.clear(now)
 
-    def clear(self) -> None:
+    def clear(self, now: float) -> None:
         """Begin the next report."""
-        self.peak = self.started = self.answered = self.limited = self.spent = self.back = 0
-        self.answered_s = self.used_tokens = self.rest_news = 0.0
+        self.peak = self.started = self.answered = self.limited = self.spent = 0
+        self.answered_s = self.used_tokens = self.rest_news = self.back_s = 0.0
+        self._cleared_at = now
 
     def bound(self) -> None:
         """Note whether anything limits this place."""
@@ -61,8 +70,27 @@ class Place:
         )
 
     @property
+    def lines(self) -> int:
+        """Lines of this model that wait outside, for whatever reason."""
+        return self.outside.get(self.model, 0)
+
+    @property
     def waiting(self) -> int:
-        return sum(map(len, self.queues.values()))
+        """Who waits for this place."""
+        return sum(map(len, self.queues.values())) + (0 if self.free_of_limits else self.lines)
+
+    def before(self, lane: str) -> int:
+        """How many wait here who go before a job of this lane that comes now."""
+        return sum(len(self.queues[one]) for one in ORDER[: ORDER.index(lane) + 1])
+
+    def room(self, lane: str, ahead_s: float) -> float:
+        """How many calls of a lane may begin now, or are let through in the time that is given."""
+        share, room = self.share, self.slots - self.running
+        if lane != subjects.INTERACTIVE and share.durable is not None:
+            room = min(room, share.durable - self.durable)
+        if share.rate is not None:
+            room = min(room, share.rate * ahead_s)
+        return max(0.0, room)
 
     @property
     def slots(self) -> float:
@@ -91,11 +119,12 @@ class Place:
         return wait
 
     def begin(self, lane: str, now: float) -> None:
-        self.used_at = now
+        before, self.used_at = self.used_at, now
         self.running += 1
         self.started += 1
         self.durable += lane != subjects.INTERACTIVE
         if not self.free_of_limits:
+            self._pace = self._pace * math.exp(before - now) + 1
             self._level -= 1
             self._tokens -= self.mean_tokens
 
@@ -108,6 +137,19 @@ class Place:
         self.started -= 1
         self._level += 1
         self._tokens += self.mean_tokens
+
+    def send_back(self, now: float, rest_s: float = 0.0) -> float:
+        """Seconds until a job may come again that has no room here, after a rest if there is one.
+
+        The more there are the later: a long queue would else go round and round.
+        """
+        pace = self._pace * math.exp(self.used_at - now)
+        soonest = now + rest_s + _AGAIN_S
+        again_at = max(self._again_at, soonest) + min(1 / max(pace, 1e-9), _APART_S)
+        self._again_at = min(again_at, soonest + _LATEST_S)
+        delay_s = self._again_at - now + random.uniform(0, _SPREAD_S)
+        self.back_s += delay_s
+        return delay_s
 
     def settle(self, tokens: float) -> None:
         """A call used so many tokens."""
@@ -151,17 +193,17 @@ class Place:
             self.rest_until = 0.0
             self.bound()
 
-    def seen(self) -> Seen:
+    def seen(self, now: float) -> Seen:
         """What to report."""
+        back = math.ceil(self.back_s / max(now - self._cleared_at, 0.1))
+        durable = sum(len(self.queues[lane]) for lane in ORDER[1:])
         return Seen(
             self.key,
             self.model,
             running=self.running,
             peak=max(self.peak, self.running if not self.limited else 0),
-            waiting=self.waiting + self.back,
-            durable=self.durable
-            + len(self.queues[subjects.BACKGROUND])
-            + len(self.queues[subjects.BATCH]),
+            waiting=self.waiting + back,
+            durable=self.durable + durable + (0 if self.free_of_limits else self.lines),
             started=self.started,
             answered=self.answered,
             answered_s=round(self.answered_s, 4),

@@ -239,7 +239,7 @@ class Runner:
     def _wanted(self) -> int:
         """Slots to ask for: none while the pull that stands has plenty of credit left."""
         standing = self._puller.credits
-        free = self.gate.room(self._slots.room(subjects.INTERACTIVE)) - standing
+        free = self._slots.worth(subjects.INTERACTIVE) - standing
         return free if free * 4 >= self._settings.slots or standing < free else 0
 
     def _start_pull(self) -> None:
@@ -377,7 +377,7 @@ class Runner:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
             beats += 1
-            self._batch.tick()
+            self._batch.tick(HEARTBEAT_S)
             gauges = self.gauges()
             for address, link in list(self._links.items()):
                 if link.alive:

@@ -73,11 +73,11 @@ class Slots:
 
     def room(self, lane: str) -> int:
         """Slots that a lane may take now; below 0 where others have what it leaves to them."""
-        free = self._most[lane] - self.busy
-        # What waits at the gate for its own lane's sake is counted there.
-        if free <= 0 or lane == subjects.INTERACTIVE:
-            return free
-        return min(free, self._gate.may_hold(lane))
+        return self._most[lane] - self.busy
+
+    def worth(self, lane: str) -> int:
+        """For how many of these it is worth asking for jobs, by what providers let through."""
+        return self._gate.room(lane, max(0, self.room(lane)))
 
     def occupy(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
         """Run `work` in a slot."""

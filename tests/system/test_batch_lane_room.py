@@ -8,13 +8,11 @@ of the times are wider here; without the lanes they are those of the whole backl
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from statistics import median
 
-import httpx
-
 from tests.system.answers import create, over
+from tests.system.latency import latencies, p99
 from tests.system.lines import Lines, chat
 from tests.system.stack import MakeStack, Stack, until
 
@@ -26,29 +24,6 @@ FOR_S = 6.0
 MOST_TIMES_IDLE = 2.0
 SLACK_S = 1.0
 LEAST_USED = 0.85
-
-
-async def latencies(stack: Stack, client: httpx.AsyncClient) -> list[float]:
-    """Seconds that requests at `RATE` took, sorted."""
-    took = []
-
-    async def one() -> None:
-        begun = time.perf_counter()
-        answer = await stack.chat(client, f"sim/{MODEL}")
-        took.append(time.perf_counter() - begun)
-        assert answer.status_code == 200
-
-    chance = random.Random(1)
-    ends = time.perf_counter() + FOR_S
-    async with asyncio.TaskGroup() as group:
-        while time.perf_counter() < ends:
-            group.create_task(one())
-            await asyncio.sleep(chance.expovariate(RATE))
-    return sorted(took)
-
-
-def p99(latencies: list[float]) -> float:
-    return latencies[int(len(latencies) * 0.99)]
 
 
 async def sample(stack: Stack, used: list[int]) -> None:
@@ -68,13 +43,13 @@ async def test_a_full_batch_lane_costs_interactive_requests_little_and_leaves_li
     stack = await make_stack(workers=1, slots=SLOTS)
     lines = Lines(stack)
     async with stack.client() as client:
-        await latencies(stack, client)  # connections and code are warm then
-        idle = p99(await latencies(stack, client))
+        await latencies(stack, client, MODEL, RATE, FOR_S)  # connections and code are warm then
+        idle = p99(await latencies(stack, client, MODEL, RATE, FOR_S))
         await lines.send(*(chat(MODEL) for _ in range(int((FOR_S + 15) * SLOTS / CALL_S))))
         await until(lambda: open_calls(stack, SLOTS - 2 * RESERVE), "the lane is full")
         used: list[int] = []
         sampling = asyncio.create_task(sample(stack, used))
-        busy = p99(await latencies(stack, client))
+        busy = p99(await latencies(stack, client, MODEL, RATE, FOR_S))
         sampling.cancel()
         assert busy <= MOST_TIMES_IDLE * idle + SLACK_S
         assert median(used) >= LEAST_USED * (SLOTS - RESERVE)

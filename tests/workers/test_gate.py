@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
@@ -45,6 +46,32 @@ async def call(
             raise error
 
 
+class Lines:
+    """Lines of one model that wait outside, as a worker's batch lane has them."""
+
+    def __init__(self, gate: Gate, *, begun: Callable[[], object] = lambda: None) -> None:
+        self.waiting = Counter[str]()
+        self.begun = 0
+        self._gate = gate
+        self._said = begun
+        self._running: list[Seats] = []
+        gate.line_up(self.waiting, self._begin)
+
+    def wait(self, count: int = 1) -> None:
+        self.waiting["m"] += count
+        self._begin()
+
+    def end(self) -> None:
+        self._running.pop().release()
+
+    def _begin(self) -> None:
+        while self.waiting["m"] and (seats := self._gate.line_seats(job())) is not None:
+            self.waiting["m"] -= 1
+            self.begun += 1
+            self._running.append(seats)
+            self._said()
+
+
 def too_many(retry_after: float | None = None) -> InferenceError:
     return InferenceError("upstream_rate_limit", "no", retry_after=retry_after)
 
@@ -60,8 +87,8 @@ def seen(gate: Gate, model: str = "m") -> Seen:
 
 async def test_without_a_limit_everything_passes(gate: Gate) -> None:
     assert all(gate.seats(INT, job()) is not None for _ in range(500))
-    assert gate.room(64) == 64
-    assert gate.may_hold(BAT) == 64
+    assert gate.room(INT, 64) == 64
+    assert gate.room(BAT, 64) == 64
 
 
 async def test_calls_at_a_time_are_bounded_and_the_next_one_goes_when_one_ends(gate: Gate) -> None:
@@ -107,7 +134,7 @@ async def test_a_few_jobs_wait_here_and_the_others_go_back(gate: Gate) -> None:
     ]
     assert gate.now() - begun >= 0.8 * HOLD_S
     assert gate.waiting() == 0
-    assert seen(gate).waiting == 3  # the leader is to know that they were here
+    assert seen(gate).waiting  # the leader is to know that they were here
 
 
 async def test_more_jobs_are_asked_for_again_after_some_went_back() -> None:
@@ -119,10 +146,10 @@ async def test_more_jobs_are_asked_for_again_after_some_went_back() -> None:
         await asyncio.sleep(0.01)
         with pytest.raises(HandOn):
             await gate.admit(INT, job())
-        assert gate.room(64) == 0
+        assert gate.room(INT, 64) == 0
     asked.clear()
     await asyncio.wait_for(asked.wait(), 0.9 * HOLD_S)
-    assert gate.room(64) > 0
+    assert gate.room(INT, 64) > 0
     await asyncio.gather(*waiting, return_exceptions=True)
 
 
@@ -143,27 +170,115 @@ async def test_interactive_work_goes_first_then_background_then_batches(gate: Ga
     first = gate.seats(INT, job())
     assert first is not None
     order: list[str] = []
+    lines = Lines(gate, begun=lambda: order.append(BAT))
+    lines.wait()
 
     async def waits(lane: str) -> None:
-        seats = await gate.admit(lane, job(), patient=True)
+        seats = await gate.admit(lane, job())
         order.append(lane)
         seats.release()
 
-    waiting = [asyncio.create_task(waits(lane)) for lane in (BAT, BG, INT)]
+    waiting = [asyncio.create_task(waits(lane)) for lane in (BG, INT)]
     await asyncio.sleep(0.01)
-    assert gate.may_hold(BG) == 0  # somebody who comes first waits
     first.release()
     await asyncio.gather(*waiting)
     assert order == [INT, BG, BAT]
 
 
+async def test_lines_that_wait_keep_nobody_from_waiting_here(gate: Gate) -> None:
+    allow(gate, Share(slots=8, durable=7))
+    lines = Lines(gate)
+    lines.wait(60)
+    assert lines.begun == 7
+    assert gate.seats(INT, job()) is not None
+    waits = [asyncio.create_task(gate.admit(INT, job())) for _ in range(2)]
+    await asyncio.sleep(0.01)
+    assert not any(one.done() for one in waits)
+    for _ in range(2):  # what ends is theirs, though lines have waited for longer
+        lines.end()
+    assert all(seats.chosen for seats in await asyncio.gather(*waits))
+    assert lines.begun == 7
+    assert seen(gate).waiting == 53
+
+
+async def test_background_work_that_waits_keeps_no_interactive_one_from_waiting(gate: Gate) -> None:
+    allow(gate, Share(slots=4, durable=4))
+    running = [gate.seats(BG, job()) for _ in range(4)]
+    behind = [asyncio.create_task(gate.admit(BG, job())) for _ in range(2)]
+    await asyncio.sleep(0.01)
+    first = asyncio.create_task(gate.admit(INT, job()))
+    await asyncio.sleep(0.01)
+    assert running[0] is not None
+    running[0].release()
+    assert (await first).chosen
+    assert [type(end) for end in await asyncio.gather(*behind, return_exceptions=True)] == [
+        HandOn,
+        HandOn,
+    ]
+
+
+async def test_jobs_of_many_limited_models_do_not_fill_the_slots(gate: Gate) -> None:
+    models = [f"m{number}" for number in range(8)]
+    for model in models:
+        allow(gate, Share(slots=40), model=model)
+        for _ in range(40):
+            gate.seats(INT, job(model))
+    waits = [asyncio.create_task(gate.admit(INT, job(model))) for model in models for _ in range(9)]
+    await asyncio.sleep(0.01)
+    assert 8 <= sum(not one.done() for one in waits) <= 16
+    await asyncio.gather(*waits, return_exceptions=True)
+
+
+async def test_a_line_begins_when_the_rate_lets_it(gate: Gate) -> None:
+    allow(gate, Share(rate=50.0))
+    lines = Lines(gate)
+    lines.wait(20)
+    began = gate.now()
+    while lines.waiting["m"]:
+        assert gate.now() - began < 5
+        await asyncio.sleep(0.01)
+    assert gate.now() - began >= 0.2
+
+
+@pytest.mark.parametrize("free", [True, False])
+async def test_a_long_queue_of_a_limited_model_goes_round_slowly(gate: Gate, free: bool) -> None:
+    """Beside a free model, too, for which all slots are asked for."""
+    allow(gate, Share(slots=2))
+    back = 0
+
+    async def one() -> None:
+        nonlocal back
+        while True:
+            try:
+                seats = await gate.admit(INT, job())
+            except HandOn as exc:
+                back += 1
+                await asyncio.sleep(exc.delay_s)
+            else:
+                with await seats.next(None, own=False):
+                    await asyncio.sleep(0.1)
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one()) for _ in range(60)]
+        for _ in range(20):
+            if free:
+                assert gate.seats(INT, job("free")) is not None
+                assert gate.room(INT, 64) == 64
+            await asyncio.sleep(0.1)
+        for task in tasks:
+            task.cancel()
+    # 40 began; without a plan 60 come again 7 times a second.
+    assert back < 60 + 3 * 60
+    assert seen(gate).started >= 30
+
+
 async def test_batches_have_what_is_left_to_them(gate: Gate) -> None:
     allow(gate, Share(slots=4, durable=3))
-    assert gate.may_hold(BAT, "m") == 4  # one of them may wait
+    assert gate.room(BAT, 64) == 5  # two of them may wait
     lines = [gate.seats(BAT, job()) for _ in range(4)]
     assert [line is not None for line in lines] == [True, True, True, False]
     assert gate.seats(INT, job()) is not None
-    assert gate.may_hold(BAT, "other") == 64
+    assert gate.seats(BAT, job("other")) is not None
 
 
 async def test_a_provider_that_wants_to_be_left_alone_is(gate: Gate) -> None:
