@@ -89,6 +89,8 @@ class BatchProvider:
         # Those of this one do not even end when they are cancelled.
         self.stuck = ""
         self.slow_create_s = 0.0
+        # Deleting answers, once it is done.
+        self.slow_delete_s = 0.0
         self.refuse: list[str] = []
         # What goes wrong with calls to the batch API, one after the other: a status instead of an
         # answer, "late" for one behind what was asked for, or "cut" for half an answer.

@@ -205,7 +205,8 @@ class VertexApi:
             return Said(body=there.files[name])
         there.deleted.append(name)
         del there.files[name]
-        return Said(204, b"")
+        answers = "/output/" in name and name.endswith(".jsonl")
+        return Said(204, b"", delay_s=there.slow_delete_s if answers else 0.0)
 
 
 def generated(body: dict[str, Any]) -> dict[str, Any]:

@@ -340,6 +340,36 @@ async def test_a_batch_api_that_fails_is_asked_again_and_makes_one_batch(
     assert (len(provider.batches), provider.live) == (1, [])
 
 
+async def _kill(stack: Stack) -> None:
+    """Kill the worker; what it had comes again at once, not after a minute."""
+    stack.processes["worker0"].kill()
+    for name in MODELS:
+        found = await stack.bus.js.consumer_info("BAT", f"bat-{name}-main")
+        await stack.bus.js.add_consumer("BAT", found.config.evolve(ack_wait=1.0))
+
+
+async def test_kill_9_while_files_are_deleted_asks_nothing_twice(
+    runner: Runner, provider: BatchProvider
+) -> None:
+    provider.quick = False
+    provider.slow_delete_s = 30.0
+    # The batch is not over, so that its results alone say that its lines have been run.
+    mixed = [*lines(6, VERTEX_AI), chat(6, OPENAI)]
+    options = batch_pb2.BatchOptions(execution="native", mixed_models=True)
+    batch = await runner.create(mixed, options=options)
+    await until(lambda: len(provider.batches) == 2, "both providers have it")
+    [job] = provider.newest("vertex_ai")
+    provider.end(job, "completed")
+    await until(lambda: any("/output/" in name for name in provider.deleted), "answers go")
+    await _kill(runner.stack)
+    provider.slow_delete_s = 0.0
+    runner.stack.start_worker(0)
+    await until(lambda: not any("/" in name for name in provider.files), "all are gone", 60)
+    provider.finish()
+    record = await runner.over(batch)
+    assert (record.progress.completed, provider.live) == (7, [])
+
+
 async def test_kill_9_behind_the_making_of_batches_makes_no_second_ones(
     runner: Runner, provider: BatchProvider
 ) -> None:
@@ -348,13 +378,9 @@ async def test_kill_9_behind_the_making_of_batches_makes_no_second_ones(
     provider.slow_create_s = 30.0
     batches = [await runner.create(lines(20, model), options=NATIVE) for model in MODELS.values()]
     await until(lambda: len(provider.batches) == len(MODELS), "all providers have them")
-    stack.processes["worker0"].kill()
+    await _kill(stack)
     provider.slow_create_s = 0.0
     provider.finish()
-    # Their jobs come again when their leases have run out: not after a minute here.
-    for name in MODELS:
-        found = await stack.bus.js.consumer_info("BAT", f"bat-{name}-main")
-        await stack.bus.js.add_consumer("BAT", found.config.evolve(ack_wait=1.0))
     stack.start_worker(0)
     for batch in batches:
         record = await runner.over(batch, timeout_s=150)
