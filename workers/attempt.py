@@ -271,6 +271,8 @@ class Attempt:
         def take(chunk: bytes) -> bool:
             nonlocal done
             passed = _pass_on(decoder.feed(chunk), send)
+            if self._content:
+                reply.settle()
             if passed is None:
                 idle.heard(len(chunk), time.monotonic(), content=self._content)
                 return session.credit > 0
@@ -379,13 +381,16 @@ async def _read_tail(reply: Said) -> None:
 def _limits(grant: delivery_service_pb2.Grant, request: generation_pb2.Request) -> Limits:
     """A whole answer has no first token and no pauses: a share of its time is its limit.
 
-    A streamed picture has none, and of what takes minutes only the first byte is waited for.
+    A streamed picture has none. Of what takes minutes only the first byte is waited for, and where
+    tools may be called, since many a provider writes a call in silence behind its first word.
     """
     limits, streams = grant.limits, operations.streams(request)
+    pauses = operations.pauses(request)
     first_ms = limits.first_token_ms if streams else limits.whole_ms
     return Limits(
         connect_s=limits.connect_ms / 1000,
         first_byte_s=0 if streams and request.HasField("image") else first_ms / 1000,
-        stall_s=limits.stall_ms / 1000 if streams and not operations.pauses(request) else 0,
+        stall_s=limits.stall_ms / 1000 if streams and not pauses else 0,
+        first_token=not pauses and not request.generate.tools,
         deadline_s=min(grant.remaining_ms, limits.total_ms or grant.remaining_ms) / 1000,
     )

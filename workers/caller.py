@@ -28,6 +28,9 @@ class Said(Protocol):
     async def push(self, sink: Sink) -> bool:
         """Give the body to `sink` as it comes."""
 
+    def settle(self) -> None:
+        """The first token has come."""
+
     async def aclose(self) -> None:
         """Let go."""
 

@@ -42,12 +42,14 @@ class DeadlineError(httpx.TimeoutException):
 class Timing(NamedTuple):
     """Seconds of silence that are borne before and after the first byte of the body, 0 = any.
 
-    `until` is the deadline, by the loop's clock.
+    `until` is the deadline, by the loop's clock. With `token` the call of `settle` counts in place
+    of the first byte.
     """
 
     first_byte: float
     silence: float
     until: float
+    token: bool = False
 
 
 class Connection(asyncio.Protocol):
@@ -67,7 +69,7 @@ class Connection(asyncio.Protocol):
         self._begun = self._heard = 0.0
         self._patience = 0.0
         self._answered = self.complete = self._reusable = False
-        self._head_done = self._flowing = self._paused = False
+        self._head_done = self._flowing = self._settled = self._paused = False
         # The peer takes no more for now; a body is not yet written to its end.
         self._full = self._sending = False
         self._head_size = 0
@@ -102,7 +104,7 @@ class Connection(asyncio.Protocol):
         self._begun = self._heard = self._loop.time()
         self._patience = timing.first_byte
         self._answered = self.complete = self._reusable = False
-        self._head_done = self._flowing = self._sending = False
+        self._head_done = self._flowing = self._settled = self._sending = False
         self._head_size = 0
         self.headers = []
         self._watch()
@@ -160,6 +162,15 @@ class Connection(asyncio.Protocol):
             if stopped:
                 return False
         return True
+
+    def settle(self) -> None:
+        """What was waited for has come: from now on silence counts from the last byte."""
+        if self._timing is None or self._settled:
+            return
+        self._settled = True
+        self._heard = self._loop.time()
+        self._patience = self._timing.silence
+        self._watch()
 
     def release(self) -> bool:
         """End the request; True when the connection can take another one, else it is closed."""
@@ -285,7 +296,7 @@ class Connection(asyncio.Protocol):
             self._head_size += len(data)
             if self._head_size > _MAX_HEAD:
                 self._fail(httpx.RemoteProtocolError("the headers are too large"))
-        if self._flowing:
+        if self._settled:
             self._heard = self._loop.time()
         if self._sink is not None and self._chunks:
             self._feed_sink(self._sink)
@@ -368,12 +379,9 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         if not self._flowing:
-            # From now on silence counts from the last byte.
             self._flowing = True
-            self._heard = self._loop.time()
-            if self._timing is not None:
-                self._patience = self._timing.silence
-            self._watch()
+            if self._timing is not None and not self._timing.token:
+                self.settle()
         if self._inflate is not None:
             data = self._inflate.decompress(data, _MAX_INFLATED)
             if self._inflate.unconsumed_tail:

@@ -82,14 +82,16 @@ _TLS = (
 class Limits:
     """In seconds, 0 = none.
 
-    `first_byte_s` runs from the connection to the first byte of the body, `stall_s` between bytes
-    while somebody wants them, `deadline_s` from `open` to the last byte.
+    `first_byte_s` runs from the connection to the first byte of the body, or with `first_token` to
+    what its reader takes for one; `stall_s` between bytes from then on, while somebody wants them;
+    `deadline_s` from `open` to the last byte.
     """
 
     connect_s: float = 0.0
     first_byte_s: float = 0.0
     stall_s: float = 0.0
     deadline_s: float = 0.0
+    first_token: bool = False
 
 
 def reasons_of(exc: BaseException) -> Reasons:

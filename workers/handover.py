@@ -174,5 +174,8 @@ class _Answer:
         body, self._body = self._body, b""
         return not body or sink(body)
 
+    def settle(self) -> None:
+        """All of it is there."""
+
     async def aclose(self) -> None:
         """There is nothing to let go."""

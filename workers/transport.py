@@ -9,7 +9,8 @@ chunks 20 ms apart on 16 streams):
 Medians of two runs, not interleaved; other work came and went on the machine.
 
 Beyond httpx's own `timeout` extension (connect, read), two request extensions, in seconds:
-`first_byte` replaces `read` until the first byte of the body, `deadline` ends the whole call.
+`first_byte` replaces `read` until the first byte of the body, or with `first_token` until its
+reader says that a token came, `deadline` ends the whole call.
 0 or nothing means no limit. Time in which the consumer keeps the socket from being read is not
 counted as silence of the peer. A third, `upload`, is a request body that comes in pieces.
 A body comes decompressed, without its content-encoding header.
@@ -76,6 +77,10 @@ class Answer(httpx.AsyncByteStream):
         """Call `sink` with what comes until it returns False, or the body ends: then True."""
         return await self._open().push(sink)
 
+    def settle(self) -> None:
+        """The first token has come."""
+        self._open().settle()
+
     @property
     def ended(self) -> bool:
         """The whole body has come."""
@@ -126,7 +131,8 @@ class Transport(httpx.AsyncBaseTransport):
         silence: float = timeout.get("read") or 0.0
         deadline: float = limits.get("deadline") or 0.0
         until = asyncio.get_running_loop().time() + deadline if deadline else math.inf
-        timing = Timing(limits.get("first_byte", silence) or 0.0, silence, until)
+        first_byte: float = limits.get("first_byte", silence) or 0.0
+        timing = Timing(first_byte, silence, until, bool(limits.get("first_token")))
         connection = self._pool.take(origin)
         if connection is None:
             connection = await self._connect(origin, timeout.get("connect") or math.inf, until)

@@ -51,6 +51,7 @@ class Reply:
         "_limits",
         "_open",
         "_phase",
+        "_settled",
         "_stream",
         "_upstream",
         "headers",
@@ -75,6 +76,7 @@ class Reply:
         self._upstream = upstream
         self._limits = limits
         self._phase = "before_content"
+        self._settled = not limits.first_token
         self._open = True
 
     def __aiter__(self) -> Self:
@@ -111,6 +113,13 @@ class Reply:
     def _passed(self, sink: Sink, chunk: bytes) -> bool:
         self._phase = "content"
         return sink(chunk)
+
+    def settle(self) -> None:
+        """The first token has come."""
+        if not self._settled:
+            self._settled = True
+            if isinstance(self._stream, Answer):
+                self._stream.settle()
 
     async def read(self, limit: int = _MAX_BODY, *, cut: bool = False) -> bytes:
         """The body; above `limit` bytes it is an error, or with `cut` left at that length."""
@@ -157,6 +166,8 @@ class Reply:
 
     def _error(self, exc: BaseException) -> InferenceError:
         reasons = reasons_of(exc)
+        if isinstance(exc, httpx.ReadTimeout) and not self._settled:
+            self._phase = "before_content"
         reason = reasons.flowing if self._phase == "content" else reasons.waiting
         return self._failure(reason, message_of(reason, exc, self._upstream.name, self._limits))
 
@@ -271,6 +282,7 @@ class Upstream:
             extensions={
                 "timeout": {"connect": limits.connect_s or None, "read": limits.stall_s or None},
                 "first_byte": limits.first_byte_s,
+                "first_token": limits.first_token,
                 "deadline": limits.deadline_s,
                 "upload": upload,
             },

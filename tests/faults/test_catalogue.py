@@ -39,6 +39,7 @@ BACKUP = {"openai": "anthropic/fine.0.backup", "anthropic": "openai/fine.0.backu
 TIMEOUTS = {
     "openai/hang.0.whole": {"total_s": 1.5},
     "openai/hang.0.first": {"first_token_s": 1.5},
+    "anthropic/late-token.0.first": {"first_token_s": 1.5},
     "openai/stall.1.stall": {"stall_s": 1.5},
 }
 
@@ -164,6 +165,7 @@ async def test_s06_a_whole_answer_that_does_not_come_leaves_time_for_the_next_on
     [
         ("openai/hang.0.whole", False, "anthropic"),
         ("openai/hang.0.first", True, "anthropic"),
+        ("anthropic/late-token.0.first", True, "openai"),
         ("openai/stall.1.stall", True, "openai"),
     ],
 )

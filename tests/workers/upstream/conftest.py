@@ -69,7 +69,7 @@ def post() -> Post:
     ) -> Reply:
         request = Call("/chat", body, {"Content-Type": "application/json"})
         # Every call ends by itself, so that a broken limit fails its test instead of hanging it.
-        timing = Limits(**{"deadline_s": 20.0, **limits})
+        timing = Limits(**{"deadline_s": 20.0, **limits})  # type: ignore[arg-type]
         return await upstream.open(request, key=key, limits=timing, extra_headers=extra)
 
     return call

@@ -175,6 +175,37 @@ async def test_silence_within_a_body_ends_at_the_stall_limit(
     await reply.aclose()
 
 
+async def test_until_the_first_token_its_limit_holds_whatever_came_before(
+    serve: Serve, connect: Connect, post: Post
+) -> None:
+    for first_byte_s, stall_s in ((0.4, 9), (0.4, 0.1)):
+        peer = await serve(three_then_silence)
+        begun = asyncio.get_running_loop().time()
+        reply = await post(
+            connect(peer.url), first_byte_s=first_byte_s, stall_s=stall_s, first_token=True
+        )
+        with pytest.raises(InferenceError) as caught:
+            async with asyncio.timeout(2):
+                async for _ in reply:
+                    pass
+        assert failure(caught.value) == ("first_token_timeout", "before_content")
+        assert asyncio.get_running_loop().time() - begun > 0.3
+        await reply.aclose()
+
+
+async def test_from_the_first_token_on_silence_counts(
+    serve: Serve, connect: Connect, post: Post
+) -> None:
+    peer = await serve(three_then_silence)
+    reply = await post(connect(peer.url), first_byte_s=9, stall_s=0.3, first_token=True)
+    with pytest.raises(InferenceError) as caught:
+        async with asyncio.timeout(2):
+            async for _ in reply:
+                reply.settle()
+    assert failure(caught.value) == ("stalled", "content")
+    await reply.aclose()
+
+
 @pytest.mark.parametrize("first_byte_s", [0, 9])
 async def test_the_stall_limit_counts_from_the_last_byte(
     serve: Serve, connect: Connect, fetch: Fetch, first_byte_s: float
