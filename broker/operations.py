@@ -30,6 +30,8 @@ WORDS = {
 ALL: tuple[str, ...] = tuple(
     field.name for field in generation_pb2.Request.DESCRIPTOR.oneofs_by_name["operation"].fields
 )
+# Whose answers may take minutes, whoever gives them.
+LENGTHY = frozenset({IMAGE, TRANSCRIBE})
 _STREAMED = frozenset({GENERATE, IMAGE, TRANSCRIBE, COMPLETE})
 
 # `response_format` of speech -> MIME type, where the provider says none.
@@ -67,11 +69,6 @@ def pauses(request: generation_pb2.Request) -> bool:
     if request.HasField("image"):
         return True
     return any(tool.HasField("hosted") for tool in request.generate.tools)
-
-
-def lengthy(request: generation_pb2.Request) -> bool:
-    """Whether an answer may take minutes whoever gives it."""
-    return pauses(request) or request.HasField("transcribe")
 
 
 def set_streamed(request: generation_pb2.Request, streamed: bool) -> None:

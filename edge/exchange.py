@@ -65,11 +65,14 @@ class Exchange:
         self._loop = asyncio.get_running_loop()
         self.deadline = self._loop.time() + timeout_s
         self._streaming = operations.streams(request)
-        self._intake = Intake(vectors=operations.name(request) == operations.EMBED)
+        operation = operations.name(request)
+        self._intake = Intake(vectors=operation == operations.EMBED)
         self.platform = request.platform
         generate = request.generate
         self.tools = bool(generate.tools)
-        self.lengthy = operations.lengthy(request)
+        self.lengthy = operation in operations.LENGTHY or (
+            self.tools and operations.pauses(request)
+        )
         self.output_tokens = max(generate.max_output_tokens, generate.max_tokens)
         self._attempts = 0
         # Where it was launched: its place counts in that pool.

@@ -55,7 +55,8 @@ class Patience:
         candidate has half of the time left at least.
         """
         slow = target.thinks or tools
-        limits = self._limits[self._name(target), target.thinks, has_next, slow]
+        name = self._name(target) if self._named else ""
+        limits = self._limits[name, target.thinks, has_next, slow]
         asked = (
             platform.connect_timeout_ms
             or platform.first_token_timeout_ms
@@ -77,8 +78,6 @@ class Patience:
 
     def _name(self, target: Target) -> str:
         """Under which of the names that somebody said something of it stands; "" = none."""
-        if not self._named:
-            return ""
         name = f"{target.provider}/{target.model}"
         if name in self._named:
             return name
