@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import time
 from collections.abc import Awaitable, Callable
 
 from broker import dispatch, durable
@@ -96,6 +97,7 @@ class LineAttempt:
         """Leave the attempt's record; `stored` is called once it is there, or if there is none."""
         attempt = self._attempt
         if attempt is not None and attempt.called:
+            self._tools.paces.took(attempt.record, time.monotonic())
             self._tools.recorder.attempt(attempt.record, stored)
         else:
             stored()

@@ -122,6 +122,8 @@ class Runner:
             self._pull_soon,
         )
         tools = self._tools(limits or Limits(), timeouts or {}, bill or Bill(catalog.load()))
+        # Where a model has no interactive requests its lines tell how fast it is.
+        self._line_paces = tools.paces
         self._lane = Background(bus, settings, self._slots, tools)
         self._batch = Batch(bus, settings, self._slots, tools)
         key = subjects.worker_key(settings.name, self.name)
@@ -211,6 +213,7 @@ class Runner:
 
     def _presence(self) -> bytes:
         """What this worker says of itself when it renews its lease."""
+        now = time.monotonic()
         lease = presence.WorkerLease(
             worker=self.name,
             provider=self._settings.name,
@@ -218,8 +221,8 @@ class Runner:
             slots=self._settings.slots,
             models=self._settings.models or self._provider.models,
             busy=self._slots.busy,
-            paces=self._paces.known(time.monotonic()),
-            spreads=self._paces.spreads(time.monotonic()),
+            paces=self._line_paces.known(now) | self._paces.known(now),
+            spreads=self._paces.spreads(now),
             claims=self._provider.claims,
             keys=tuple(key.fingerprint for key in self._keys.all) or ("",),
             limits=self._settings.limits,

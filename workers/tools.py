@@ -13,6 +13,7 @@ from broker.v1 import delivery_service_pb2
 from workers.fetch import Fetcher
 from workers.gate import Gate
 from workers.keys import Keys
+from workers.pace import Paces
 from workers.provider import Provider
 from workers.upstream import Upstream
 
@@ -34,6 +35,8 @@ class Tools:
     timeouts: timeouts.ByName = field(default_factory=dict)
     # When each model answered a line here last, by the loop's clock.
     answered: dict[str, float] = field(default_factory=dict)
+    # How fast models answered lines here.
+    paces: Paces = field(default_factory=Paces)
 
     def time_limits(self, model: str) -> delivery_service_pb2.TimeLimits:
         """The limits of a call that nobody watches: those of models that reason, unless said."""

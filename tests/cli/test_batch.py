@@ -243,8 +243,9 @@ def test_an_estimate_prices_rows_without_running_them(env: dict[str, str], tmp_p
     # 5,000 tokens at 10 USD a million.
     assert float(high) - float(low) == pytest.approx(0.05)
     assert "time            not known" in said
-    run(source, *ECHO, "-o", tmp_path / "out.jsonl", env=env)
-    said = millrace("batch", "estimate", str(source), *ECHO, env=env).stdout
+    slow = ("-m", "sim/tokens=5,ttft_ms=50,key=estimated")
+    run(source, *slow, "-o", tmp_path / "out.jsonl", env=env)
+    said = millrace("batch", "estimate", str(source), *slow, env=env).stdout
     assert re.search(r"^time +~\d+ s at the present pace", said, re.MULTILINE)
 
 
