@@ -140,6 +140,15 @@ TABLE: dict[str, Row] = {
     "deadline": Row(504, "DEADLINE_EXCEEDED", _SERVER, "deadline", _U, Retry.NEVER),
 }
 
+# Why a request is not let in (reason queue_full), and the code that tells it apart.
+REFUSALS = {
+    "queue": "queue_full",
+    "key": "key_queue_full",
+    "deadline": "deadline_too_short",
+    "bytes": "bytes_full",
+    "key_bytes": "key_bytes_full",
+}
+
 # What a plain upstream status means when its body says nothing more precise.
 # 401/402/403 speak of our key, which is our fault and never the caller's.
 UPSTREAM_STATUS: dict[int, str] = {
@@ -165,6 +174,11 @@ def reason_for_status(status: int) -> str:
     if known is not None:
         return known
     return "invalid_request" if 400 <= status < 500 else "upstream_error"
+
+
+def refused(why: str, message: str, retry_after: float) -> InferenceError:
+    """The error of a request that is not let in, for a reason of `REFUSALS`."""
+    return InferenceError("queue_full", message, code=REFUSALS[why], retry_after=retry_after)
 
 
 class InferenceError(Exception):

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from broker.bus.layout import MAX_QUEUED_PER_SUBJECT
 from broker.config import Limits
-from broker.errors import InferenceError
+from broker.errors import InferenceError, refused
 from broker.keys import KeyRecord
 from broker.routing import Target
 from broker.routing.world import Live
@@ -198,11 +198,8 @@ class Admission:
 
     def _refusal(self, why: str, message: str, wait: float) -> InferenceError:
         self.refused(why)
-        return InferenceError(
-            "queue_full",
-            f"{message}; retry later or lower the request rate",
-            retry_after=max(1.0, min(wait, _LONGEST_RETRY_S)),
-        )
+        message = f"{message}; retry later or lower the request rate"
+        return refused(why, message, max(1.0, min(wait, _LONGEST_RETRY_S)))
 
     def _fastest(self, target: Target) -> float:
         """Seconds that the fastest of a model's last answers took; 0 while too few came."""

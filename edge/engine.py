@@ -386,6 +386,7 @@ class Engine:
             try:
                 self._admission.enter(exchange, target, now=self._loop.time(), accepted=accepted)
             except InferenceError as exc:
+                exc.provider, exc.model = target.provider, target.model
                 if not exchange.plan.has_next:
                     raise dispatch.told(exchange.plan, exc) from None
                 exchange.plan.go_on(error=exc)

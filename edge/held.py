@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from broker.config import Limits
-from broker.errors import InferenceError
+from broker.errors import InferenceError, refused
 
 Refused = Callable[[str], object]
 
@@ -28,11 +28,11 @@ class Held:
         """Hold `size` more bytes; raises queue_full. There is room for one, whatever its size."""
         own = self._by_key.get(key_id, 0)
         if self.total and self.total + size > self._most:
-            self._refused("bytes")
-            raise _full(f"requests held here are {self.total} bytes, of at most {self._most}")
+            message = f"requests held here are {self.total} bytes, of at most {self._most}"
+            raise self._full("bytes", message)
         if own and own + size > self._of_key:
-            self._refused("key_bytes")
-            raise _full(f"this API key's requests are {own} bytes, of at most {self._of_key}")
+            message = f"this API key's requests are {own} bytes, of at most {self._of_key}"
+            raise self._full("key_bytes", message)
         self.total += size
         self._by_key[key_id] = own + size
 
@@ -48,6 +48,10 @@ class Held:
             self._by_key[key_id] = left
         else:
             del self._by_key[key_id]
+
+    def _full(self, why: str, message: str) -> InferenceError:
+        self._refused(why)
+        return refused(why, f"{message}; retry later, or send fewer at a time", 1.0)
 
 
 class HeldRequest:
@@ -71,9 +75,3 @@ class HeldRequest:
         if self._size:
             self._held.free(self._key_id, self._size)
             self._size = 0
-
-
-def _full(what: str) -> InferenceError:
-    return InferenceError(
-        "queue_full", f"{what}; retry later, or send fewer at a time", retry_after=1.0
-    )

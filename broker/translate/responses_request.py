@@ -50,7 +50,10 @@ def as_responses(exc: InferenceError) -> InferenceError:
     """The same failure as this API tells it: an unknown model is a 400 here."""
     if exc.reason != "model_not_found":
         return exc
-    return invalid("model", exc.message, "model_not_found")
+    told = invalid("model", exc.message, "model_not_found")
+    told.provider, told.model = exc.provider, exc.model
+    told.upstream_request_id = exc.upstream_request_id
+    return told
 
 
 # Translated before the walk.

@@ -19,7 +19,17 @@ from broker.translate.usage import completion_tokens, prompt_tokens
 from broker.v1 import event_pb2, generation_pb2
 from edge.held import HeldRequest
 from edge.http.protocol import Connection
-from edge.http.reply import REQUEST_ID, Header, header_value, new_request_id
+from edge.http.reply import (
+    MODEL,
+    PROVIDER,
+    REQUEST_ID,
+    ROUTE,
+    UPSTREAM_ID,
+    Header,
+    header_value,
+    new_request_id,
+)
+from edge.seams import ExchangeLike
 
 _NAME = re.compile(rb"[ -~]{1,255}")
 _SECONDS = re.compile(rb"\d{1,6}(\.\d{1,3})?")
@@ -36,6 +46,7 @@ class Call:
         "begun",
         "connection",
         "cost_nano",
+        "exchange",
         "first_s",
         "gone",
         "headers",
@@ -65,6 +76,8 @@ class Call:
         self.key: KeyRecord | None = None
         # Its body, while the edge holds it.
         self.held: HeldRequest | None = None
+        # What answers it, once it was let in.
+        self.exchange: ExchangeLike | None = None
         self.streamed = False
         self.provider = ""
         self.model = ""
@@ -150,6 +163,13 @@ class Call:
         self.provider, self.model = started.provider, started.model
         return started
 
+    def failed(self, error: InferenceError) -> list[Header]:
+        """Remember what reports need of a failure; the headers that only the call knows."""
+        self.reason = error.reason
+        self.provider = self.provider or error.provider
+        route = self.exchange.route if self.exchange is not None else ""
+        return [*self.id_headers(), *([(ROUTE, header_value(route))] if route else [])]
+
     def ended(self) -> bool:
         """Whether the last batch noted completes the answer."""
         return self.usage is not None
@@ -173,14 +193,14 @@ class Call:
         if self.cost_nano is not None:
             headers.append((b"x-millrace-cost", usd(self.cost_nano).encode()))
         if route:
-            headers.append((b"x-millrace-route", header_value(route)))
+            headers.append((ROUTE, header_value(route)))
         if started is None:
             return headers
-        headers.append((b"x-millrace-provider", header_value(started.provider)))
-        headers.append((b"x-millrace-model", header_value(started.model)))
+        headers.append((PROVIDER, header_value(started.provider)))
+        headers.append((MODEL, header_value(started.model)))
         if started.upstream_request_id:
             upstream_id = header_value(started.upstream_request_id)
-            headers.append((b"x-millrace-upstream-request-id", upstream_id))
+            headers.append((UPSTREAM_ID, upstream_id))
         if started.dropped_params:
             headers.append((b"x-dropped-params", header_value(", ".join(started.dropped_params))))
         for name, value in started.rate_limits.items():

@@ -79,9 +79,7 @@ class InferenceRoute:
             try:
                 await self._serve(call, receive, send)
             except (Exception, asyncio.CancelledError) as exc:  # noqa: BLE001  all becomes a reply
-                error = as_error(exc, call)
-                call.reason = error.reason
-                await self._refuse(call, error, send)
+                await self._refuse(call, as_error(exc, call), send)
         finally:
             call.connection.unwatch()
             if call.held is not None:
@@ -207,7 +205,7 @@ class InferenceRoute:
             if not out.open:
                 raise
             error = as_error(exc, call)
-            call.reason = error.reason
+            call.failed(error)
             last = await self._broken(call, asked, events, error)
             if last is None:
                 raise error from exc
@@ -251,10 +249,11 @@ class InferenceRoute:
     async def _submit(self, call: Call, asked: Asked) -> ExchangeLike:
         """The exchange of a request, or the answer of the one that has its name."""
         if asked.named is None or self._once is None:
-            return await self._run(call, asked, asked.timeout_s)
+            call.exchange = await self._run(call, asked, asked.timeout_s)
+            return call.exchange
         call.named = True
         joined = await self._once.submit(asked.named, partial(self._run_named, call, asked))
-        call.replayed = joined.replayed
+        call.exchange, call.replayed = joined, joined.replayed
         return joined
 
     async def _run(self, call: Call, asked: Asked, timeout_s: float) -> ExchangeLike:
@@ -273,6 +272,7 @@ class InferenceRoute:
 
     async def _refuse(self, call: Call, error: InferenceError, send: Send) -> None:
         """Tell the caller, where that is still possible."""
+        told = call.failed(error)
         if error.reason == "client_gone":
             call.status = call.status or error.row.http
         elif call.started:
@@ -281,7 +281,7 @@ class InferenceRoute:
             form = self._form
             body = form.error(error, call.request_id)
             _, headers, body = error_reply(error, call.request_id, body)
-            headers += call.id_headers()
+            headers += told
             status = form.status(error)
             call.started = True
             call.status = status

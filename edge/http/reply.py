@@ -12,6 +12,11 @@ from edge import ids
 Header = tuple[bytes, bytes]
 
 REQUEST_ID = b"x-request-id"
+# Who answered, or failed to.
+PROVIDER = b"x-millrace-provider"
+MODEL = b"x-millrace-model"
+UPSTREAM_ID = b"x-millrace-upstream-request-id"
+ROUTE = b"x-millrace-route"
 JSON_TYPE: Header = (b"content-type", b"application/json")
 
 # Anything else in a value could end the header or is refused by HTTP implementations.
@@ -29,6 +34,16 @@ def header_value(text: str) -> bytes:
     return _UNSAFE.sub("?", text).encode()
 
 
+def who_failed(error: InferenceError) -> list[Header]:
+    """Headers that say who failed, and by what id the provider knows it, where that is known."""
+    known = (
+        (PROVIDER, error.provider),
+        (MODEL, error.model),
+        (UPSTREAM_ID, error.upstream_request_id),
+    )
+    return [(name, header_value(value)) for name, value in known if value]
+
+
 def error_reply(
     error: InferenceError, request_id: str | None = None, body: bytes | None = None
 ) -> tuple[int, list[Header], bytes]:
@@ -43,5 +58,6 @@ def error_reply(
         (b"content-length", b"%d" % len(body)),
         (REQUEST_ID, (request_id or new_request_id()).encode()),
         *error_headers(error),
+        *who_failed(error),
     ]
     return error.row.http, headers, body

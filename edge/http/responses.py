@@ -154,9 +154,7 @@ class ReadResponse(InferenceRoute):
             call.watch()
             await self._read(call, scope, send)
         except (Exception, asyncio.CancelledError) as exc:  # noqa: BLE001  all becomes a reply
-            error = as_error(exc, call)
-            call.reason = error.reason
-            await self._refuse(call, error, send)
+            await self._refuse(call, as_error(exc, call), send)
         finally:
             call.connection.unwatch()
             self._reporter.finished(call)

@@ -95,16 +95,18 @@ def test_a_full_queue_refuses_everybody_with_a_time_to_come_back() -> None:
     edge = Edge(queue_size=10, share_per_key=1)
     edge.enter("a", 10)
     assert "10 requests wait" in edge.refused("b").message
+    assert edge.refused("b").code == "queue_full"
     assert edge.admission.waiting() == 10
-    assert edge.shown('refused_total{process="test",why="queue"}') == 1
+    assert edge.shown('refused_total{process="test",why="queue"}') == 2
 
 
 def test_one_key_does_not_fill_the_queue_for_others() -> None:
     edge = Edge(queue_size=10, share_per_key=0.8)
     edge.enter("a", 8)
     assert "8 requests of this API key" in edge.refused("a").message
+    assert edge.refused("a").code == "key_queue_full"
     edge.enter("b", 2)
-    assert edge.shown('refused_total{process="test",why="key"}') == 1
+    assert edge.shown('refused_total{process="test",why="key"}') == 2
     assert edge.shown('queue_waiting{keys="longest"') == 8
     assert edge.shown('queue_waiting{keys="others"') == 2
 
@@ -167,6 +169,7 @@ def test_what_moves_to_another_pool_takes_turns_there_and_leaves_its_place() -> 
 def test_a_request_that_cannot_make_its_deadline_is_refused_at_once() -> None:
     edge = busy(1.0)
     told = edge.refused("a", now=50.0, deadline=90.0)
+    assert told.code == "deadline_too_short"
     assert "about 98 s" in told.message
     assert "deadline" in told.message
     assert told.retry_after == pytest.approx(59, rel=0.1)

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from broker.errors import TABLE
+from broker.errors import REFUSALS, TABLE
 from broker.settings import Limits, LogSettings, NatsSettings, Settings
 from tests.cli.harness import Up, clean_environment
 from tests.examples.conftest import ROOT
@@ -152,6 +152,7 @@ def test_limits_are_those_of_the_settings() -> None:
 
 def test_errors_are_those_of_the_table() -> None:
     shown = rows(section("Errors"))
+    assert all(f"`{code}`" in section("Errors") for code in REFUSALS.values())
     assert len(shown) > 10
     for reason, http, grpc, code, _ in shown:
         row = TABLE[reason.strip("`")]

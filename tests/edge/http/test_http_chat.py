@@ -132,6 +132,30 @@ async def test_the_status_of_a_stream_waits_for_its_first_events(
     assert edge.engine.exchanges[0].closed.is_set()
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_an_error_says_who_failed_how_it_came_there_and_by_what_id_it_is_known(
+    start: Start, client: httpx.AsyncClient, streamed: bool
+) -> None:
+    told = asyncio.Event()
+    failed = error(
+        "upstream_error", "broke", provider="openai", model="gpt-9", upstream_request_id="req-up"
+    )
+    edge = await start(Engine([told, failed]))
+    asking = asyncio.create_task(
+        client.post(edge.url + CHAT, json=body(stream=streamed), headers=AUTHORIZED)
+    )
+    await until(lambda: edge.engine.exchanges)
+    edge.engine.exchanges[0].route = "price: openai"
+    told.set()
+    headers = (await asking).headers
+    assert headers["x-millrace-provider"] == "openai"
+    assert headers["x-millrace-model"] == "gpt-9"
+    assert headers["x-millrace-upstream-request-id"] == "req-up"
+    assert headers["x-millrace-route"] == "price: openai"
+    (line,) = edge.lines()
+    assert (line["provider"], line["reason"]) == ("openai", "upstream_error")
+
+
 async def test_an_error_after_content_is_an_event_and_not_done(
     start: Start, client: httpx.AsyncClient
 ) -> None:

@@ -67,7 +67,7 @@ async def test_bodies_are_refused_beside_what_is_held_and_taken_when_that_is_ans
     second = padded(50_000)
     answer = await post(client, edge, in_pieces(second) if chunked else second)
     assert answer.status_code == 429
-    assert answer.json()["error"]["code"] == "queue_full"
+    assert answer.json()["error"]["code"] == "bytes_full"
     assert answer.headers["retry-after"] == "1"
     assert shown(edge) == 70_000
     answer_now.set()
