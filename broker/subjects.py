@@ -212,6 +212,9 @@ def allowance_keys(provider: str) -> str:
     return f"p.{token(provider)}.>"
 
 
+EDGE_KEYS = "e.*"
+
+
 def edge_key(edge: str) -> str:
     """Key of an edge's presence lease, in the same bucket."""
     return f"e.{token(edge)}"

@@ -107,17 +107,13 @@ class Background:
             self._puller.pull(wanted)
 
     def _delivered(self, delivery: Delivery) -> None:
-        self._slots.hold(delivery.reply)
-        if (
-            self._slots.draining
-            or self._slots.reserved
-            or self._slots.room(subjects.BACKGROUND) <= 0
-        ):
-            self._slots.answer(delivery.reply, nak(0.0 if self._slots.draining else _ROOM_S))
-            return
-        job = job_pb2.Job.FromString(delivery.data)
-        work = self._run(job, delivery)
-        self._running[job.request_id] = self._slots.occupy(work, f"background {job.request_id}")
+        slots = self._slots
+        if slots.draining or slots.reserved or slots.room(subjects.BACKGROUND) <= 0:
+            slots.hold(delivery.reply)
+            slots.answer(delivery.reply, nak(0.0 if slots.draining else _ROOM_S))
+        elif (job := slots.take(delivery)) is not None:
+            work = self._run(job, delivery)
+            self._running[job.request_id] = slots.occupy(work, f"background {job.request_id}")
 
     def _cancel(self, response_id: str) -> None:
         task = self._running.get(response_id)

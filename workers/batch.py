@@ -16,8 +16,6 @@ import math
 from collections.abc import Coroutine, Iterable
 from functools import partial
 
-from google.protobuf.message import DecodeError
-
 from broker import durable, subjects
 from broker.batch.states import STOPPED
 from broker.bus import Bus, BusError
@@ -151,10 +149,11 @@ class Batch:
         return min(slots.room(subjects.BATCH), unsettled)
 
     def _delivered(self, delivery: Delivery) -> None:
-        job = _line_of(delivery.data)
+        job = self._slots.take(delivery)
         if job is None:
-            _log.error("what is no line of a batch is dropped")
-            self._slots.hold(delivery.reply)
+            return
+        if not (job.HasField("line") or job.HasField("native")):
+            _log.error("what is no line of a batch is dropped: %s", job.request_id)
             self._slots.answer(delivery.reply, ACK)
             return
         name = subjects.message_id(job.request_id, job.attempt)
@@ -163,7 +162,6 @@ class Batch:
             self._slots.swap(known.reply, delivery.reply)
             known.reply = delivery.reply
             return
-        self._slots.hold(delivery.reply)
         before = delivery.deliveries - 1
         again = before > 0 or job.attempt > 1 or job.line.maybe_done
         line = Line(job, delivery.reply, job.losses + before, again, self._now())
@@ -386,14 +384,6 @@ class _Both:
         self._left -= 1
         if not self._left:
             self._then()
-
-
-def _line_of(data: bytes) -> job_pb2.Job | None:
-    try:
-        job = job_pb2.Job.FromString(data)
-    except DecodeError:
-        return None
-    return job if job.HasField("line") or job.HasField("native") else None
 
 
 def _gone() -> InferenceError:

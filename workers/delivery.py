@@ -170,6 +170,8 @@ class EdgeLink:
         self.address = address
         self.sessions: dict[int, Session] = {}
         self.alive = True
+        # Whether the edge has said anything.
+        self.reached = False
         self._hello = hello
         self._metadata = (("authorization", f"Bearer {token}"),)
         self._loop = asyncio.get_running_loop()
@@ -284,6 +286,7 @@ class EdgeLink:
                 await self._channel.channel_ready()
                 # The edge speaks first: writing to a call that it refuses would hide the reason.
                 await call.read()
+            self.reached = True
             await call.write(pb.DeliverRequest(hello=self._hello).SerializeToString())
             writer = asyncio.create_task(self._write(call), name=f"to edge {self.address}")
             while True:

@@ -34,7 +34,8 @@ from workers.background import Background
 from workers.batch import Batch
 from workers.calls import CALLS_AT_ONCE
 from workers.capacity import CapacityLink
-from workers.delivery import EdgeLink, EdgeLost, Killed, Session
+from workers.delivery import EdgeLost, Killed, Session
+from workers.edges import Edges
 from workers.fetch import Fetcher
 from workers.gate import Gate, HandOn
 from workers.keys import Keys
@@ -48,9 +49,10 @@ from workers.upstream import Upstream
 _log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 2.0
-# An edge that cannot be reached gets its job offered again this often, then it is dropped (R1).
-EDGE_TRIES = 3
+# A job whose edge cannot be reached is offered again after so long, until that is gone (R1).
 EDGE_RETRY_S = 1.0
+# A job that found no slot comes again after so long.
+_FULL_S = 0.05
 # Freed slots are asked for together.
 _PULL_DELAY_S = 0.002
 
@@ -76,8 +78,7 @@ class Runner:
         self._fetcher = fetcher
         self._provider = provider
         self._settings = settings
-        self._token = fleet_token
-        self._hello = delivery_service_pb2.Hello(
+        hello = delivery_service_pb2.Hello(
             worker=self.name, provider=settings.name, pool=settings.pool
         )
         self._upstream = Upstream(
@@ -100,7 +101,7 @@ class Runner:
         self._paces = Paces()
         self._publisher = Publisher(bus, timeout_s=2.0)
         self._recorder = Recorder(self._publisher)
-        self._links: dict[str, EdgeLink] = {}
+        self._edges = Edges(bus, fleet_token, hello)
         self._slots = Slots(
             bus,
             settings.slots,
@@ -191,8 +192,7 @@ class Runner:
         await self._puller.close()
         await self._batch.finish()
         await self._recorder.close()
-        for link in list(self._links.values()):
-            await link.close()
+        await self._edges.close()
         await self._slots.flush()
         for task in self._background:
             task.cancel()
@@ -253,12 +253,12 @@ class Runner:
         self._batch.pull()
 
     def _delivered(self, delivery: Delivery) -> None:
-        self._slots.hold(delivery.reply)
         # Pulls of all lanes stand at a time: what has no room goes back, and its credit with it.
         if not self._slots.open:
-            self._slots.answer(delivery.reply, nak(0.0 if self._slots.draining else 0.05))
-            return
-        self._begin(job_pb2.Job.FromString(delivery.data), delivery)
+            self._slots.hold(delivery.reply)
+            self._slots.answer(delivery.reply, nak(0.0 if self._slots.draining else _FULL_S))
+        elif (job := self._slots.take(delivery)) is not None:
+            self._begin(job, delivery)
 
     def _offered(self, data: bytes) -> bool:
         """A job over the direct path (R14): no delivery to settle."""
@@ -307,7 +307,7 @@ class Runner:
         reply = delivery.reply if delivery is not None else ""
         session: Session | None = None
         try:
-            session = self._link(job.delivery_address).open(job, alone=alone)
+            session = self._edges.link(job.delivery_address).open(job, alone=alone)
             grant = await session.grant()
         except Killed:
             # Not term: that would send an advisory for every cancelled request.
@@ -316,8 +316,8 @@ class Runner:
         except EdgeLost:
             if session is not None:
                 session.close()
-            last = delivery is None or delivery.deliveries >= EDGE_TRIES
-            self._slots.answer(reply, ACK if last else nak(EDGE_RETRY_S))
+            gone = delivery is not None and await self._edges.gone(job.delivery_address)
+            self._slots.answer(reply, ACK if gone else nak(EDGE_RETRY_S))
             return
         except asyncio.CancelledError:
             if session is not None:
@@ -368,12 +368,6 @@ class Runner:
             else:
                 self._slots.answer(reply, ACK)
 
-    def _link(self, address: str) -> EdgeLink:
-        link = self._links.get(address)
-        if link is None or not link.alive:
-            link = self._links[address] = EdgeLink(address, self._token, self._hello)
-        return link
-
     async def _tick(self) -> None:
         """Heartbeats every 2 s, leases every third of the time they last."""
         beats = 0
@@ -381,11 +375,6 @@ class Runner:
             await asyncio.sleep(HEARTBEAT_S)
             beats += 1
             self._batch.tick(HEARTBEAT_S)
-            gauges = self.gauges()
-            for address, link in list(self._links.items()):
-                if link.alive:
-                    link.heartbeat(gauges)
-                else:
-                    del self._links[address]
+            self._edges.heartbeat(self.gauges())
             if beats * HEARTBEAT_S % (ACK_WAIT_S // 3) < HEARTBEAT_S:
                 await self._slots.extend()

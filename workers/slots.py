@@ -10,11 +10,14 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 
+from google.protobuf.message import DecodeError
+
 from broker import subjects
 from broker.allocator import kept
 from broker.bus import Bus
 from broker.bus.jobs import settle
-from broker.bus.queue import IN_PROGRESS
+from broker.bus.queue import ACK, IN_PROGRESS, Delivery
+from broker.v1 import job_pb2
 from workers.gate import Gate
 
 _log = logging.getLogger(__name__)
@@ -115,6 +118,19 @@ class Slots:
             _log.error("job failed", exc_info=exc)
 
     # Deliveries.
+
+    def take(self, delivery: Delivery) -> job_pb2.Job | None:
+        """The job of a delivery, whose lease is extended until it is answered.
+
+        What is no job is settled at once: it would be none for others, too.
+        """
+        self.hold(delivery.reply)
+        try:
+            return job_pb2.Job.FromString(delivery.data)
+        except DecodeError:
+            _log.error("what is no job is dropped from %s", delivery.subject)
+            self.answer(delivery.reply, ACK)
+            return None
 
     def hold(self, reply: str) -> None:
         """Extend the lease of a delivery until it is answered."""

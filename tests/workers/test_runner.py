@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from broker import subjects
+from broker import presence, subjects
 from broker.bus import Bus
 from broker.bus.layout import ensure_layout, ensure_pool
+from broker.capacity import Allowance, Share
 from broker.settings import FetchSettings, ProviderSettings
 from broker.v1 import content_pb2, generation_pb2, job_pb2, record_pb2
 from broker.v1 import delivery_service_pb2 as pb
@@ -194,19 +195,24 @@ async def test_a_claim_that_is_refused_settles_the_job_without_a_call(
     assert sim.stats()["calls"] == 0
 
 
-async def test_a_job_of_an_edge_that_is_gone_is_offered_three_times_then_dropped(
-    bus: Bus, edge: EdgeStandIn, start: Start, sim: Sim, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def dialled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The addresses of edges that were dialled; each try is quick."""
     monkeypatch.setattr(runner_module, "EDGE_RETRY_S", 0.3)
-    dialled: list[str] = []
-    real = EdgeLink
-
-    def dial(address: str, *rest: Any) -> Any:
-        dialled.append(address)
-        return real(address, *rest)
-
-    monkeypatch.setattr(runner_module, "EdgeLink", dial)
     monkeypatch.setattr("workers.delivery.CONNECT_S", 0.2)
+    dialled: list[str] = []
+
+    def dial(address: str, *rest: Any) -> EdgeLink:
+        dialled.append(address)
+        return EdgeLink(address, *rest)
+
+    monkeypatch.setattr("workers.edges.EdgeLink", dial)
+    return dialled
+
+
+async def test_a_job_of_an_edge_that_is_gone_is_offered_three_times_then_dropped(
+    bus: Bus, edge: EdgeStandIn, start: Start, sim: Sim, dialled: list[str]
+) -> None:
     gone = f"127.0.0.1:{free_port()}"
     runner = await start()
     await publish(bus, job(edge, delivery_address=gone))
@@ -216,6 +222,65 @@ async def test_a_job_of_an_edge_that_is_gone_is_offered_three_times_then_dropped
     assert dialled == [gone] * 3
     await all_quiet(runner)
     assert sim.stats()["calls"] == 0
+
+
+async def test_jobs_that_had_no_room_are_offered_to_their_edge_no_less_often(
+    bus: Bus, edge: EdgeStandIn, start: Start, dialled: list[str]
+) -> None:
+    """Each time that a gate hands one on is a delivery, too."""
+    gone = f"127.0.0.1:{free_port()}"
+    runner = await start()
+    none = Allowance("sim", "", "sim", 1, slots=0, shares={runner.name: Share(slots=0)})
+    runner.gate.told(none, runner.name)
+    await publish(bus, job(edge, delivery_address=gone))
+
+    async def deliveries() -> int:
+        info = await bus.js.consumer_info("INT", subjects.consumer("int", "sim", "main"))
+        return int(info.delivered.consumer_seq if info.delivered else 0)
+
+    async def often() -> bool:
+        return await deliveries() >= 4
+
+    await until(often, "it was handed on", 15)
+    assert dialled == []
+    runner.gate.forgotten("", "sim")
+    await settled(bus)
+    assert dialled == [gone] * 3
+
+
+async def test_no_job_is_dropped_while_its_edge_lives(
+    bus: Bus, edge: EdgeStandIn, start: Start, sim: Sim, dialled: list[str]
+) -> None:
+    port = free_port()
+    address = f"127.0.0.1:{port}"
+    lease = presence.encode(presence.EdgeLease(edge="e", address=address))
+    await (await bus.kv(subjects.WORKERS)).put(subjects.edge_key("e"), lease)
+    await start()
+    await publish(bus, job(edge, delivery_address=address))
+    await until(lambda: len(dialled) > 4, "it was tried again and again")
+    assert await left(bus) == 1
+    await edge.stop()
+    await edge.start(port)
+    await settled(bus)
+    assert edge.kinds(1)[-1] == "completed"
+
+
+async def test_what_is_no_job_is_dropped_and_holds_nothing(
+    bus: Bus, edge: EdgeStandIn, start: Start
+) -> None:
+    runner = await start()
+    for lane in subjects.LANES:
+        subject = subjects.job(lane, "sim", "main", "_")
+        await bus.js.publish(subject, b"\xff\xff\xff")
+    await publish(bus, job(edge))
+
+    async def over() -> bool:
+        infos = [await bus.js.stream_info(stream) for stream in subjects.LANES.values()]
+        return not any(info.state.messages for info in infos)
+
+    await until(over, "all are settled")
+    assert edge.kinds(1)[-1] == "completed"
+    await all_quiet(runner)
 
 
 async def test_a_killed_attempt_closes_its_call_and_leaves_a_record(
