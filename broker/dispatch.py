@@ -19,6 +19,8 @@ MAX_TRIES = 3
 PATIENCE_S = 10.0
 BACKOFF_S = 0.5
 BACKOFF_CAP_S = 8.0
+# A call that ends this much before the deadline had a limit of its own.
+_A_MOMENT_S = 1.0
 # Reasons after which an answer that was shown in part may be run again and compared (R4): it broke
 # off, or the next run did not begin.
 RESUMABLE = frozenset(
@@ -32,8 +34,6 @@ RESUMABLE = frozenset(
 MAX_RESUMES = 2
 # Tries of such a run to begin: nobody else can be asked for the rest of an answer.
 MAX_RERUN_TRIES = 4
-# Where a failure has these phases its run never began.
-_UNBEGUN = frozenset({"connect", "before_content"})
 # How often workers may give a request back at one target: they leave, and nobody is to blame.
 MAX_HAND_BACKS = 8
 # Losses after which a job runs alone on a worker (R6).
@@ -146,6 +146,9 @@ def after_failure(
         return Again(resume=shown) if resumable or not shown else GiveUp(error)
     if shown:
         return _rerun(plan, judged, resumable=resumable, left_s=left_s, jitter=jitter)
+    if judged.reason == "deadline" and plan.has_next and left_s > _A_MOMENT_S:
+        plan.go_on(error=judged)  # the limit was one call's alone
+        return Again()
     left_alone = resting and plan.has_next and judged.reason != "upstream_rate_limit"
     if (
         judged.row.retry is Retry.SAME
@@ -296,7 +299,7 @@ def _rerun(
     The first time at once, then after waits that grow. A run that breaks off uses up a resume; one
     that does not begin is tried again for a while.
     """
-    begun = error.phase not in _UNBEGUN
+    begun = error.phase == "content"
     if not resumable or error.reason not in RESUMABLE:
         return GiveUp(_interrupted(plan, error))
     if (plan.resumes >= MAX_RESUMES) if begun else (plan.tries >= MAX_RERUN_TRIES):

@@ -115,11 +115,17 @@ class Admission:
         self._hedges.earn()
         self._queue_up(item, queue, now, free=free)
 
-    def move(self, item: Entrant, old: Target, new: Target, *, now: float) -> None:
-        """A launched request goes on elsewhere: in its key's turn there, and its place is free."""
+    def move(self, item: Entrant, old: Target, new: Target, *, now: float, launched: bool) -> None:
+        """An accepted request goes on elsewhere, in its key's turn; its old place is free.
+
+        Not `launched` it still waited for its turn there.
+        """
+        if launched:
+            self.of(old).vacate(now)
+        else:
+            self.of(old).forget(item)
         queue = self.of(new)
         self._queue_up(item, queue, now, free=queue.free(item.key_id))
-        self.of(old).vacate(now)
 
     @staticmethod
     def _queue_up(item: Entrant, queue: PoolQueue, now: float, *, free: bool) -> None:

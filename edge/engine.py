@@ -286,9 +286,11 @@ class Engine:
         self.taken(attempt)
         self._outlet.withdraw(attempt)
 
-    def move(self, exchange: Exchange, old: routing.Target, new: routing.Target) -> None:
-        """A launched request goes on in another pool, when its key's turn comes there."""
-        self._admission.move(exchange, old, new, now=self._loop.time())
+    def move(
+        self, exchange: Exchange, old: routing.Target, new: routing.Target, *, launched: bool
+    ) -> None:
+        """An accepted request goes on in another pool, when its key's turn comes there."""
+        self._admission.move(exchange, old, new, now=self._loop.time(), launched=launched)
 
     def hedge(self, target: routing.Target) -> bool:
         """Whether a second attempt may run at `target` now: it then has a place there."""

@@ -135,7 +135,9 @@ class Exchange:
 
     def launch(self) -> None:
         """Publish the next attempt now."""
-        self._retry_timer = None
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()  # its patience with the line
+            self._retry_timer = None
         if self.done:
             return
         self.launched = True
@@ -365,11 +367,13 @@ class Exchange:
     def _go_on(self) -> None:
         """Publish the next attempt; in another pool when its turn comes there."""
         old, new = self._place, self.plan.target
-        if (old.provider, old.pool) == (new.provider, new.pool):
+        if self.launched and (old.provider, old.pool) == (new.provider, new.pool):
             self.launch()
-        else:
-            self.launched = False
-            self._host.move(self, old, new)
+            return
+        launched, self.launched, self._place = self.launched, False, new
+        self._host.move(self, old, new, launched=launched)
+        if not self.launched and self.plan.has_next and not self._shown:
+            self._retry_timer = self._loop.call_later(QUEUE_PATIENCE_S, self._leave_line)
 
     def _resumed(self) -> Transcript | Continuation:
         """Let the next run go on from what was shown: by prefill, or compared with it (R4)."""
@@ -394,6 +398,12 @@ class Exchange:
         self._ready = []
         self._open = False
         self._transcript = Transcript()
+
+    def _leave_line(self) -> None:
+        """Its turn has not come at a candidate that is not the last."""
+        self._retry_timer = None
+        if not (self.launched or self.done):
+            self._settle(dispatch.after_queueing(self.plan))
 
     def _leave_queue(self, attempt: Attempt) -> None:
         """It waited long enough here, and another candidate is left (R5)."""

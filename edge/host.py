@@ -25,8 +25,11 @@ class Host(Protocol[_Exchange_contra]):
     def withdraw(self, attempt: Attempt) -> None:
         """Take a superseded or cancelled attempt out of the queue (R2)."""
 
-    def move(self, exchange: _Exchange_contra, old: Target, new: Target) -> None:
-        """Its place at `old` is free; it is launched at `new` when its key's turn comes there."""
+    def move(self, exchange: _Exchange_contra, old: Target, new: Target, *, launched: bool) -> None:
+        """Launch it at `new` when its key's turn comes there.
+
+        Its place at `old` is free, or the one in that line where it was not `launched` yet.
+        """
 
     def hedge(self, target: Target) -> bool:
         """Whether a second attempt may run at `target` now: it then has a place there."""

@@ -103,7 +103,7 @@ def test_what_waiting_does_not_help_goes_elsewhere_at_once(reason: str) -> None:
 @pytest.mark.parametrize("reason", FINAL)
 def test_what_is_the_callers_to_change_is_told_at_once(reason: str) -> None:
     plan = Plan([A, B])
-    assert isinstance(fail(plan, reason), GiveUp)
+    assert isinstance(fail(plan, reason, left_s=0.5), GiveUp)
     assert plan.target == A
 
 
@@ -121,6 +121,14 @@ def test_a_retry_after_beyond_patience_is_not_waited_for() -> None:
     assert fail(plan, "upstream_rate_limit", retry_after=PATIENCE_S + 0.1) == Again()
     assert plan.target == B
     assert isinstance(fail(plan, "upstream_rate_limit", retry_after=60), GiveUp)
+
+
+def test_the_limit_of_one_call_is_the_next_candidates_turn_and_the_deadline_is_nobodys() -> None:
+    plan = Plan([A, B])
+    assert fail(plan, "deadline", left_s=30) == Again()
+    assert plan.target is B
+    assert isinstance(fail(plan, "deadline", left_s=30), GiveUp)
+    assert isinstance(fail(Plan([A, B]), "deadline", left_s=0.01), GiveUp)
 
 
 def test_nobody_waits_beyond_the_deadline() -> None:
@@ -259,6 +267,13 @@ def test_a_second_run_waits_as_long_as_the_provider_says_and_no_longer_than_pati
     assert fail(plan, limited, shown=True, phase=UNBEGUN, retry_after=7) == Again(7, resume=True)
     step = fail(plan, limited, shown=True, phase=UNBEGUN, retry_after=PATIENCE_S + 1)
     assert isinstance(step, GiveUp)
+
+
+def test_a_queue_that_is_full_uses_up_no_resume() -> None:
+    plan = Plan([A])
+    fail(plan, "upstream_incomplete", shown=True, phase=CUT)
+    step = fail(plan, "queue_full", shown=True, retry_after=1)
+    assert (step, plan.resumes, plan.tries) == (Again(1, resume=True), 1, 2)
 
 
 def test_nobody_resumes_beyond_the_deadline() -> None:

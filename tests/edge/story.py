@@ -19,7 +19,7 @@ from edge.exchange import Exchange
 from edge.hedged import HedgedExchange
 
 Event = event_pb2.Event
-A, B = (Target(name, "main", "m", listed=True) for name in "ab")
+A, B, C = (Target(name, "main", "m", listed=True) for name in "abc")
 
 
 class Session:
@@ -46,6 +46,8 @@ class Host:
         self.moves: list[tuple[Target, Target]] = []
         # Whether who comes from another pool has to wait for its turn.
         self.full = False
+        # Where it gave up waiting for that.
+        self.left: list[Target] = []
         # Targets whose breakers are open, and those that it was asked about.
         self.down: set[Target] = set()
         self.asked: list[Target] = []
@@ -69,8 +71,10 @@ class Host:
         self.withdrawn.append(attempt)
         self.taken(attempt)
 
-    def move(self, exchange: Exchange, old: Target, new: Target) -> None:
+    def move(self, exchange: Exchange, old: Target, new: Target, *, launched: bool) -> None:
         self.moves.append((old, new))
+        if not launched:
+            self.left.append(old)
         if not self.full:
             exchange.launch()
 

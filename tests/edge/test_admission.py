@@ -154,7 +154,7 @@ def test_what_moves_to_another_pool_takes_turns_there_and_leaves_its_place() -> 
     fallback = admission.of(OTHER_POOL)
     for moving in flood:
         moving._queue = fallback
-        admission.move(moving, TARGET, OTHER_POOL, now=0.0)
+        admission.move(moving, TARGET, OTHER_POOL, now=0.0, launched=True)
     assert admission.of(TARGET).launched == 0
     assert fallback.published == len(order) == 4
     assert fallback.waiting == 96
@@ -164,6 +164,12 @@ def test_what_moves_to_another_pool_takes_turns_there_and_leaves_its_place() -> 
         fallback.vacate(1.0)
     assert "b" in order[:8]
     assert admission.waiting() >= 80
+    # Who has waited for too long there comes back, and is gone from that line.
+    waiting, last = admission.waiting(), flood[-1]
+    last._queue = admission.of(TARGET)
+    admission.move(last, OTHER_POOL, TARGET, now=1.0, launched=False)
+    assert admission.waiting() == waiting - 1
+    assert admission.of(TARGET).launched == 1
 
 
 def test_a_request_that_cannot_make_its_deadline_is_refused_at_once() -> None:

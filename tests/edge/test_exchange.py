@@ -16,6 +16,7 @@ from tests.edge.story import (
     STOP,
     A,
     B,
+    C,
     Event,
     Session,
     Story,
@@ -172,6 +173,36 @@ async def test_in_another_pool_a_request_waits_for_its_turn() -> None:
     story.exchange.launch()  # its turn has come
     assert [a.target for a in story.host.published] == [A, B]
     assert story.exchange.launched
+
+
+async def test_whoever_waits_too_long_for_a_turn_elsewhere_goes_on_to_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(exchange_module, "QUEUE_PATIENCE_S", 0.03)
+    story = Story(targets=(A, B, C))
+    story.begin()
+    story.host.full = True
+    story.say(failed("upstream_credentials"))
+    await until(lambda: len(story.host.moves) == 2)
+    assert story.host.moves == [(A, B), (B, C)]
+    assert story.host.left == [B]  # its place in that line
+    await asyncio.sleep(0.06)  # the last one may take its time
+    assert len(story.host.moves) == 2
+    story.exchange.launch()
+    assert [a.target for a in story.host.published] == [A, C]
+
+
+async def test_whose_turn_comes_in_time_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange_module, "QUEUE_PATIENCE_S", 0.03)
+    story = Story(targets=(A, B, C))
+    story.begin()
+    story.host.full = True
+    story.say(failed("upstream_credentials"))
+    story.exchange.launch()
+    story.run()
+    await asyncio.sleep(0.06)
+    assert story.host.moves == [(A, B)]
+    assert [a.target for a in story.host.published] == [A, B]
 
 
 async def test_what_passes_is_not_told_as_a_mistake_about_a_model_nobody_asked_for() -> None:
