@@ -49,6 +49,7 @@ class Want:
     slots: float = 0.0
     durable: float = 0.0
     rate: float = 0.0
+    tokens: float = 0.0
     # Whether jobs waited lately.
     pressed: float = 0.0
     at: float = -math.inf
@@ -61,6 +62,7 @@ class Want:
         self.slots = max(seen.running + seen.waiting, faded * self.slots)
         self.durable = max(seen.durable, faded * self.durable)
         self.rate = max(seen.started / max(span_s, 0.1), faded * self.rate)
+        self.tokens = max(seen.tokens / max(span_s, 0.1), faded * self.tokens)
         self.pressed = 1.0 if seen.waiting else faded * self.pressed
         self.running, self.waiting = seen.running, seen.waiting
         self.at = now
@@ -244,8 +246,8 @@ def divide(
         left = max(0, min(slots - kept(slots, reserve), int(slots - asked)))
         own = {name: (wants[name].durable, part or 0) for name, part in parts.items()}
         durable.update(_poured(left, own))
-    rates = _flowing(whole.rate, wants)
-    tokens = _flowing(whole.tokens, wants)
+    rates = _flowing(whole.rate, wants, {name: want.rate for name, want in wants.items()})
+    tokens = _flowing(whole.tokens, wants, {name: want.tokens for name, want in wants.items()})
     return {
         name: Share(part, durable[name], rates.get(name), tokens.get(name))
         for name, part in parts.items()
@@ -257,14 +259,16 @@ def kept(slots: int, reserve: float) -> int:
     return max(1, int(slots * reserve + 0.5)) if reserve and slots > 1 else 0
 
 
-def _flowing(whole: float, wants: Mapping[str, Want]) -> dict[str, float]:
-    """So much a second in parts; whoever waits wants all it can get."""
+def _flowing(
+    whole: float, wants: Mapping[str, Want], used: Mapping[str, float]
+) -> dict[str, float]:
+    """So much a second in parts, by what was `used`; whoever waits wants all it can get."""
     if whole == math.inf:
         return {}
     fine = max(len(wants), int(whole * _FINE))
-    total = sum(want.rate for want in wants.values()) or 1.0
+    total = sum(used.values()) or 1.0
     levels = {
-        name: fine if want.pressed > _PRESSED else int(fine * min(1.0, want.rate / total))
+        name: fine if want.pressed > _PRESSED else int(fine * min(1.0, used[name] / total))
         for name, want in wants.items()
     }
     parts = _poured(fine, {name: (level, fine) for name, level in levels.items()})

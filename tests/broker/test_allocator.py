@@ -174,6 +174,18 @@ def test_what_the_settings_allow_is_divided_before_anybody_asks() -> None:
     }
 
 
+def test_tokens_go_to_who_uses_tokens_and_calls_to_who_makes_them() -> None:
+    allocator = Allocator(1)
+    limits = Configured(requests_per_second=20, tokens_per_minute=60_000)
+    for name, calls, tokens in (("a", 1, 900.0), ("b", 9, 100.0)):
+        seen = Seen("k", "m", started=calls, answered=calls, tokens=tokens)
+        allocator.take(Report(name, "p", 1.0, (seen,)), 1.0)
+    told = {one.model: one for one in allocator.tick(members("a", "b", limits=limits), 1.0)}
+    shares = told["m"].shares
+    assert [shares[name].rate for name in "ab"] == pytest.approx([2, 18], rel=0.1)
+    assert [shares[name].tokens for name in "ab"] == pytest.approx([900, 100], rel=0.1)
+
+
 def test_a_rest_reaches_everybody_and_is_not_believed_for_ever() -> None:
     world = World(members("a", "b"))
     world.saw("a", started=1, limited=1, rest_s=7.0)
