@@ -13,8 +13,6 @@ from botocore.eventstream import EventStreamBuffer, ParserError
 
 from broker.errors import InferenceError
 
-CONTENT_TYPE = "application/vnd.amazon.eventstream"
-
 # What reading bytes that are no such stream raises.
 _NONSENSE = (ParserError, struct_error, KeyError, IndexError, UnicodeDecodeError)
 # The length of a message stands in its first bytes, which have a checksum of their own.
@@ -46,11 +44,6 @@ class EventStreamFramer:
         # The buffer copies all that it holds with every piece: it gets a message in two of them.
         self._held = bytearray()
         self._size = 0
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether the bytes so far are whole messages."""
-        return not self._held
 
     def feed(self, data: bytes) -> Iterator[Message]:
         """The messages that became whole with these bytes."""

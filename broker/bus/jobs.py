@@ -51,12 +51,12 @@ class Jobs:
                 # Its TTL sweeps it, and its claim would be refused.
                 _log.warning("job %s/%d not deleted: %s", stream, sequence, exc)
 
-    async def ask_direct(self, provider: str, pool: str, job: bytes) -> bool | None:
-        """Offer a job to a worker without the stream: taken, busy, or None when nobody answers."""
+    async def ask_direct(self, provider: str, pool: str, job: bytes) -> bool:
+        """Offer a job to a worker without the stream: whether one has taken it."""
         try:
             reply = await self._bus.nc.request(subjects.direct(provider, pool), job, timeout=1)
         except (NoRespondersError, NatsError, TimeoutError):
-            return None
+            return False
         return reply.data == TAKEN
 
     async def bury(

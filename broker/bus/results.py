@@ -28,8 +28,7 @@ from broker.v1 import batch_pb2
 _log = logging.getLogger(__name__)
 
 STREAM = "RES"
-# Subjects that the server looks up in one request, and bytes that it answers with at once.
-MAX_RANGE = 1000
+# Bytes that the server answers with at once.
 _RANGE_BYTES = 8 << 20
 _TIMEOUT_S = 5.0
 # What a follower asks for at a time, and how long the server waits for it to come.
@@ -40,8 +39,6 @@ _EXPIRES_S = 5.0
 _ENDED = ("Message Size Exceeds MaxBytes", "Batch Completed")
 _FORGET_S = 30.0
 _RETRY_S = 0.25
-# Subjects that the server lists in one answer.
-_PAGE = 100_000
 
 
 @dataclass(frozen=True, slots=True)
