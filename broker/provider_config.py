@@ -1,4 +1,4 @@
-"""Which providers are on, and what the file and their variables say of them; pure."""
+"""Which providers are on, and what the file, their variables and files of keys say of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a provider may send bytes that say nothing; pure.
+"""How long a provider may send bytes that say nothing; the time comes in.
 
 Such are comments and pings that keep a stream open. Silence itself is the connection's to notice.
 """
