@@ -59,9 +59,14 @@ def due(lane: str, provider: str, pool: str, model: str) -> str:
     return f"due.{lane}.{token(provider)}.{token(pool)}.{token(model)}"
 
 
-def schedule(lane: str, name: str) -> str:
-    """Where a delayed job waits; one at a time under a name."""
-    return f"sched.{lane}.{token(name)}"
+def schedule(lane: str, name: str, target: str = "") -> str:
+    """Where a delayed job waits; one at a time under a name. `target` is where it goes then."""
+    return f"sched.{lane}.{place(target) + '-' if target else ''}{token(name)}"
+
+
+def place(subject: str) -> str:
+    """A short name of a subject, for a part of another one."""
+    return f"{zlib.crc32(subject.encode()):08x}"
 
 
 def cancel(provider: str, pool: str) -> str:

@@ -67,10 +67,14 @@ class _Prompt(msgspec.Struct):
     messages: list[msgspec.Raw] = []
 
 
+class _Prompted(msgspec.Struct):
+    body: _Prompt
+
+
 decode_line = msgspec.json.Decoder(Line).decode
 decode_head = msgspec.json.Decoder(Head).decode
 _decode_id = msgspec.json.Decoder(_CustomId).decode
-_decode_prompt = msgspec.json.Decoder(_Prompt).decode
+_decode_prompted = msgspec.json.Decoder(_Prompted).decode
 _decode_any = msgspec.json.Decoder().decode
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
@@ -122,10 +126,10 @@ def body_digest(body: bytes) -> bytes:
     return blake2b(body, digest_size=DIGEST).digest()
 
 
-def prompt_prefix(body: bytes) -> bytes:
-    """What a prompt begins with: a request sorts beside those that share it."""
+def prompt_prefix(line: bytes) -> bytes:
+    """What the prompt of a valid line begins with: a request goes beside those that share it."""
     try:
-        prompt = _decode_prompt(body)
+        prompt = _decode_prompted(line.removeprefix(BOM)).body
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return b""
     return bytes(prompt.instructions) + b"".join(map(bytes, prompt.messages[:1]))

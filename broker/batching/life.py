@@ -7,7 +7,6 @@ import contextlib
 import logging
 
 from broker.batch import native, states
-from broker.batch.chunks import Cursor
 from broker.batching import copies, finish, lost, retry
 from broker.batching.counting import Counting
 from broker.batching.reading import InputGoneError
@@ -145,7 +144,7 @@ class Life:
 
         if known is not None or progress.epoch:
             run.skips = skips
-        run.cursor = Cursor(progress.next_offset, max(1, progress.next_line))
+        run.set_out = True
         self._services.wanted.set()
 
     async def _stop(self) -> bool:
@@ -204,10 +203,11 @@ class Life:
         else:
             _log.warning("lines of %s were lost: they are queued again", run.id)
         # Nothing is published until it is known what is left.
-        run.cursor = None
+        run.set_out = False
         progress = run.record.progress
         progress.epoch += 1
-        progress.next_offset, progress.next_line = 0, 1
+        progress.next_offset, progress.next_line, progress.next_part = 0, 1, 0
+        progress.ClearField("lanes")
         progress.published = False
         await run.checkpoint()
         run.moved()

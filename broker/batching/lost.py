@@ -8,12 +8,10 @@ import contextlib
 from broker.batch import lines, native, projection, states
 from broker.batching import reading
 from broker.batching.copies import Copies, write_all
-from broker.batching.run import Run
+from broker.batching.run import BEYOND, Run
 from broker.bus import backlog
 from broker.v1 import batch_pb2
 
-# Lines behind the last checkpoint that may have been begun.
-_BEYOND = 1000 + native.SIZE.lines
 # Looks at a batch whose lines may be at a provider.
 _LOOKS = 6
 
@@ -65,7 +63,7 @@ def has(bits: bytearray, number: int) -> bool:
 async def seal(run: Run, copies: Copies | None) -> None:
     """Give every line that was begun and has no result the one that says so."""
     progress, code = run.record.progress, run.record.stop_code
-    last = progress.next_line + _BEYOND if not progress.epoch else None
+    last = run.furthest + BEYOND if not progress.epoch else None
     async with contextlib.aclosing(reading.chunks(run, 0, 1)) as chunks:
         async for chunk in chunks:
             if last is not None and chunk.number > last:

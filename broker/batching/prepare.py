@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from broker import durable, subjects
 from broker.batch import lines, native
@@ -24,6 +24,10 @@ EPOCH = 1000
 _LONGEST_CALL_S = 3600
 
 
+def _all(_model: str) -> bool:
+    return True
+
+
 @dataclass(slots=True)
 class Prepared:
     """A chunk that can be published."""
@@ -38,6 +42,8 @@ class Prepared:
     refused: list[batch_pb2.LineResult]
     # Lines for which there is no worker now.
     waiting: int = 0
+    # Where the lines of each model go; "" = there is no worker.
+    models: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     # (provider, model) of where they go.
     places: frozenset[tuple[str, str]] = frozenset()
 
@@ -47,18 +53,19 @@ class Prepared:
         return len(self.chunk.lines) > LINES
 
 
-async def prepare(run: Run, chunk: Chunk) -> Prepared:
-    """Jobs for the lines of a chunk, those that share a prompt beside each other."""
+async def prepare(run: Run, chunk: Chunk, takes: Callable[[str], bool] = _all) -> Prepared:
+    """Jobs for the lines of a chunk, in their order: those whose models are taken."""
     made = Prepared(chunk, 0, [], Counter(), [])
     jobs = _Jobs(run)
-    sorted_by: list[tuple[str, bytes, int, Message]] = []
     endpoint = run.record.endpoint
     hand_over = _HandOver(run)
     for raw in chunk.lines:
         if run.skips(raw.number):
             continue
-        made.asked += 1
         line, head = lines.read(raw.data)
+        if not takes(head.model):
+            continue
+        made.asked += 1
         routed = await run.services.routes.decide(endpoint, head, line.body)
         decided = routed if isinstance(routed, InferenceError) else hand_over.take(raw, routed)
         if decided is None:
@@ -66,6 +73,7 @@ async def prepare(run: Run, chunk: Chunk) -> Prepared:
         if isinstance(decided, InferenceError):
             if decided.reason == "no_worker":
                 made.waiting += 1
+                made.models[head.model].add("")
             else:
                 refused = batch_pb2.LineResult(
                     number=raw.number,
@@ -77,9 +85,8 @@ async def prepare(run: Run, chunk: Chunk) -> Prepared:
             continue
         message = jobs.message(raw, line, decided)
         made.demand[message.subject] += 1
-        sorted_by.append((message.subject, lines.prompt_prefix(line.body), raw.number, message))
-    sorted_by.sort(key=lambda entry: entry[:3])
-    made.messages = [entry[3] for entry in sorted_by]
+        made.models[head.model].add(message.subject)
+        made.messages.append(message)
     for targets, numbers in hand_over.groups.items():
         message = jobs.group(chunk, targets, numbers)
         made.demand[message.subject] += 1

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Mapping
 
-from broker.batch import native, states
-from broker.batch.chunks import LINES, SMALL, Cursor
-from broker.batch.window import SMALLEST, Rates, Turns, window
+from broker.batch import states
+from broker.batch.chunks import LINES
+from broker.batch.window import Rates, Turns, window
 from broker.batching.copies import write_all
+from broker.batching.lanes import MOST, Lane, Lanes
 from broker.batching.prepare import Prepared, hands_over, prepare
-from broker.batching.reading import InputGoneError, next_chunk
+from broker.batching.reading import InputGoneError, Reader
 from broker.batching.run import FencedError, Run
 from broker.batching.services import Services
 from broker.bus import backlog
 from broker.bus.atomic import MAX_GROUP, Message, publish_all
 from broker.bus.connection import BusError
+from broker.subjects import place
 from broker.v1 import batch_pb2
 
 _log = logging.getLogger(__name__)
@@ -28,11 +31,16 @@ _log = logging.getLogger(__name__)
 # Chunks that are published at once: together they are one round trip.
 _GROUP = 8
 _GROUP_BYTES = 4 << 20
-# Chunks that are ready and do not fit yet, and inputs that are read ahead; others have to be read
-# again.
-_HELD = 32
+# Of inputs that are read ahead; others have to be read again.
+_HELD_BYTES = 24 << 20
 # How long a batch waits that cannot go on for reasons of its own.
 _REST_S = 1.0
+# How often it is looked how many lines are delayed.
+_DELAYS_S = 0.3
+# So long after lines of a batch were delayed nothing is made of how fast others go.
+_LIMITED_S = 30.0
+# For so long the models of a batch wait for one another.
+_TOGETHER_S = 0.5
 
 
 class Publishing:
@@ -47,15 +55,14 @@ class Publishing:
         self._ahead: dict[str, int] = {}
         self._sent: Counter[str] = Counter()
         self._looked_at = 0.0
-        # Delayed lines, which providers' limits made wait, by batch.
-        self._delayed: Counter[str] = Counter()
+        # Delayed lines, which providers made wait, by batch and where they go.
+        self._delayed: Counter[tuple[str, str]] = Counter()
         self._delays_at = 0.0
-        self._ready: dict[str, Prepared] = {}
-        # Where a batch's lines go, as far as that is one place.
-        self._hints: dict[str, str] = {}
-        self._resting: dict[str, float] = {}
-        # Those whose input was read ahead, the one before last first.
-        self._read_ahead: dict[str, Run] = {}
+        # When there were some last.
+        self._limited_at: dict[tuple[str, str], float] = {}
+        self._lanes: dict[str, Lanes] = {}
+        # Those that have something in memory, the one that is at work last.
+        self._read_ahead: dict[str, Lane] = {}
 
     async def publish(self) -> None:
         """Publish for ever."""
@@ -77,10 +84,9 @@ class Publishing:
 
     def forget(self, run: Run) -> None:
         """It has nothing to publish any more."""
-        self._ready.pop(run.id, None)
-        self._hints.pop(run.id, None)
-        self._resting.pop(run.id, None)
-        self._read_ahead.pop(run.id, None)
+        if (known := self._lanes.pop(run.id, None)) is not None:
+            for lane in known.all:
+                self._read_ahead.pop(lane.key, None)
 
     async def _look(self) -> None:
         """See how much is ahead of the workers, and how fast they take it."""
@@ -92,55 +98,79 @@ class Publishing:
             taken = before - lane.ahead.get(subject, 0)
             if self._looked_at and elapsed > 0 and before:
                 self._rates.seen(subject, max(0, taken), elapsed)
-        if now - self._delays_at >= _REST_S:
-            self._delayed, self._delays_at = await backlog.scheduled(self._services.bus), now
+        if now - self._delays_at >= _DELAYS_S:
+            self._delayed, self._delays_at = await backlog.delayed(self._services.bus), now
+            known = {at: when for at, when in self._limited_at.items() if now - when < _LIMITED_S}
+            self._limited_at = known | dict.fromkeys(self._delayed, now)
         self._looked_at, self._ahead = now, lane.ahead
         self._sent.clear()
         self._room.clear()
 
-    async def _round(self, open_runs: Iterable[Run]) -> None:
+    async def _round(self, open_runs: list[Run]) -> None:
         """Publish as long as something fits."""
-        left = {run.id: run for run in open_runs if self._may(run)}
+        every = (lane for run in open_runs for lane in self._lanes_of(run).all)
+        left = {lane.key: lane for lane in every if self._may(lane)}
         self._turns.keep({run.record.owner for run in open_runs})
-        deadline = asyncio.get_running_loop().time() + 5 * self._services.pace.look_s
-        while left and asyncio.get_running_loop().time() < deadline:
+        deadline = self._now() + 5 * self._services.pace.look_s
+        while left and self._now() < deadline:
             ready: dict[str, list[tuple[float, str]]] = defaultdict(list)
-            for run in left.values():
-                ready[run.record.owner].append((run.record.expires_at, run.id))
+            for key, lane in left.items():
+                record = lane.run.record
+                ready[record.owner].append((record.expires_at, key))
             chosen = self._turns.next(ready)
             if chosen is None:
                 return
-            run = left[chosen]
-            run.publishing = True
-            try:
-                published = await self._advance(run)
-            except BusError as exc:
-                if not self._services.bus.connected:
-                    raise
-                _log.info("publishing lines of %s: %s; trying again", run.id, exc)
-                self._resting[run.id] = asyncio.get_running_loop().time() + _REST_S
-                published = 0
-            except Exception:  # noqa: BLE001 - one batch must not stop the others
-                _log.exception("publishing lines of %s; trying again", run.id)
-                self._resting[run.id] = asyncio.get_running_loop().time() + _REST_S
-                published = 0
-            finally:
-                run.publishing = False
+            lane = left[chosen]
+            published = await self._try(lane)
             if published:
-                self._turns.served(run.record.owner, published)
-            if not published or not run.publishes or not self._may(run):
+                self._turns.served(lane.run.record.owner, published)
+            if not published or not lane.run.publishes or lane.ended or not self._may(lane):
                 left.pop(chosen, None)
 
-    def _may(self, run: Run) -> bool:
+    async def _try(self, lane: Lane) -> int:
+        """Publish the next chunks of a lane, if that is possible; returns how many lines."""
+        run = lane.run
+        run.publishing = True
+        try:
+            return await self._advance(lane)
+        except BusError as exc:
+            if not self._services.bus.connected:
+                raise
+            _log.info("publishing lines of %s: %s; trying again", run.id, exc)
+        except FencedError:
+            _log.info("%s is run by somebody else", run.id)
+        except Exception:  # noqa: BLE001 - one batch must not stop the others
+            _log.exception("publishing lines of %s; trying again", run.id)
+        finally:
+            run.publishing = False
+        lane.rests_until = self._now() + _REST_S
+        return 0
+
+    def _lanes_of(self, run: Run) -> Lanes:
+        known = self._lanes.get(run.id)
+        if known is None or known.run is not run or known.epoch != run.record.progress.epoch:
+            self.forget(run)
+            known = self._lanes[run.id] = Lanes(run)
+        return known
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _may(self, lane: Lane) -> bool:
         """Whether it is worth a try."""
-        if self._resting.get(run.id, 0.0) > asyncio.get_running_loop().time():
+        if lane.ended or lane.rests_until > self._now():
             return False
-        hint = self._hints.get(run.id)
-        # What was delayed is ahead, too: limits would drain a whole batch into the schedules.
-        wide = self._window(hint) if hint else SMALLEST
-        if self._delayed[run.line_prefix] >= wide:
-            return False
-        return not hint or self._room_of(hint) >= LINES
+        wants = lane.wants or (Counter({lane.hint: LINES}) if lane.hint else Counter())
+        if self._fits(lane.run, wants):
+            return True
+        # Another model may go on without the one that is in its way.
+        waited = lane.ready is None or self._now() - lane.full_since >= _TOGETHER_S
+        return self._splits(lane) and waited
+
+    def _splits(self, lane: Lane) -> bool:
+        """Whether models may be left to lanes of their own."""
+        mixed = lane.run.record.options.mixed_models and not lane.model
+        return mixed and len(lane.among.all) < MOST
 
     def _room_of(self, subject: str) -> int:
         if subject not in self._room:
@@ -151,44 +181,53 @@ class Publishing:
     def _window(self, subject: str) -> int:
         return window(self._services.slots(subject), self._rates.of(subject))
 
-    async def _advance(self, run: Run) -> int:
-        """Publish the next chunks of a batch, as many as fit; returns how many lines they had."""
+    async def _advance(self, lane: Lane) -> int:
+        """Publish the next chunks of a lane, as many as fit; returns how many lines they had."""
+        run = lane.run
         group: list[Prepared] = []
         try:
-            group = await self._take(run)
+            await self._take(lane, group)
             for done in group:
                 await write_all(run, done.refused)
-            await self._queue(run, group)
+            await self._queue(lane, group)
         except InputGoneError:
             await self._give_up(run)
             return 0
         except BaseException:
-            # It may have been stored all the same; it is done again from where all is known to be.
-            run.doubt()
-            progress = run.record.progress
-            self._go_back(run, progress.next_offset, max(1, progress.next_line))
+            if group:
+                # It may have been stored all the same; it is done again from where all is known to
+                # be. What only could not be read is read on from where it broke off.
+                run.doubt()
+                lane.go_back()
             raise
         return sum(max(1, done.asked) for done in group)
 
-    async def _take(self, run: Run) -> list[Prepared]:
-        """Chunks that may be published now; their room is taken."""
-        group: list[Prepared] = []
-        size = 0
+    async def _take(self, lane: Lane, group: list[Prepared]) -> None:
+        """Add chunks to a group that may be published now; their room is taken."""
+        run, size = lane.run, 0
         while len(group) < _GROUP and run.publishes:
-            made = self._ready.pop(run.id, None) or await self._next(run)
+            try:
+                made, lane.ready = lane.ready or await self._next(lane), None
+            except BusError:
+                if group:
+                    break
+                raise
             if made is None:
                 if not group:
-                    self._end(run)
+                    self._end(lane)
                 break
             weight = sum(len(message.data) for message in made.messages)
-            if made.waiting and not made.messages and not made.refused:
-                self._resting[run.id] = asyncio.get_running_loop().time() + _REST_S
-                self._go_back(run, made.chunk.begin, made.chunk.number)
+            if group and size + weight > _GROUP_BYTES:
+                lane.ready = made
                 break
-            if not self._fits(made) or (group and size + weight > _GROUP_BYTES):
-                self._hold(run, made)
+            if not self._goes(lane, made):
+                lane.ready, lane.wants = made, made.demand
+                if not group:
+                    await self._wait(lane, made)
                 break
-            self._hints[run.id] = next(iter(made.demand)) if len(made.demand) == 1 else ""
+            lane.wants, lane.full_since = Counter(), 0.0
+            mixed = run.record.options.mixed_models
+            lane.hint = next(iter(made.demand)) if len(made.demand) == 1 and not mixed else ""
             for subject, lines in made.demand.items():
                 self._room[subject] = self._room_of(subject) - lines
                 self._sent[subject] += lines
@@ -196,56 +235,97 @@ class Publishing:
             size += weight
             if made.large:
                 break
-        return group
 
-    async def _next(self, run: Run) -> Prepared | None:
-        self._read_ahead.pop(run.id, None)
-        self._read_ahead[run.id] = run
-        if len(self._read_ahead) > _HELD:
-            last = self._read_ahead.pop(next(iter(self._read_ahead)))
-            if last.cursor is not None:
-                last.cursor.trim()
-        if run.cursor is None:
+    def _goes(self, lane: Lane, made: Prepared) -> bool:
+        """Whether a chunk can be published now."""
+        if made.waiting and (self._splits(lane) or not (made.messages or made.refused)):
+            return False
+        return self._fits(lane.run, made.demand)
+
+    async def _wait(self, lane: Lane, made: Prepared) -> None:
+        """Nothing of a lane can be published now: leave what is in the way to lanes of its own."""
+        now = self._now()
+        lane.full_since = lane.full_since or now
+        if self._splits(lane) and now - lane.full_since >= _TOGETHER_S:
+            blocked = {
+                model
+                for model, subjects in made.models.items()
+                if not all(self._has_room(lane.run, name, made.demand[name]) for name in subjects)
+            }
+            lane.among.split(lane, blocked, made.chunk.place)
+            # The others skip these lines from now on: whoever takes over has to know.
+            await lane.run.checkpoint()
+        elif made.waiting:
+            # It is looked again where its lines can go.
+            lane.rests_until = now + (_REST_S if not self._splits(lane) else _TOGETHER_S)
+            if lane.reader is not None:
+                lane.reader.put_back(made.chunk)
+            lane.ready, lane.wants = None, Counter()
+
+    async def _next(self, lane: Lane) -> Prepared | None:
+        self._read_ahead.pop(lane.key, None)
+        self._read_ahead[lane.key] = lane
+        self._trim()
+        if lane.reader is None:
+            lane.reader = Reader(lane.run, lane.place)
+        chunk = await lane.reader.next(handed_over=await hands_over(lane.run))
+        if chunk is None:
             return None
-        size = native.SIZE if await hands_over(run) else SMALL
-        chunk = await next_chunk(run, run.cursor, size)
-        return await prepare(run, chunk) if chunk is not None else None
+        try:
+            await asyncio.sleep(0)
+            return await prepare(lane.run, chunk, lane.takes)
+        except BaseException:
+            lane.reader.put_back(chunk)
+            raise
 
-    def _fits(self, made: Prepared) -> bool:
-        return all(
-            # What is wider than the window has it to itself.
-            self._room_of(subject) >= min(n, self._window(subject))
-            for subject, n in made.demand.items()
-        )
+    def _trim(self) -> None:
+        """Forget what was read ahead longest ago, where it is too much: it is read again then."""
+        sizes = {key: lane.reader.size for key, lane in self._read_ahead.items() if lane.reader}
+        held = sum(sizes.values())
+        for key in list(self._read_ahead)[:-1]:
+            if held <= _HELD_BYTES:
+                return
+            held -= sizes.get(key, 0)
+            self._read_ahead.pop(key).go_back()
 
-    def _hold(self, run: Run, made: Prepared) -> None:
-        """Keep a chunk for later, or make it anew then."""
-        if len(self._ready) < _HELD and not made.large:
-            self._ready[run.id] = made
-        else:
-            self._go_back(run, made.chunk.begin, made.chunk.number)
+    def _fits(self, run: Run, demand: Mapping[str, int]) -> bool:
+        return all(self._has_room(run, subject, lines) for subject, lines in demand.items())
 
-    def _go_back(self, run: Run, offset: int, number: int) -> None:
-        self._ready.pop(run.id, None)
-        run.cursor = Cursor(offset, number)
+    def _has_room(self, run: Run, subject: str, lines: int) -> bool:
+        if not subject:  # nobody is there
+            return False
+        where = run.line_prefix, place(subject)
+        room, wide = self._room_of(subject), self._window(subject)
+        if self._now() - self._limited_at.get(where, -math.inf) < _LIMITED_S:
+            # What was delayed is ahead, too: limits would drain a whole batch into the schedules,
+            # and that lines leave the queue so fast says nothing then.
+            narrow = window(self._services.slots(subject), 0)
+            room, wide = room - (wide - narrow) - self._delayed[where], narrow
+        # What is wider than the window has it to itself.
+        return room >= min(lines, wide)
 
-    def _end(self, run: Run) -> None:
-        run.record.progress.published = True
+    def _end(self, lane: Lane) -> None:
+        run = lane.run
+        lane.ended = True
+        self._read_ahead.pop(lane.key, None)
+        lane.go_back()
+        if all(one.ended for one in lane.among.all):
+            run.record.progress.published = True
+            self.forget(run)
         run.moved()
         run.news.set()
-        self.forget(run)
 
-    async def _queue(self, run: Run, group: list[Prepared]) -> None:
+    async def _queue(self, lane: Lane, group: list[Prepared]) -> None:
         """Store the jobs, each once."""
+        run = lane.run
         fresh = await self._publish([message for made in group for message in made.messages])
         for made in group:
             # Some of the group were committed before: by chunks, each was whole or not at all.
             if not fresh:
                 await self._publish(made.messages)
-            progress = run.record.progress
-            progress.next_offset, progress.next_line = made.chunk.end, made.chunk.next_number
-            if not progress.epoch:
-                progress.sent += made.asked
+            lane.published(made.chunk.after)
+            if not run.record.progress.epoch:
+                run.record.progress.sent += made.asked
             run.left_out += made.waiting
             run.went_to(made.places)
             run.moved()

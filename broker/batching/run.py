@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from broker import subjects
-from broker.batch import failures, projection, states
-from broker.batch.chunks import Cursor
+from broker.batch import failures, native, projection, states
+from broker.batch.chunks import STRETCH
 from broker.batching.services import Services
 from broker.bus.batches import KeptBatch
 from broker.bus.responses import ConflictError
@@ -26,7 +26,7 @@ _RETRY_S = 0.02
 # Places that are remembered of a batch.
 _MOST_PLACES = 100
 # Lines that may have been published since the last checkpoint that is stored: many more than are.
-_BEYOND = 10_000
+BEYOND = 10_000 + STRETCH.lines + native.SIZE.lines
 # Reasons for waiting that are told; each until lines came again that had one, or could have.
 _MOST_DELAYS = 9
 _DELAYED_S = 2 * failures.BACKOFF_CAP_S
@@ -92,7 +92,8 @@ class Run:
         # Lines that this pass left out: nobody was there to take them.
         self.left_out = 0
         self.input: file_pb2.StoredFile | None = None
-        self.cursor: Cursor | None = None
+        # Whether it is known what is left of this pass.
+        self.set_out = False
         # Lines that are not published in this pass: they have a result, or get another one's.
         self.skips: Callable[[int], bool] = _none
 
@@ -104,7 +105,13 @@ class Run:
     def doubt(self) -> None:
         """Lines behind what is known to be published may be published, too."""
         self.doubtful = True
-        self.maybe_done_to = self.record.progress.next_line + _BEYOND
+        self.maybe_done_to = self.furthest + BEYOND
+
+    @property
+    def furthest(self) -> int:
+        """The line up to which lines are published, in this pass."""
+        progress = self.record.progress
+        return max(progress.next_line, *(lane.next_line for lane in progress.lanes), 0)
 
     @property
     def publishes(self) -> bool:
@@ -115,7 +122,7 @@ class Run:
             and not record.paused
             and not record.stop_code
             and not record.progress.published
-            and self.cursor is not None
+            and self.set_out
         )
 
     @property

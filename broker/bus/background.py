@@ -41,7 +41,7 @@ async def publish(
         due = dt.datetime.fromtimestamp(await publisher.clock.now() + delay_s, dt.UTC)
         headers["Nats_Schedule"] = f"@at {due.isoformat(timespec='milliseconds')[:-6]}Z"
         headers["Nats_Schedule_Target"] = subjects.due(lane, target.provider, target.pool, model)
-        subject = subjects.schedule(lane, job.request_id)
+        subject = subjects.schedule(lane, job.request_id, subject)
     data = job.SerializeToString()
     loop = asyncio.get_running_loop()
     deadline = loop.time() + patience_s

@@ -56,9 +56,21 @@ async def lane(bus: Bus) -> Lane:
 
 async def scheduled(bus: Bus) -> Counter[str]:
     """How many delayed lines each batch has, by what its lines' request ids begin with."""
+    found: Counter[str] = Counter()
+    for (batch, _), count in (await delayed(bus)).items():
+        found[batch] += count
+    return found
+
+
+async def delayed(bus: Bus) -> Counter[tuple[str, str]]:
+    """The same for each place where they go then (`subjects.place`)."""
     pattern = subjects.schedule(subjects.BATCH, "x")[:-1] + "*"
     waiting, _ = await _subjects(bus, _SCHEDULES, pattern)
-    return Counter(name.rpartition(".")[2].rpartition("_")[0] for name in waiting)
+    found: Counter[tuple[str, str]] = Counter()
+    for name in waiting:
+        place, _, line = name.rpartition(".")[2].partition("-")
+        found[line.rpartition("_")[0], place] += 1
+    return found
 
 
 async def oldest(bus: Bus) -> float:

@@ -292,6 +292,8 @@ class BatchProgress(_message.Message):
     COPIES_FIELD_NUMBER: _builtins.int
     DELAYS_FIELD_NUMBER: _builtins.int
     PLACES_FIELD_NUMBER: _builtins.int
+    NEXT_PART_FIELD_NUMBER: _builtins.int
+    LANES_FIELD_NUMBER: _builtins.int
     total: _builtins.int
     """Lines of the input that are not blank."""
     completed: _builtins.int
@@ -314,6 +316,8 @@ class BatchProgress(_message.Message):
     """Results that say only that the batch was over: batch_cancelled, batch_expired."""
     copies: _builtins.int
     """Lines that ask what an earlier one asks, with BatchOptions.dedupe: they get its result."""
+    next_part: _builtins.int
+    """Of the stretch of lines that begins at next_offset, the next chunk (broker/batch/chunks.py)."""
     @_builtins.property
     def usage(self) -> _event_pb2.Usage: ...
     @_builtins.property
@@ -325,6 +329,10 @@ class BatchProgress(_message.Message):
     @_builtins.property
     def places(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchPlace]:
         """Where its lines have gone; at most 100 places."""
+
+    @_builtins.property
+    def lanes(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchLane]:
+        """Models whose lines are published apart, as they held the others up."""
 
     def __init__(
         self,
@@ -345,14 +353,46 @@ class BatchProgress(_message.Message):
         copies: _builtins.int = ...,
         delays: _abc.Iterable[Global___BatchDelay] | None = ...,
         places: _abc.Iterable[Global___BatchPlace] | None = ...,
+        next_part: _builtins.int = ...,
+        lanes: _abc.Iterable[Global___BatchLane] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "copies", b"copies", "cost", b"cost", "counted_to", b"counted_to", "delays", b"delays", "epoch", b"epoch", "failed", b"failed", "next_line", b"next_line", "next_offset", b"next_offset", "places", b"places", "published", b"published", "sent", b"sent", "stopped", b"stopped", "total", b"total", "usage", b"usage", "validated", b"validated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "copies", b"copies", "cost", b"cost", "counted_to", b"counted_to", "delays", b"delays", "epoch", b"epoch", "failed", b"failed", "lanes", b"lanes", "next_line", b"next_line", "next_offset", b"next_offset", "next_part", b"next_part", "places", b"places", "published", b"published", "sent", b"sent", "stopped", b"stopped", "total", b"total", "usage", b"usage", "validated", b"validated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BatchProgress: _TypeAlias = BatchProgress  # noqa: Y015
+
+@_typing.final
+class BatchLane(_message.Message):
+    """Where the lines of one model are that are published apart: what is before is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    NEXT_OFFSET_FIELD_NUMBER: _builtins.int
+    NEXT_LINE_FIELD_NUMBER: _builtins.int
+    NEXT_PART_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    next_offset: _builtins.int
+    next_line: _builtins.int
+    next_part: _builtins.int
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        next_offset: _builtins.int = ...,
+        next_line: _builtins.int = ...,
+        next_part: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "next_line", b"next_line", "next_offset", b"next_offset", "next_part", b"next_part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchLane: _TypeAlias = BatchLane  # noqa: Y015
 
 @_typing.final
 class BatchPlace(_message.Message):

@@ -38,6 +38,7 @@ CHAT = "/v1/chat/completions"
 OWNER = "acme"
 PACE = Pace(checkpoint_s=0.05, look_s=0.02, reread_s=0.5, quiet_s=0.3, orphan_s=0.5, grace_s=3600)
 TARGET = Target("sim", "main", "m", listed=True)
+OTHER = Target("sim", "other", "other", listed=True)
 # What a leader writes, as (part of the services, method).
 WRITES = (
     ("batches", "update"),
@@ -52,21 +53,29 @@ WRITES = (
 
 
 class Routes:
-    """Everything goes to one place; models that begin with `no` are unknown."""
+    """Everything goes to one place; models that begin with `no` are unknown.
+
+    Those that are `other` go to a pool of their own, those that are `absent` have no worker.
+    """
 
     async def decide(
         self, _endpoint: str, head: Head, _body: bytes
     ) -> tuple[Target, ...] | InferenceError:
         if head.model.startswith("no"):
             return InferenceError("model_not_found", f"no model {head.model}")
+        if head.model == "absent":
+            return InferenceError("no_worker", "there is no worker")
+        if head.model == "other":
+            return (OTHER,)
         return (TARGET,)
 
 
 class Worker:
     """Answers lines: its own way by their text, and counts how often each was asked."""
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, pool: str = "main") -> None:
         self._bus = bus
+        self._pool = pool
         self.asked: Counter[str] = Counter()
         self.stops: dict[str, str] = {}
         self.loses: Callable[[job_pb2.Job], bool] = lambda _job: False
@@ -75,7 +84,7 @@ class Worker:
 
     async def work(self) -> None:
         pull = await self._bus.js.pull_subscribe_bind(
-            subjects.consumer("bat", "sim", "main"), "BAT"
+            subjects.consumer("bat", "sim", self._pool), "BAT"
         )
         while True:
             await self.held.wait()

@@ -68,9 +68,11 @@ async def test_what_is_in_flight_is_ahead_until_it_is_acked(bus: Bus) -> None:
 
 
 async def test_delayed_lines_are_counted_by_their_batch(bus: Bus) -> None:
-    for name in ("batch_req_aa_1", "batch_req_aa_2", "batch_req_bb_1"):
+    sim, other = "req.bat.sim.main.m", "req.bat.other.main.m"
+    delayed = ("batch_req_aa_1", sim), ("batch_req_aa_2", other), ("batch_req_bb_1", sim)
+    for name, target in delayed:
         await bus.js.publish(
-            subjects.schedule("bat", name),
+            subjects.schedule("bat", name, target),
             b"x",
             headers={
                 "Nats-Schedule": "@at 2099-01-01T00:00:00Z",
@@ -78,6 +80,11 @@ async def test_delayed_lines_are_counted_by_their_batch(bus: Bus) -> None:
             },
         )
     assert dict(await backlog.scheduled(bus)) == {"batch_req_aa": 2, "batch_req_bb": 1}
+    assert dict(await backlog.delayed(bus)) == {
+        ("batch_req_aa", subjects.place(sim)): 1,
+        ("batch_req_aa", subjects.place(other)): 1,
+        ("batch_req_bb", subjects.place(sim)): 1,
+    }
 
 
 async def test_the_oldest_job_is_known_by_its_time(bus: Bus) -> None:
