@@ -35,6 +35,8 @@ class FleetView:
         self._spreads: dict[tuple[str, str], Spread] = {}
         self._keys: dict[str, frozenset[str]] = {}
         self.edges = 1
+        # How often something became known of the workers.
+        self.news = 1
 
     async def start(self) -> None:
         """Return once the present leases were read."""
@@ -127,6 +129,7 @@ class FleetView:
         self._paces.clear()
         self._loads.clear()
         self._spreads.clear()
+        self.news += 1
         if not self._renewed(key, value):
             self._rebuild()
 

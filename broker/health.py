@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine
 
 from broker.bus import Bus
@@ -13,6 +14,9 @@ from broker.routing import Target
 from broker.routing.breakers import Breakers, Opened, Place
 from broker.routing.spread import Spread
 from broker.routing.world import Live
+
+# A large fleet tells something all the time, and what is made of it costs more than a decision.
+_NEWS_S = 1.0
 
 
 class Health:
@@ -36,8 +40,25 @@ class Health:
         self._probes = probes
         self._loop = asyncio.get_running_loop()
         self._shared = SharedBreakers(bus, name, self._told)
+        # The newest news that routes go by, and since when.
+        self._heard = 0
+        self._heard_at = -math.inf
         self._tasks: set[asyncio.Task[None]] = set()
         self._claiming: set[Place] = set()
+
+    @property
+    def news(self) -> int:
+        """Grows with what workers say of how they do, at most once a second."""
+        if self._fleet.news != self._heard:
+            now = self._loop.time()
+            if now - self._heard_at >= _NEWS_S:
+                self._heard, self._heard_at = self._fleet.news, now
+        return self._heard
+
+    @property
+    def troubled(self) -> bool:
+        """Whether anything has failed of which a breaker may be open."""
+        return bool(self._breakers)
 
     async def start(self) -> None:
         """Return once the open breakers are known."""

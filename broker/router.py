@@ -40,6 +40,7 @@ class Router:
         self._plain: dict[tuple[str, str], routing.Decision] = {}
         self._slates: dict[tuple[Hashable, ...], routing.Slate] = {}
         self._seen: routing.Fleet | None = None
+        self._known = routing.World()
 
     async def decide(self, request: generation_pb2.Request) -> routing.Decision:
         """Where a request goes. Raises `InferenceError` as `routing.decide` does."""
@@ -49,17 +50,16 @@ class Router:
             self._slates.clear()
             self._seen = fleet
         platform = request.platform
-        if platform.provider or platform.models:
-            return await self.explain(request)
+        named = not (platform.provider or platform.models)
         plain = operations.name(request), operations.model(request)
-        if (known := self._plain.get(plain)) is not None:
+        if named and (known := self._plain.get(plain)) is not None:
             return known
         try:
             decision = self._decide(request, fleet)
         except InferenceError as exc:
             return await self._afresh(request, exc)
         alone = len(decision.chosen) == 1 and not decision.left_out
-        lasting = alone and not decision.chosen[0].wish.limits
+        lasting = named and alone and not decision.chosen[0].wish.limits
         if lasting and len(self._plain) < _MOST_KEPT and len(plain[1]) < _LONGEST:
             self._plain[plain] = decision
         return decision
@@ -73,9 +73,10 @@ class Router:
     async def explain(self, request: generation_pb2.Request) -> routing.Decision:
         """The same, with what is known at this moment of every candidate."""
         try:
-            return self._decide(request, self._fleet.fleet)
+            decision = self._decide(request, self._fleet.fleet)
         except InferenceError as exc:
-            return await self._afresh(request, exc)
+            decision = await self._afresh(request, exc)
+        return routing.present(decision, self._world(self._fleet.fleet))
 
     async def _afresh(
         self, request: generation_pb2.Request, exc: InferenceError
@@ -90,9 +91,7 @@ class Router:
         if ask.preferences.require_parameters:
             # Which parameters a provider lacks its worker knows: it refuses, and the next is tried.
             request.platform.drop_params = False
-        world = routing.World(
-            fleet, self._catalog, self._rules, self._health.state, self._health.spread
-        )
+        world = self._world(fleet)
         alike = ask.model, ask.models, request.platform.provider, ask.operation, ask.needs
         slate = self._slates.get(alike) if fleet is self._seen else None
         if slate is None:
@@ -101,3 +100,14 @@ class Router:
             if fleet is self._seen and len(self._slates) < _MOST_KEPT and short < _LONGEST:
                 self._slates[alike] = slate
         return routing.decide(ask, world, self._dice, slate)
+
+    def _world(self, fleet: routing.Fleet) -> routing.World:
+        """What is decided from: the same until there is news."""
+        health, known = self._health, self._known
+        news, troubled = health.news, health.troubled
+        if known.fleet is fleet and known.news == news and known.troubled == troubled:
+            return known
+        self._known = known = routing.World(
+            fleet, self._catalog, self._rules, health.state, health.spread, news, troubled
+        )
+        return known

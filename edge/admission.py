@@ -80,6 +80,7 @@ class Admission:
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
         self._limits = limits
         self._queues: dict[tuple[str, str], PoolQueue] = {}
+        self._pools: dict[str, list[PoolQueue]] = {}  # the same, by provider
         # Seconds from being published to the end, of the last answers of a model.
         self._took: dict[tuple[str, str], deque[float]] = {}
         self._hedges = HedgeBudget()
@@ -177,8 +178,7 @@ class Admission:
 
     def work(self, provider: str) -> int:
         """Requests of this edge that wait for a provider or run there."""
-        queues = (queue for (name, _), queue in self._queues.items() if name == provider)
-        return sum(queue.launched + queue.waiting for queue in queues)
+        return sum(queue.launched + queue.waiting for queue in self._pools.get(provider, ()))
 
     def _check(self, item: Entrant, target: Target, queue: PoolQueue, now: float) -> None:
         most = self._limits.queue_size
@@ -215,6 +215,7 @@ class Admission:
     def _queue(self, provider: str, pool: str) -> PoolQueue:
         queue = PoolQueue(partial(self._has_waited, provider))
         self._queues[provider, pool] = queue
+        self._pools.setdefault(provider, []).append(queue)
         return queue
 
     def _has_waited(self, provider: str, seconds: float) -> None:

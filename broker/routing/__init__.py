@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broker.routing.decision import Decision, Slate, decide, slate
+from broker.routing.decision import Decision, Slate, decide, present, slate
 from broker.routing.fleet import Fleet, Target, near, not_found
 from broker.routing.world import Ask, World
 
@@ -16,5 +16,6 @@ __all__ = [
     "decide",
     "near",
     "not_found",
+    "present",
     "slate",
 ]

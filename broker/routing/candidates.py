@@ -38,6 +38,8 @@ class Candidate(msgspec.Struct):
     claim: Claim | None = None
     # Whether its provider has no worker now.
     away: bool = False
+    # For people.
+    name: str = ""
     excluded: str = ""
 
     def now(self, live: Live) -> Candidate:
@@ -51,7 +53,14 @@ class Candidate(msgspec.Struct):
             self.deployment,
             self.rank,
             self.claim,
+            name=self.name,
         )
+
+    def without(self, why: str) -> Candidate:
+        """The same, left out."""
+        left = self.now(self.live)
+        left.excluded = why
+        return left
 
     @property
     def provider(self) -> str:
@@ -109,7 +118,8 @@ def _candidate(provider: str, model: str, wish: Wish, world: World) -> Candidate
         target = replace(target, window=offer.max_input, thinks=thinks, prefill=prefill)
     written = world.rules.compliance.get(provider)
     held = residency.claim(model, written, world.fleet.claims.get(provider, ()))
-    return Candidate(target, wish, offer, claim=held, away=provider not in world.fleet.live)
+    away = provider not in world.fleet.live
+    return Candidate(target, wish, offer, claim=held, away=away, name=f"{provider}/{model}")
 
 
 def _best(offers: Iterable[Offer], fleet: Fleet) -> list[Offer]:

@@ -7,15 +7,17 @@ haimaker's `compliance`, as far as they agree.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from broker.errors import InferenceError
 from broker.routing import filters, names
 from broker.routing.candidates import NO_ALIAS, Candidate, candidates
+from broker.routing.equals import Dice, Equals
 from broker.routing.fleet import Target
 from broker.routing.preferences import NONE
-from broker.routing.ranking import Dice, rank, strategy
+from broker.routing.ranking import rank, strategy
 from broker.routing.world import Ask, World
 
 # Beyond this many a request is not routed but broadcast.
@@ -36,7 +38,7 @@ class Decision:
         """In a line, for a header; empty where there was nothing to decide."""
         if len(self.chosen) + len(self.left_out) < 2:
             return ""
-        tried = ", ".join(f"{c.provider}/{c.target.model}" for c in self.chosen)
+        tried = ", ".join([candidate.name for candidate in self.chosen])
         return f"{self.strategy}; {tried}"
 
     @property
@@ -45,12 +47,29 @@ class Decision:
         return tuple(candidate.target for candidate in self.chosen)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
+class Ranked:
+    """Who is eligible in the present state of the fleet, in groups of equals, best first."""
+
+    # The world's number of news that it was made at.
+    news: int
+    strategy: str
+    tiers: list[Equals]
+    left_out: tuple[Candidate, ...]
+    # Whether one alone can be chosen.
+    alone: bool
+
+
+@dataclass(slots=True)
 class Slate:
     """Who can answer requests that ask alike, while the fleet stays as it is."""
 
     eligible: tuple[Candidate, ...]
     left_out: tuple[Candidate, ...]
+    # What fits into every window that is known, in tokens.
+    fits: float = math.inf
+    # Made for the last request, and good until there is news of how workers do.
+    ranked: Ranked | None = None
 
 
 def slate(ask: Ask, world: World) -> Slate:
@@ -70,7 +89,9 @@ def slate(ask: Ask, world: World) -> Slate:
     if not found:
         raise failures[0]
     eligible = filters.apply(filters.LASTING, list(found.values()), ask, world)
-    return Slate(tuple(eligible), tuple(c for c in found.values() if c.excluded))
+    left_out = tuple(c for c in found.values() if c.excluded)
+    windows = (c.target.window for c in eligible if c.target.window)
+    return Slate(tuple(eligible), left_out, min(windows, default=math.inf))
 
 
 def decide(ask: Ask, world: World, dice: Dice, known: Slate | None = None) -> Decision:
@@ -80,25 +101,57 @@ def decide(ask: Ask, world: World, dice: Dice, known: Slate | None = None) -> De
     no_compliant_provider, unsupported_operation, or invalid_request for a name that cannot be read.
     """
     known = slate(ask, world) if known is None else known
+    if ask.input_tokens > known.fits:
+        ranked = _ranked(known, ask, world)
+    elif (ranked := known.ranked) is None or ranked.news != world.news:
+        ranked = _ranked(known, ask, world)
+        if world.news:
+            known.ranked = ranked
+    left: list[Candidate] = []
+    balanced = True
+    for tier in ranked.tiers:
+        drawn = tier.drawn(world, dice, balanced=balanced)
+        left += drawn
+        balanced = world.troubled and balanced and all(_rests(c, world) for c in drawn)
+    if world.troubled:
+        left.sort(key=lambda candidate: _rests(candidate, world))
+    out = ranked.left_out
+    if ranked.alone and len(left) > 1:
+        out += tuple(c.without("fallbacks are not allowed") for c in left[1:])
+        del left[1:]
+    return Decision(ask.model, ranked.strategy, tuple(left[:MAX_TARGETS]), out)
+
+
+def present(decision: Decision, world: World) -> Decision:
+    """The same, with what is known at this moment of every candidate."""
+    chosen = tuple(c.now(world.state(c.provider, c.target.model)) for c in decision.chosen)
+    return replace(decision, chosen=chosen)
+
+
+def _ranked(known: Slate, ask: Ask, world: World) -> Ranked:
     state = world.state
-    present = [c.now(state(c.target.provider, c.target.model)) for c in known.eligible]
+    found = [c.now(state(c.provider, c.target.model)) for c in known.eligible]
     try:
-        left = rank(filters.apply(filters.PASSING, present, ask, world), ask, world, dice)
+        left = filters.apply(filters.PASSING, found, ask, world)
     except InferenceError:
         # Of those that are away nobody knows how fast they would be.
-        if away := [
-            candidate for candidate in known.left_out if candidate.excluded == filters.AWAY
-        ]:
+        if away := [c for c in known.left_out if c.excluded == filters.AWAY]:
             raise filters.nobody_there(away) from None
         raise
-    if ask.preferences.allow_fallbacks is False and not ask.preferences.order:
-        for candidate in left[1:]:
-            candidate.excluded = "fallbacks are not allowed"
-        left = left[:1]
-    out = known.left_out
-    if len(left) < len(present):
-        out += tuple(candidate for candidate in present if candidate.excluded)
-    return Decision(ask.model, strategy(left[0], ask.preferences), tuple(left[:MAX_TARGETS]), out)
+    tiers = rank(left, ask, world)
+    out = known.left_out + tuple(candidate for candidate in found if candidate.excluded)
+    preferences = ask.preferences
+    alone = preferences.allow_fallbacks is False and not preferences.order
+    first = tiers[0].drawn(world, _zero, balanced=False)[0]
+    return Ranked(world.news, strategy(first, preferences), tiers, out, alone)
+
+
+def _rests(candidate: Candidate, world: World) -> bool:
+    return world.state(candidate.provider, candidate.target.model).resting
+
+
+def _zero() -> float:
+    return 0.0
 
 
 def _names(ask: Ask, world: World) -> Iterator[tuple[int, str, float, int]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from operator import itemgetter
 
 from broker.routing.candidates import NO_ALIAS, Candidate
+from broker.routing.equals import Equals
 from broker.routing.filters import metric
 from broker.routing.preferences import Percentiles, Preferences, named
 from broker.routing.spread import Spread, at
@@ -15,65 +16,46 @@ from broker.routing.world import Ask, World
 
 # Values this close count as equal, and load decides.
 _NEAR = 1.05
-# How much sooner a call has to be over elsewhere for that to count more than the weights; and how
-# many in flight, at the lightest of the equals, are taken to make a call last twice as long.
-_MUCH = 2.0
-_FEW = 4.0
 # How far off a percentile may be.
 _EXACT = 1.025
 _first = itemgetter(0)
-# A number from 0 to below 1.
-Dice = Callable[[], float]
 # What `provider.sort` sorts by -> the metric, of `names.METRICS`; "price" is the sum of two.
 _SORTS = {"latency": "ttft", "throughput": "speed"}
 PRICE = "price"
 WEIGHTS = "weights"
 
 
-def rank(found: Iterable[Candidate], ask: Ask, world: World, dice: Dice) -> list[Candidate]:
-    """The candidates, best first. Those whose breaker is open come last."""
+def rank(found: Iterable[Candidate], ask: Ask, world: World) -> list[Equals]:
+    """The candidates by their paces, best first: groups of equals, of which one is drawn later."""
     preferences = ask.preferences
     across = preferences.across
     groups: dict[int, list[Candidate]] = {}
     for candidate in found:
         groups.setdefault(0 if across else candidate.rank, []).append(candidate)
-    ordered = [
-        c for _, group in sorted(groups.items()) for c in _sorted(group, preferences, world, dice)
-    ]
-    if any(candidate.live.resting for candidate in ordered):
-        ordered.sort(key=lambda candidate: candidate.live.resting)
-    return ordered
+    ranked: list[Equals] = []
+    for _, group in sorted(groups.items()):
+        for same in _by_preference(group, preferences, world):
+            by = strategy(same[0], preferences)
+            if by == WEIGHTS:
+                ranked.append(Equals([*_ways(same)]))
+            else:
+                ranked += (Equals([[one] for one in tier]) for tier in _tiers(same, by))
+    return ranked
+
+
+def _ways(group: list[Candidate]) -> Iterable[list[Candidate]]:
+    """Of each deployment of an alias its hosts, the cheapest first."""
+    ways: dict[int, list[Candidate]] = {}
+    for candidate in group:
+        ways.setdefault(candidate.deployment, []).append(candidate)
+    for way in ways.values():
+        yield [candidate for tier in _tiers(way, PRICE) for candidate in tier]
 
 
 def strategy(candidate: Candidate, preferences: Preferences) -> str:
     """What its group is sorted by."""
     asked = candidate.wish.metric or candidate.wish.sort or preferences.by
     return asked or (PRICE if candidate.deployment == NO_ALIAS else WEIGHTS)
-
-
-def _sorted(
-    group: list[Candidate], preferences: Preferences, world: World, dice: Dice
-) -> list[Candidate]:
-    placed: list[Candidate] = []
-    for same in _by_preference(group, preferences, world):
-        if strategy(same[0], preferences) == WEIGHTS:
-            ways: dict[int, list[Candidate]] = {}
-            for candidate in same:
-                ways.setdefault(candidate.deployment, []).append(candidate)
-            placed += _balanced([_by_value(way, PRICE, dice) for way in ways.values()], dice)
-        else:
-            placed += _by_value(same, strategy(same[0], preferences), dice)
-    return placed
-
-
-def _by_value(group: list[Candidate], by: str, dice: Dice) -> list[Candidate]:
-    if len(group) == 1:
-        return group
-    return [
-        candidate
-        for equals in _tiers(group, by)
-        for candidate in (_balanced([[c] for c in equals], dice) if len(equals) > 1 else equals)
-    ]
 
 
 def _by_preference(
@@ -144,35 +126,3 @@ def _bounds(bound: float | Percentiles | None) -> list[tuple[float, float]]:
         return [(0.5, bound)]
     given = ((0.5, bound.p50), (0.75, bound.p75), (0.9, bound.p90), (0.99, bound.p99))
     return [(part, limit) for part, limit in given if limit is not None]
-
-
-def _balanced(equals: list[list[Candidate]], dice: Dice) -> list[Candidate]:
-    """Equals in the order in which they are tried; each may be several candidates, best first.
-
-    They are drawn by their weights and speeds; and of each two that follow each other the second
-    one goes first where a call would be over much sooner there, or only it has a free slot.
-    """
-    seen = [first_ms for one in equals if (first_ms := one[0].live.first_ms)]
-    # What nobody has seen lately counts as neither fast nor slow.
-    usual = sum(seen) / len(seen) if seen else 1.0
-    of_provider: dict[str, float] = {}
-    for one in equals:
-        head = one[0]
-        of_provider[head.provider] = of_provider.get(head.provider, 0.0) + head.weight
-    lightest = min(of_provider.values())
-    drawn = []
-    for one in equals:
-        head = one[0]
-        live = head.live
-        pace = live.first_ms or usual
-        # Drawing without putting back, by weight / pace (Efraimidis and Spirakis).
-        place = -math.log(1.0 - dice()) * pace / head.weight
-        share = of_provider[head.provider] / lightest
-        takes = pace * (1 + live.busy / (_FEW * share))
-        drawn.append((place, 0 < live.slots <= live.busy, takes, one))
-    drawn.sort(key=_first)
-    for n in range(len(drawn) - 1):
-        (_, full, takes, _), (_, other_full, other_takes, _) = drawn[n], drawn[n + 1]
-        if full > other_full or (full == other_full and takes > other_takes * _MUCH):
-            drawn[n], drawn[n + 1] = drawn[n + 1], drawn[n]
-    return [candidate for _, _, _, one in drawn for candidate in one]

@@ -80,10 +80,13 @@ class World:
     rules: Rules = field(default_factory=Rules)
     state: Callable[[str, str], Live] = _unknown
     spread: Callable[[str, str], Spread] = _uncounted
+    # Changes with what workers say of how they do; 0 = nobody counts it. And whether any breaker is
+    # open.
+    news: int = 0
+    troubled: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(msgspec.Struct, frozen=True):
     """What of a request decides where it goes.
 
     `needs` are abilities as the catalogue names them; `input_tokens` is an estimate, 0 = none was

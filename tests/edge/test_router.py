@@ -31,7 +31,10 @@ class Edge:
         self.linked = fleet
         self.live = Live(first_ms=10)
         health: Any = SimpleNamespace(
-            state=lambda _provider, _model: self.live, spread=lambda *_: Spread()
+            state=lambda _provider, _model: self.live,
+            spread=lambda *_: Spread(),
+            news=0,
+            troubled=False,
         )
         view: Any = self.view
         self.router = Router(view, self.fresh, CATALOG, Rules(), health)

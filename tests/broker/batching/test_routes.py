@@ -34,7 +34,10 @@ class World:
         self.view = SimpleNamespace(fleet=UP)
         view: Any = self.view
         health: Any = SimpleNamespace(
-            state=lambda _provider, _model: Live(), spread=lambda *_: Spread()
+            state=lambda _provider, _model: Live(),
+            spread=lambda *_: Spread(),
+            news=0,
+            troubled=False,
         )
         catalog = Catalog([Offer("openai", "gpt-4o", "openai/gpt-4o")])
         self.routes = Routes(Router(view, self.fresh, catalog, Rules(), health))
