@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from broker.errors import InferenceError
-from broker.routing import filters, names
+from broker.routing import filters, names, spellings
 from broker.routing.candidates import NO_ALIAS, Candidate, candidates
 from broker.routing.equals import Dice, Equals
 from broker.routing.fleet import Target
+from broker.routing.names import Wish
 from broker.routing.preferences import NONE
 from broker.routing.ranking import rank, strategy
 from broker.routing.world import Ask, World
@@ -76,8 +77,7 @@ def slate(ask: Ask, world: World) -> Slate:
     """The candidates of a request, whatever their present state. Raises as `decide` does."""
     found: dict[tuple[str, str], Candidate] = {}
     failures: list[InferenceError] = []
-    for place, name, weight, deployment in _names(ask, world):
-        wish = names.read(name, world.fleet.known)
+    for place, wish, weight, deployment in _wishes(ask, world):
         try:
             served = candidates(wish, world, widen=ask.preferences is not NONE)
         except InferenceError as exc:
@@ -101,11 +101,10 @@ def decide(ask: Ask, world: World, dice: Dice, known: Slate | None = None) -> De
     no_compliant_provider, unsupported_operation, or invalid_request for a name that cannot be read.
     """
     known = slate(ask, world) if known is None else known
-    if ask.input_tokens > known.fits:
+    ranked = known.ranked
+    if ranked is None or ranked.news != world.news or ask.input_tokens > known.fits:
         ranked = _ranked(known, ask, world)
-    elif (ranked := known.ranked) is None or ranked.news != world.news:
-        ranked = _ranked(known, ask, world)
-        if world.news:
+        if world.news and ask.input_tokens <= known.fits:
             known.ranked = ranked
     left: list[Candidate] = []
     balanced = True
@@ -154,17 +153,22 @@ def _zero() -> float:
     return 0.0
 
 
-def _names(ask: Ask, world: World) -> Iterator[tuple[int, str, float, int]]:
-    """(place, name, weight, deployment): those of one alias share a place."""
+def _wishes(ask: Ask, world: World) -> Iterator[tuple[int, Wish, float, int]]:
+    """(place, wish, weight, deployment): those of one alias share a place."""
+    rules, known = world.rules, world.fleet.known
     place = 0
     for asked in (ask.model, *ask.models):
-        alias = world.rules.aliases.get(asked)
-        for number, deployment in enumerate(alias.deployments if alias else ()):
-            yield place, deployment.model, deployment.weight, number
-        if alias is None:
-            yield place, asked, 1.0, NO_ALIAS
-        fallbacks = alias.fallbacks if alias else world.rules.fallbacks.get(asked, ())
-        for fallback in fallbacks:
+        wish = names.read(asked, known)
+        aliased = spellings.alias(asked, wish, world)
+        if aliased is None:
+            yield place, wish, 1.0, NO_ALIAS
+            after = spellings.fallbacks(asked, wish, rules, known)
+        else:
+            ways, alias = aliased
+            for number, (way, weight) in enumerate(ways):
+                yield place, way, weight, number
+            after = alias.fallbacks
+        for fallback in after:
             place += 1
-            yield place, fallback, 1.0, NO_ALIAS
+            yield place, names.read(fallback, known), 1.0, NO_ALIAS
         place += 1

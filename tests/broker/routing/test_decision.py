@@ -120,6 +120,30 @@ def test_preferences_leave_providers_out(provider: dict[str, Any], left: set[str
     assert set(providers(LLAMA, provider=provider)) == left
 
 
+HELD = Rules(
+    private=frozenset({"bedrock", "groq"}),
+    quantizations={"groq": "fp8", "together_ai": "bf16", "fireworks": "fp8"},
+)
+HOLDING = [
+    ({"zdr": True}, {"groq", "bedrock"}),
+    ({"data_collection": "deny"}, {"groq", "bedrock"}),
+    ({"data_collection": "allow"}, {"groq", "together_ai", "fireworks", "bedrock"}),
+    ({"zdr": False}, {"groq", "together_ai", "fireworks", "bedrock"}),
+    ({"quantizations": ["fp8"]}, {"groq", "fireworks"}),
+    ({"quantizations": ["bf16", "fp16"]}, {"together_ai"}),
+    ({"quantizations": ["fp8", "bf16"]}, {"groq", "together_ai", "fireworks"}),
+    ({"quantizations": ["unknown"]}, {"bedrock"}),
+    ({"quantizations": ["fp8"], "zdr": True}, {"groq"}),
+]
+
+
+@pytest.mark.parametrize(("provider", "left"), HOLDING)
+def test_what_the_settings_say_of_providers_is_what_requests_ask_for(
+    provider: dict[str, Any], left: set[str]
+) -> None:
+    assert set(providers(LLAMA, world(rules=HELD), provider=provider)) == left
+
+
 PICTURES = Catalog(
     [
         Offer("openai", "draw", "maker/draw", ("image",), rates=Rates({"images": NANO // 25})),
@@ -488,6 +512,73 @@ def test_weights_hold_while_many_are_in_flight() -> None:
     assert 0.08 < given_to["azure"] / 4000 < 0.12
 
 
-def test_configured_fallbacks_follow_their_model() -> None:
-    rules = Rules(fallbacks={"openai/gpt-4o": ("own-7b",)})
-    assert providers("openai/gpt-4o", world(rules=rules)) == ["openai", "my_vllm"]
+SPELLINGS = [
+    # (written for, asked for, whether it follows)
+    ("openai/gpt-4o", "openai/gpt-4o", True),
+    ("openai/gpt-4o", "gpt-4o", True),
+    ("openai/gpt-4o", "gpt-4o@openai", True),
+    ("openai/gpt-4o", "openai/gpt-4o:nitro", True),
+    ("openai/gpt-4o", "gpt-4o:floor", True),
+    ("openai/gpt-4o", "gpt-4o@ic<99ic", True),
+    ("openai/gpt-4o", "gpt-4o@azure", False),
+    ("openai/gpt-4o", "azure/gpt-4o", False),
+    ("gpt-4o", "openai/gpt-4o", True),
+    ("gpt-4o", "gpt-4o@azure", True),
+    ("gpt-4o@openai", "openai/gpt-4o", True),
+    ("gpt-4o@openai", "gpt-4o", True),
+    ("openai/gpt-4o", "gpt-4o-mini@openai", False),
+]
+
+
+@pytest.mark.parametrize(("written", "asked", "follows"), SPELLINGS)
+def test_configured_fallbacks_follow_their_model_however_it_is_spelled(
+    written: str, asked: str, follows: bool
+) -> None:
+    rules = Rules(fallbacks={written: ("own-7b",), "other": ("groq/x",)})
+    assert ("my_vllm" in providers(asked, world(rules=rules))) is follows
+
+
+def test_of_fallbacks_the_closest_counts() -> None:
+    rules = Rules(
+        fallbacks={"gpt-4o": ("own-7b",), "azure/gpt-4o": ("groq/x",), "gpt-4o:nitro": ("groq/y",)}
+    )
+    after = {
+        asked: decision(asked, world(rules=rules)).targets[-1].model
+        for asked in ("gpt-4o", "openai/gpt-4o", "gpt-4o@azure", "gpt-4o:nitro", "gpt-4o:floor")
+    }
+    assert after == {
+        "gpt-4o": "own-7b",
+        "openai/gpt-4o": "own-7b",
+        "gpt-4o@azure": "x",
+        "gpt-4o:nitro": "y",
+        "gpt-4o:floor": "own-7b",
+    }
+
+
+ALIASED = Rules(
+    aliases={
+        "house": Alias((Deployment("groq/llama-3.1-70b"), Deployment(LLAMA)), ("own-7b",)),
+        "pair": Alias((Deployment("bedrock/meta.llama3-1-70b"), Deployment("groq/llama-3.1-70b"))),
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ("house@bedrock", ["bedrock", "my_vllm"]),
+        ("house@groq", ["groq", "my_vllm"]),
+        ("pair@groq", ["groq"]),
+        ("pair:floor", ["groq", "bedrock"]),
+        ("pair@ic", ["groq", "bedrock"]),
+        ("pair@ic<1ic", ["groq"]),
+    ],
+)
+def test_an_alias_takes_what_is_said_beside_its_name(asked: str, expected: list[str]) -> None:
+    for seed in range(9):
+        assert providers(asked, world(rules=ALIASED), seed=seed) == expected
+
+
+def test_a_providers_own_model_is_no_alias() -> None:
+    (target,) = decision("groq/house", world(rules=ALIASED)).targets
+    assert (target.provider, target.model) == ("groq", "house")
