@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from broker import subjects
 from broker.capacity import ANY, LONGEST_REST_S, RESERVE, Allowance, Seen, Share
@@ -126,7 +126,7 @@ class Gate:
             return Seats()
         now, model = self.now(), job.route.model
         seats = Seats(self, model, lane)
-        for key in self._keys.turn(job.request_id, model, job.avoid_keys, now):
+        for key in self._turn(job, now):
             place = self._place(key, model)
             if place.free_of_limits or not (place.before(lane) or place.wait_s(lane, now)):
                 if place.free_of_limits:
@@ -189,7 +189,7 @@ class Gate:
     def _soonest(self, job: job_pb2.Job, now: float) -> tuple[Key | None, Place]:
         """The key that is of use first, and its place."""
         model = job.route.model
-        turn = self._keys.turn(job.request_id, model, job.avoid_keys, now)
+        turn = self._turn(job, now)
         key = min(turn, key=lambda one: self._place(one, model).rest_until)
         return key, self._place(key, model)
 
@@ -338,6 +338,12 @@ class Gate:
         return sum(place.waiting for place in self._places.values())
 
     # Inside.
+
+    def _turn(self, job: job_pb2.Job, now: float) -> Sequence[Key | None]:
+        """The keys for a job, by their state and by what is in flight with each."""
+        model, keys = job.route.model, self._keys.all
+        running = {one.fingerprint: self._place(one, model).running for one in keys}
+        return self._keys.turn(job.request_id, model, job.avoid_keys, now, running)
 
     def _place(self, key: Key | None, model: str) -> Place:
         name = key.fingerprint if key is not None else ""

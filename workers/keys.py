@@ -1,8 +1,9 @@
 """Which of the operator's keys an attempt is made with, by what became of earlier ones; pure.
 
-Requests spread over the keys, and one request stays with its key: the same request begins with the
-same key in every worker that has the same keys. A key that was refused or is over its limit is left
-alone for a while, and a request goes to none that failed it before as long as there is another.
+A request goes to the key that has the fewest calls in flight; where several have, the same request
+begins with the same one in every worker that has the same keys. A key that was refused or is over
+its limit is left alone for a while, and a request goes to none that failed it before as long as
+there is another.
 A key is spoken of by its fingerprint.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from broker.dispatch import NEXT_KEY
@@ -27,6 +28,7 @@ LONGEST_S = 3600.0
 _MOST_RESTS = 10_000
 _EVERY_MODEL = ""
 _KEYLESS = (None,)
+_NO_CALLS: Mapping[str, int] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +60,30 @@ class Keys:
         return self._keys
 
     def turn(
-        self, request_id: str, model: str, avoid: Collection[str], now: float
+        self,
+        request_id: str,
+        model: str,
+        avoid: Collection[str],
+        now: float,
+        running: Mapping[str, int] = _NO_CALLS,
     ) -> Sequence[Key | None]:
-        """The keys in the order in which an attempt may be made with them; None is no key."""
+        """The keys in the order in which an attempt may be made with them; None is no key.
+
+        `running` tells how many calls each makes for this model now: a slow one has more.
+        """
         keys = self._keys
         if len(keys) < 2:
             return keys or _KEYLESS
         first = zlib.crc32(request_id.encode()) % len(keys)
         turn = keys[first:] + keys[:first]
-        if not self._rests and not avoid:
-            return turn
-        # It is stable, so that healthy keys keep their turn.
+        # It is stable, so that equal keys keep their turn.
         return sorted(
-            turn, key=lambda key: (key.fingerprint in avoid, self._rested(key, model, now))
+            turn,
+            key=lambda key: (
+                key.fingerprint in avoid,
+                self._rested(key, model, now),
+                running.get(key.fingerprint, 0),
+            ),
         )
 
     def rest(self, key: str, model: str, seconds: float, now: float) -> None:

@@ -363,6 +363,22 @@ async def test_another_key_is_used_while_one_has_no_room() -> None:
     assert gate.seats(INT, job()) is None
 
 
+async def test_of_several_keys_the_one_with_the_fewest_calls_in_flight_is_used() -> None:
+    gate = Gate(Keys(("one", "two", "three")), 64)
+    taken = [gate.seats(INT, job()) for _ in range(30)]
+    keys = [seats.key.fingerprint for seats in taken if seats is not None and seats.key is not None]
+    assert set(Counter(keys).values()) == {10}
+    slow = keys[0]
+    for seats in taken:  # the calls of the others have ended
+        if seats is not None and seats.key is not None and seats.key.fingerprint != slow:
+            seats.release()
+    after = [gate.seats(INT, job()) for _ in range(18)]
+    assert slow not in {one.key.fingerprint for one in after if one is not None and one.key}
+    # What one model has in flight says nothing of another.
+    other = [gate.seats(INT, job("other")) for _ in range(30)]
+    assert slow in {one.key.fingerprint for one in other if one is not None and one.key}
+
+
 async def test_a_key_that_was_refused_is_told_to_all() -> None:
     keys = Keys(["a", "b"])
     gate = Gate(keys, 64)
