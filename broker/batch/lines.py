@@ -15,7 +15,11 @@ import msgspec
 from broker.v1 import batch_pb2
 
 BOM = b"\xef\xbb\xbf"
+# What OpenAI's API takes in a batch: requests, bytes, and texts of which vectors are asked.
 MAX_TASKS = 50_000
+MAX_INPUT = 200 << 20
+MAX_INPUTS = 50_000
+EMBEDDINGS = "/v1/embeddings"
 # Longer than any body that is taken: such a line is not read on.
 MAX_LINE = 32 << 20
 # Of ids and prompts: with 128 bits two of a million lines are never alike by chance.
@@ -60,6 +64,12 @@ class _CustomId(msgspec.Struct):
     custom_id: str = ""
 
 
+class _Inputs(msgspec.Struct):
+    """What vectors are asked of: a text, or a list of texts, of tokens or of lists of tokens."""
+
+    input: msgspec.Raw = msgspec.Raw(b"")
+
+
 class _Prompt(msgspec.Struct):
     """The part of a body that providers' caches look at first."""
 
@@ -75,6 +85,8 @@ decode_line = msgspec.json.Decoder(Line).decode
 decode_head = msgspec.json.Decoder(Head).decode
 _decode_id = msgspec.json.Decoder(_CustomId).decode
 _decode_prompted = msgspec.json.Decoder(_Prompted).decode
+_decode_inputs = msgspec.json.Decoder(_Inputs).decode
+_decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_any = msgspec.json.Decoder().decode
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
@@ -124,6 +136,16 @@ def body_digest(body: bytes) -> bytes:
     with contextlib.suppress(msgspec.MsgspecError, ValueError, RecursionError):
         body = _encode_sorted(_decode_any(body))
     return blake2b(body, digest_size=DIGEST).digest()
+
+
+def inputs(body: bytes) -> int:
+    """Of how many texts a valid line asks vectors; 0 where that cannot be told."""
+    given = bytes(_decode_inputs(body).input)
+    if not given.startswith(b"["):
+        return int(given.startswith(b'"'))
+    several = _decode_list(given)
+    # A list of numbers is the tokens of one text.
+    return len(several) if several and bytes(several[0])[:1] in b'["' else min(len(several), 1)
 
 
 def prompt_prefix(line: bytes) -> bytes:
@@ -245,6 +267,24 @@ def too_many() -> batch_pb2.BatchError:
         "file, or set large."
     )
     return batch_pb2.BatchError(code="too_many_tasks", message=message)
+
+
+def too_large() -> batch_pb2.BatchError:
+    """The mistake of a file with more bytes than the OpenAI API takes."""
+    message = (
+        f"The batch input file has more than {MAX_INPUT >> 20} MB, the maximum: split it, or set "
+        "large."
+    )
+    return batch_pb2.BatchError(code="file_too_large", message=message)
+
+
+def too_many_inputs() -> batch_pb2.BatchError:
+    """The mistake of a file that asks for more vectors than the OpenAI API gives."""
+    message = (
+        f"The requests of the batch input file have more than {MAX_INPUTS:,} inputs for embeddings "
+        "together, the maximum: split the file, or set large."
+    )
+    return batch_pb2.BatchError(code="too_many_embedding_inputs", message=message)
 
 
 def empty() -> batch_pb2.BatchError:

@@ -30,7 +30,12 @@ STOPPED = {
     BATCH_CANCELLED: "This line was not run: the batch was cancelled.",
     BATCH_EXPIRED: "This request could not be executed before the completion window expired.",
 }
+# Mistakes that are told.
 MAX_ERRORS = 1000
+MORE_ERRORS = batch_pb2.BatchError(
+    code="more_errors",
+    message=f"There are more mistakes than the first {MAX_ERRORS:,}, which are listed.",
+)
 # Finished lines before their share of errors says anything.
 ENOUGH_FINISHED = 20
 
@@ -50,8 +55,14 @@ def fail(record: batch_pb2.StoredBatch, errors: Iterable[batch_pb2.BatchError], 
         return False
     record.status = FAILED
     record.failed_at = now
-    record.errors.extend(list(errors)[:MAX_ERRORS])
+    record.errors.extend(listed(errors))
     return True
+
+
+def listed(errors: Iterable[batch_pb2.BatchError]) -> list[batch_pb2.BatchError]:
+    """Mistakes as they are told: the first ones, and in the end whether there are more."""
+    found = sorted(errors, key=lambda error: error.line)
+    return found if len(found) <= MAX_ERRORS else [*found[:MAX_ERRORS], MORE_ERRORS]
 
 
 def cancel(

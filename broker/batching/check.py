@@ -11,34 +11,49 @@ from broker.batch.splitter import Splitter
 from broker.batching.spill import Spill
 from broker.v1 import batch_pb2
 
-# Lines that are read without a pause.
-_BREATH = 256
+# Lines that are read without a pause, and those that are only put in order.
+_BREATH, _LONG_BREATH = 256, 8192
 
 
 class Check:
-    """What is known of the lines so far; `seen` is called for each that is right."""
+    """What is known of the lines so far; `seen` is called for each that is right.
+
+    `size` is the file's, in bytes. With `count_repeats` it is counted which lines ask what an
+    earlier one asks, and not kept.
+    """
 
     def __init__(
-        self, record: batch_pb2.StoredBatch, seen: Callable[[lines.Line, str], object] | None = None
+        self,
+        record: batch_pb2.StoredBatch,
+        seen: Callable[[lines.Line, str], object] | None = None,
+        *,
+        size: int = 0,
+        count_repeats: bool = False,
     ) -> None:
         self._seen = seen
         self._endpoint = record.endpoint
         self._options = record.options
         self._ids = Spill(lines.DIGEST)
-        self._bodies = Spill(lines.DIGEST) if record.options.dedupe else None
+        self._keeps_repeats = record.options.dedupe and not count_repeats
+        repeats = record.options.dedupe or count_repeats
+        self._bodies = Spill(lines.DIGEST) if repeats else None
         self._splitter = Splitter()
         self._hopeless = False
         self._number = 0
+        self._inputs = 0
         self.total = 0
         self.model = ""
         self.mistakes: list[batch_pb2.BatchError] = []
-        # Pairs of a line and the first one that asks the same, by the line.
+        # Lines that ask what an earlier one asks; pairs of such a line and the first, by the line.
+        self.duplicates = 0
         self.repeats = array("q")
+        if size > lines.MAX_INPUT and not record.options.large:
+            self._fail([lines.too_large()], last=True)
 
     @property
     def enough(self) -> bool:
         """Whether reading on would tell nothing more that is kept."""
-        return self._hopeless or len(self.mistakes) >= states.MAX_ERRORS
+        return self._hopeless or len(self.mistakes) > states.MAX_ERRORS
 
     async def feed(self, data: bytes) -> None:
         """More of the file; others get their turn every millisecond or two."""
@@ -58,21 +73,28 @@ class Check:
         if self.enough:
             return
         for found in self._ids.repeated():
-            self._fail([lines.duplicate_id(number, first) for number, first in found])
+            if found:
+                self.mistakes += [lines.duplicate_id(number, first) for number, first in found]
+                self.mistakes.sort(key=lambda mistake: mistake.line)
+                self._fail([])
             await asyncio.sleep(0)
         if self._bodies is not None and not self.mistakes:
             await self._find_repeats(self._bodies)
 
     async def _find_repeats(self, bodies: Spill) -> None:
         # Sorted by counting: eight bytes a line, where tuples would take a hundred.
-        firsts = array("q", bytes(8 * (self._number + 1)))
+        firsts = array("q", bytes(8 * (self._number + 1) if self._keeps_repeats else 0))
         for found in bodies.repeated():
-            for number, first in found:
-                firsts[number] = first
+            self.duplicates += len(found)
+            if self._keeps_repeats:
+                for number, first in found:
+                    firsts[number] = first
             await asyncio.sleep(0)
-        for number, first in enumerate(firsts):
-            if first:
-                self.repeats.extend((number, first))
+        for start in range(0, len(firsts), _LONG_BREATH):
+            for number, first in enumerate(firsts[start : start + _LONG_BREATH], start):
+                if first:
+                    self.repeats.extend((number, first))
+            await asyncio.sleep(0)
 
     def close(self) -> None:
         """Forget the digests."""
@@ -97,6 +119,11 @@ class Check:
             self.model = model
         elif model != self.model and not self._options.mixed_models:
             self._fail([lines.other_model(model, self.model, self._number)])
+        if self._endpoint == lines.EMBEDDINGS and not self._options.large:
+            self._inputs += lines.inputs(read.body)
+            if self._inputs > lines.MAX_INPUTS:
+                self._fail([lines.too_many_inputs()], last=True)
+                return
         if self._seen is not None:
             self._seen(read, model)
         self._ids.add(lines.id_digest(read.custom_id), self._number)
@@ -106,4 +133,8 @@ class Check:
     def _fail(self, mistakes: list[batch_pb2.BatchError], *, last: bool = False) -> None:
         """Keep mistakes; the `last` one is the only one that matters."""
         self._hopeless = self._hopeless or last
-        self.mistakes = mistakes if last else self.mistakes + mistakes[: states.MAX_ERRORS]
+        if last:
+            self.mistakes = mistakes
+            return
+        # One more than is told says that there are more.
+        self.mistakes = (self.mistakes + mistakes)[: states.MAX_ERRORS + 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from itertools import chain
 
 # By their first byte.
 _PARTS = 256
@@ -34,21 +35,19 @@ class Spill:
             buffer.clear()
 
     def repeated(self) -> Iterator[list[tuple[int, int]]]:
-        """(number, the first one with the same digest), a part of them at a time, in no order."""
+        """(number, the first one with the same digest), a few hundred at a time, in no order."""
         size, step = self._size, self._size + _NUMBER
-        for part, buffer in enumerate(self._buffers):
-            data = b"".join((*map(self._read, self._blocks[part]), buffer))
-            digests = [data[at : at + size] for at in range(0, len(data), step)]
-            found: list[tuple[int, int]] = []
-            if len(set(digests)) < len(digests):
-                first: dict[bytes, int] = {}
-                for place, digest in enumerate(digests):
-                    at = place * step + size
-                    number = int.from_bytes(data[at : at + _NUMBER], "little")
-                    earlier = first.setdefault(digest, number)
+        for blocks, buffer in zip(self._blocks, self._buffers, strict=True):
+            first: dict[bytes, int] = {}
+            # However many are alike, they are all in one part: a block is a step.
+            for data in chain(map(self._read, blocks), (bytes(buffer),)):
+                found: list[tuple[int, int]] = []
+                for at in range(0, len(data), step):
+                    number = int.from_bytes(data[at + size : at + step], "little")
+                    earlier = first.setdefault(data[at : at + size], number)
                     if earlier != number:
                         found.append((number, earlier))
-            yield found
+                yield found
 
     def close(self) -> None:
         """Forget everything."""

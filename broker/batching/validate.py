@@ -37,7 +37,7 @@ async def validate(run: Run) -> None:
         if record.options.max_cost_nano and len(models) < states.MAX_ERRORS:
             models.add(model)
 
-    check = Check(record, seen)
+    check = Check(record, seen, size=record_file.bytes)
     try:
         async with contextlib.aclosing(run.services.files.read(record_file)) as chunks:
             await _read(run, check, chunks)
@@ -52,8 +52,7 @@ async def validate(run: Run) -> None:
     finally:
         check.close()
     if check.mistakes:
-        found = sorted(check.mistakes, key=lambda mistake: mistake.line)
-        await run.edit(lambda kept: states.fail(kept, found, run.services.now()))
+        await run.edit(lambda kept: states.fail(kept, check.mistakes, run.services.now()))
         return
     counted_to = await run.services.results.last()
 

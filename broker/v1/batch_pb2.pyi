@@ -149,7 +149,7 @@ class StoredBatch(_message.Message):
     def options(self) -> Global___BatchOptions: ...
     @_builtins.property
     def errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchError]:
-        """Why it failed, or was stopped; at most 1,000 of them are kept here."""
+        """Why it failed, or was stopped; the first 1,000, and `more_errors` where there are more."""
 
     @_builtins.property
     def progress(self) -> Global___BatchProgress: ...
@@ -220,7 +220,7 @@ class BatchOptions(_message.Message):
     execution: _builtins.str
     """live (default), native, auto."""
     large: _builtins.bool
-    """More lines than the OpenAI API takes."""
+    """More lines, bytes or inputs for embeddings than the OpenAI API takes."""
     def __init__(
         self,
         *,

@@ -295,7 +295,7 @@ class EstimateBatchResponse(_message.Message):
     def high(self) -> _event_pb2.Cost: ...
     @_builtins.property
     def errors(self) -> _containers.RepeatedCompositeFieldContainer[_batch_pb2.BatchError]:
-        """Every mistake; at most 1,000."""
+        """Every mistake, if they are at most 1,000; else the first 1,000 and `more_errors`."""
 
     @_builtins.property
     def models(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:

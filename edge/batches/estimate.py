@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from broker.batch import lines
+from broker.batch import lines, states
 from broker.batch.native import AUTO, ENOUGH_LINES, NATIVE, handed_over
 from broker.batch.sizes import size
 from broker.batching.check import Check
@@ -94,16 +94,16 @@ class Estimating:
             known.written += written
             known.unbounded += unbounded
 
-        wanted.options.dedupe = True
-        check = Check(wanted, seen)
+        file = await self._input(owner, wanted.input_file_id)
+        check = Check(wanted, seen, size=file.bytes, count_repeats=True)
         try:
-            await self._feed(await self._input(owner, wanted.input_file_id), check)
+            await self._feed(file, check)
             await check.finish()
-            errors = sorted(check.mistakes, key=lambda mistake: mistake.line)
+            errors = states.listed(check.mistakes)
             found = Estimate(
                 total=check.total,
                 input_tokens=sum(model.read for model in models.values()),
-                duplicates=len(check.repeats) // 2,
+                duplicates=check.duplicates,
                 models={
                     name: models[name].count
                     for name in sorted(models, key=lambda name: -models[name].count)[:MOST_MODELS]

@@ -114,6 +114,10 @@ def test_mistakes_are_told_by_the_rows_of_the_input(
     told = capsys.readouterr().err.splitlines()
     assert told[:3] == [f"  row {n}: no (invalid_request)" for n in (3, 4, 6)]
     assert told[10] == "  and 13 more"
+    errors.append({"code": "more_errors", "message": "There are more."})
+    with pytest.raises(typer.Exit):
+        finish(batch, Job(source, source, MODEL))
+    assert "  and more than 13 more" in capsys.readouterr().err.splitlines()
 
 
 def test_a_large_file_goes_in_parts_and_each_is_sent_until_it_came(

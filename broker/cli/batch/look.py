@@ -13,6 +13,7 @@ import typer
 from rich.table import Table
 
 from broker.batch.meter import Speed
+from broker.batch.states import MORE_ERRORS
 from broker.cli.api import client
 from broker.cli.batch import answers
 from broker.cli.batch.calls import Calls
@@ -129,7 +130,9 @@ def _tell(found: dict[str, Any], job: Job) -> None:
         where = f"line {error['line']}: " if error.get("line") else ""
         typer.echo(f"  {where}{error['message']} ({error['code']})", err=True)
     if errors:
-        fail(f"{job.source} would be refused for {len(errors)} mistakes")
+        more = errors[-1]["code"] == MORE_ERRORS.code
+        count = f"more than {len(errors) - 1:,}" if more else f"{len(errors):,}"
+        fail(f"{job.source} would be refused for {count} mistakes")
     typer.echo(f"lines           {found['total']:,}")
     for model, count in found["models"].items():
         typer.echo(f"  {model}  {count:,}")

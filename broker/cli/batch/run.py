@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 import typer
 
+from broker.batch.states import MORE_ERRORS
 from broker.cli.api import client
 from broker.cli.batch import answers, rows, saved
 from broker.cli.batch.calls import Calls
@@ -212,5 +213,7 @@ def _tell_mistakes(errors: list[dict[str, Any]], job: Job) -> None:
         line = error.get("line")
         where = f"row {numbers.get(line, line)}: " if line else ""
         typer.echo(f"  {where}{error['message']} ({error['code']})", err=True)
-    if len(errors) > _SHOWN:
-        typer.echo(f"  and {len(errors) - _SHOWN:,} more", err=True)
+    if left := len(errors[_SHOWN:]):
+        # The last one says that there are more than are listed.
+        most = errors[-1]["code"] == MORE_ERRORS.code
+        typer.echo(f"  and {f'more than {left - 1:,}' if most else f'{left:,}'} more", err=True)
