@@ -1,7 +1,7 @@
 # "make" prints this list. Everything is installed into .venv from the pinned locks in deploy/.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help install dev clients run test check fix pages protos buf soak bench bench-batch lock clean
+.PHONY: help install dev clients run test check fix pages protos buf soak soak-batch bench bench-batch lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -67,6 +67,9 @@ buf: $(DEV) ## lint protos/ with buf (needs npx; not needed to build)
 
 soak: $(DEV) ## ten minutes of requests while processes come, go, freeze and die; FOR=60 for one
 	@SOAK_SECONDS=$(or $(FOR),600) SOAK_RATE=$(or $(RATE),200) $(BIN)/python -m pytest -q -s tests/system/test_churn.py
+
+soak-batch: $(DEV) ## a batch of 50,000 lines while a random process dies every 5 s; LINES=5000 for a look
+	@SOAK_LINES=$(or $(LINES),50000) $(BIN)/python -m pytest -q -s tests/system/test_batch_kills.py
 
 bench: $(DEV) ## measure; PEERS=1 measures LiteLLM's proxy and a bare relay in the same run
 	@PEERS=$(PEERS) $(BIN)/python -m bench $(ARGS)
