@@ -14,10 +14,10 @@ import re
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Generic, Protocol, TypeVar, cast
 
 import orjson
 from prometheus_client import (
@@ -263,28 +263,45 @@ class Histogram(_Children):
 
 
 Reading = float | Mapping[tuple[str, ...], float]
+_Source = TypeVar("_Source")
 
 
-class _Gauge(Collector):
-    """A gauge that is read when somebody looks; keeping it current costs nothing."""
+@dataclass(frozen=True, slots=True)
+class Gauge(Generic[_Source]):
+    """A gauge of several that are read together; `of` gives its reading of what was read."""
+
+    name: str
+    text: str
+    of: Callable[[_Source], Reading]
+    labels: tuple[str, ...] = ()
+
+
+class _Gauges(Collector, Generic[_Source]):
+    """Gauges that are read when somebody looks; keeping them current costs nothing."""
 
     def __init__(
-        self, name: str, text: str, process: str, labels: Iterable[str], read: Callable[[], Reading]
+        self, process: str, read: Callable[[], _Source], gauges: Sequence[Gauge[_Source]]
     ) -> None:
-        self._name, self._text, self._process = name, text, process
-        self._labels = ("process", *labels)
+        self._process = process
         self._read = read
+        self._gauges = gauges
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
-        return [GaugeMetricFamily(self._name, self._text, labels=self._labels)]
+        return [self._family(gauge) for gauge in self._gauges]
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        family = GaugeMetricFamily(self._name, self._text, labels=self._labels)
-        reading = self._read()
-        rows = reading if isinstance(reading, Mapping) else {(): reading}
-        for values, value in rows.items():
-            family.add_metric((self._process, *values), value)
-        return [family]
+        source = self._read()
+        for gauge in self._gauges:
+            family = self._family(gauge)
+            reading = gauge.of(source)
+            rows = reading if isinstance(reading, Mapping) else {(): reading}
+            for values, value in rows.items():
+                family.add_metric((self._process, *values), value)
+            yield family
+
+    def _family(self, gauge: Gauge[_Source]) -> GaugeMetricFamily:
+        labels = ("process", *gauge.labels)
+        return GaugeMetricFamily(f"millrace_{gauge.name}", gauge.text, labels=labels)
 
 
 class Metrics:
@@ -317,12 +334,20 @@ class Metrics:
 
     def gauge(self, name: str, text: str, read: Callable[[], Reading], *labels: str) -> None:
         """A new gauge: `read` gives a number, or with labels a number by their values."""
-        self.registry.register(_Gauge(f"millrace_{name}", text, self._process, labels, read))
+        self.gauges(read, [Gauge(name, text, _itself, labels)])
+
+    def gauges(self, read: Callable[[], _Source], gauges: Sequence[Gauge[_Source]]) -> None:
+        """New gauges that `read` is called for once, whenever somebody looks."""
+        self.registry.register(_Gauges(self._process, read, gauges))
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """All numbers as text, and its content type; `accept` is the header of who asks."""
         encode, content_type = exposition.choose_encoder(accept)
         return encode(self.registry), content_type
+
+
+def _itself(reading: Reading) -> Reading:
+    return reading
 
 
 def _tasks() -> int:

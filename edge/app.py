@@ -6,6 +6,7 @@ the same.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import uvicorn
@@ -15,8 +16,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from broker.config import Limits, Settings
-from broker.telemetry import Metrics, Telemetry
+from broker.telemetry import Gauge, Metrics, Telemetry
 from broker.translate.forms import ROUTES
+from broker.v1 import control_service_pb2
 from edge.auth import Authenticator
 from edge.held import Held
 from edge.http.batches import batch_routes, further_batch_routes
@@ -171,35 +173,44 @@ _WORKER_GAUGES = {
     "records": "Attempt records that each worker has not stored yet.",
     "tasks": "asyncio tasks of each worker.",
 }
+_Load = control_service_pb2.GetLoadResponse
+_WORKER = ("worker", "provider")
 
 
-def _worker_gauge(engine: EngineLike, name: str) -> dict[tuple[str, ...], float]:
-    return {(w.worker, w.provider): getattr(w.gauges, name) for w in engine.load().workers}
+def _of_workers(
+    read: Callable[[control_service_pb2.WorkerLoad], float], load: _Load
+) -> dict[tuple[str, ...], float]:
+    return {(worker.worker, worker.provider): read(worker) for worker in load.workers}
+
+
+def _said(name: str, worker: control_service_pb2.WorkerLoad) -> float:
+    return float(getattr(worker.gauges, name))
+
+
+_GAUGES: tuple[Gauge[_Load], ...] = (
+    Gauge("in_flight", "Requests accepted and not yet ended.", lambda load: load.in_flight),
+    Gauge("queue_depth", "Requests waiting in this edge.", lambda load: load.queued),
+    Gauge("published", "Requests in the queue, not yet granted.", lambda load: load.published),
+    Gauge("running", "Requests running on a worker.", lambda load: load.running),
+    Gauge(
+        "worker_sessions",
+        "Requests of this edge on each worker.",
+        partial(_of_workers, lambda worker: worker.sessions),
+        _WORKER,
+    ),
+    Gauge(
+        "worker_slots",
+        "Calls that each worker makes at a time.",
+        partial(_of_workers, lambda worker: worker.slots),
+        _WORKER,
+    ),
+    *(
+        Gauge(f"worker_{name}", text, partial(_of_workers, partial(_said, name)), _WORKER)
+        for name, text in _WORKER_GAUGES.items()
+    ),
+)
 
 
 def _register_gauges(metrics: Metrics, engine: EngineLike, streams: OpenStreams) -> None:
-    gauge = metrics.gauge
-    gauge("in_flight", "Requests accepted and not yet ended.", lambda: engine.load().in_flight)
-    gauge("queue_depth", "Requests waiting in this edge.", lambda: engine.load().queued)
-    gauge("published", "Requests in the queue, not yet granted.", lambda: engine.load().published)
-    gauge("running", "Requests running on a worker.", lambda: engine.load().running)
-    gauge("open_streams", "Event streams to clients.", streams.total)
-    gauge(
-        "worker_sessions",
-        "Requests of this edge on each worker.",
-        lambda: {(w.worker, w.provider): w.sessions for w in engine.load().workers},
-        *("worker", "provider"),
-    )
-    for name, text in _WORKER_GAUGES.items():
-        gauge(
-            f"worker_{name}",
-            text,
-            partial(_worker_gauge, engine, name),
-            *("worker", "provider"),
-        )
-    gauge(
-        "worker_slots",
-        "Calls that each worker makes at a time.",
-        lambda: {(w.worker, w.provider): w.slots for w in engine.load().workers},
-        *("worker", "provider"),
-    )
+    metrics.gauge("open_streams", "Event streams to clients.", streams.total)
+    metrics.gauges(engine.load, _GAUGES)

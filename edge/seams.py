@@ -109,6 +109,10 @@ class PartsLike(Protocol):
 class EngineLike(Submits, Protocol):
     """Takes requests in and says how it is doing."""
 
+    @property
+    def name(self) -> str:
+        """Of this edge, in the fleet."""
+
     async def decide(self, request: generation_pb2.Request) -> Decision:
         """Where a request would go; raises `InferenceError` when nobody can answer it."""
 

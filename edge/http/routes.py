@@ -62,7 +62,7 @@ def operator_routes(engine: EngineLike, metrics: Metrics, version: str) -> APIRo
 
     @router.get("/version", summary="The version of the server")
     async def show_version() -> dict[str, str]:
-        return {"version": version, "edge": engine.load().edge}
+        return {"version": version, "edge": engine.name}
 
     @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
     async def show_metrics(request: Request) -> Response:

@@ -105,6 +105,9 @@ class Engine:
 
     provider_keys: list[str | None] = field(default_factory=list)
     attachments: list[Sequence[bytes | memoryview]] = field(default_factory=list)
+    name: str = "edge-test"
+    # How often it was asked how it is doing.
+    looks: int = 0
 
     async def submit(
         self,
@@ -145,6 +148,7 @@ class Engine:
         return self.is_ready
 
     def load(self) -> control_service_pb2.GetLoadResponse:
+        self.looks += 1
         live = [e for e in self.exchanges if not e.closed.is_set()]
         return control_service_pb2.GetLoadResponse(
             edge="edge-test",

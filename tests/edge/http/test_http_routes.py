@@ -200,6 +200,7 @@ async def test_metrics_show_what_the_engine_does_now(
         'millrace_worker_sessions{process="edge-test",provider="sim",worker="w0"} 1.0',
     ):
         assert line in text
+    assert edge.engine.looks == 1
     assert "millrace_tasks{" in text
     assert "process_resident_memory_bytes" in text
 
