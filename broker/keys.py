@@ -43,6 +43,11 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.id if self.tenant == DEFAULT_TENANT else self.tenant
 
 
+def key_of(owner: str, tenant: str) -> str:
+    """The id of the key that an owner of something durable is; empty where that is a tenant."""
+    return owner if tenant == DEFAULT_TENANT else ""
+
+
 _decoder = msgspec.json.Decoder(KeyRecord)
 
 

@@ -8,8 +8,9 @@ records was written.
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from broker.v1 import event_pb2, record_pb2
 
@@ -27,11 +28,32 @@ CLASSES = (
 )
 
 
+Record = record_pb2.AttemptRecord | record_pb2.Charge
+
+
+def _day(record: Record) -> str:
+    """YYYY-MM-DD, UTC, by the clock of who wrote it."""
+    ms = record.charged_at_ms if isinstance(record, record_pb2.Charge) else record.started_at_ms
+    return datetime.fromtimestamp(ms / 1000, UTC).date().isoformat()
+
+
+# What lines may be made out by. Attempt records do not say for which key they were made.
+BY: dict[str, Callable[[Record], str]] = {
+    "tenant": lambda record: record.tenant,
+    "key": lambda record: record.key if isinstance(record, record_pb2.Charge) else "",
+    "provider": lambda record: record.route.provider,
+    "model": lambda record: record.route.model,
+    "day": _day,
+}
+
+
 @dataclass(slots=True)
 class Line:
-    """Totals of one (tenant, provider, model)."""
+    """Totals of one (tenant, provider, model), or whatever else a ledger is made out by."""
 
     charges: int = 0
+    # Those among them whose cost nobody knows.
+    unpriced: int = 0
     attempts: int = 0
     completed: int = 0
     failed: int = 0
@@ -57,13 +79,22 @@ class Ledger:
 
     `window` ids are remembered: a group is only ever written again right after a lost
     acknowledgement, so an id that is this old does not come back. `price` adds the cost to charges
-    that were written without.
+    that were written without. `by` are names of `BY`; days are from `since` to before `until`.
     """
 
     def __init__(
-        self, window: int = 500_000, price: Callable[[record_pb2.Charge], None] = _unpriced
+        self,
+        window: int = 500_000,
+        price: Callable[[record_pb2.Charge], None] = _unpriced,
+        by: Sequence[str] = ("tenant", "provider", "model"),
+        *,
+        since: str = "",
+        until: str = "~",
     ) -> None:
-        self.lines: dict[tuple[str, str, str], Line] = defaultdict(Line)
+        self.lines: dict[tuple[str, ...], Line] = defaultdict(Line)
+        self._by = [BY[name] for name in by]
+        self._since, self._until = since, until
+        self._dated = bool(since) or until != "~"
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._window = window
         self._price = price
@@ -71,16 +102,17 @@ class Ledger:
     def apply(self, group: record_pb2.RecordGroup) -> None:
         """Add the records that were not seen before."""
         for record in group.attempts:
-            if self._first(f"a{record.request_id}.{record.attempt}"):
-                line = self._line(record.tenant, record.route.provider, record.route.model)
+            if self._first(f"a{record.request_id}.{record.attempt}") and self._counts(record):
+                line = self._line(record)
                 line.attempts += 1
                 if (outcome := _OUTCOMES.get(record.outcome)) is not None:
                     setattr(line, outcome, getattr(line, outcome) + 1)
         for charge in group.charges:
-            if self._first(f"c{charge.request_id}"):
+            if self._first(f"c{charge.request_id}") and self._counts(charge):
                 self._price(charge)
-                line = self._line(charge.tenant, charge.route.provider, charge.route.model)
+                line = self._line(charge)
                 line.charges += 1
+                line.unpriced += not charge.HasField("cost")
                 line.cost_nano += charge.cost.nano_usd
                 add_usage(line.tokens, charge.usage)
 
@@ -89,6 +121,7 @@ class Ledger:
         total = Line()
         for line in self.lines.values() if lines is None else lines:
             total.charges += line.charges
+            total.unpriced += line.unpriced
             total.attempts += line.attempts
             total.completed += line.completed
             total.failed += line.failed
@@ -98,8 +131,11 @@ class Ledger:
                 total.tokens[name] += count
         return total
 
-    def _line(self, tenant: str, provider: str, model: str) -> Line:
-        return self.lines[tenant, provider, model]
+    def _line(self, record: Record) -> Line:
+        return self.lines[tuple([of(record) for of in self._by])]
+
+    def _counts(self, record: Record) -> bool:
+        return not self._dated or self._since <= _day(record) < self._until
 
     def _first(self, record_id: str) -> bool:
         if record_id in self._seen:

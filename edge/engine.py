@@ -333,6 +333,7 @@ class Engine:
                 tags=exchange.platform.tags,
                 signature=exchange.platform.signature,
                 cost=cost,
+                key=exchange.key.id,
             )
         )
 

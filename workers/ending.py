@@ -21,6 +21,7 @@ from broker.bus.recorder import Recorder
 from broker.bus.responses import Kept, Responses
 from broker.catalog.bill import Bill
 from broker.errors import InferenceError
+from broker.keys import key_of
 from broker.v1 import event_pb2, job_pb2, record_pb2, stored_pb2
 
 _log = logging.getLogger(__name__)
@@ -142,6 +143,7 @@ class Ending:
                 tags=platform.tags,
                 signature=platform.signature,
                 cost=self._bill.cost(route.provider, route.model, completed),
+                key=key_of(record.owner, record.tenant),
             ),
             partial(done, stored),
         )

@@ -18,6 +18,7 @@ from broker.batching.services import Services
 from broker.bus.batches import KeptBatch
 from broker.bus.responses import ConflictError
 from broker.bus.results import Seen
+from broker.keys import key_of
 from broker.v1 import batch_pb2, event_pb2, file_pb2, record_pb2
 
 _log = logging.getLogger(__name__)
@@ -280,6 +281,7 @@ class Run:
             tags=result.tags,
             signature=result.signature,
             cost=result.cost if result.HasField("cost") else None,
+            key=key_of(self.record.owner, self.record.tenant),
         )
         self._charges.begun()
         self.services.recorder.charge(charge, self._charges.stored)

@@ -6,9 +6,10 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from google.protobuf.message import DecodeError
+from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
-from broker.bus.connection import Bus
+from broker.bus.connection import Bus, BusError
 from broker.v1 import record_pb2
 
 _STREAM = "USAGE"
@@ -17,7 +18,18 @@ _STREAM = "USAGE"
 async def usage_groups(
     bus: Bus, tenant_filter: str = "usage.*"
 ) -> AsyncIterator[record_pb2.RecordGroup]:
-    """Every group that is stored now, in order. A group that cannot be read is skipped."""
+    """Every group that is stored now, in order. A group that cannot be read is skipped.
+
+    Raises `BusError`.
+    """
+    try:
+        async for group in _groups(bus, tenant_filter):
+            yield group
+    except (NatsError, TimeoutError) as exc:
+        raise BusError(f"cannot read the stream {_STREAM}: {exc or type(exc).__name__}") from exc
+
+
+async def _groups(bus: Bus, tenant_filter: str) -> AsyncIterator[record_pb2.RecordGroup]:
     last = (await bus.js.stream_info(_STREAM)).state.last_seq
     info = await bus.js.add_consumer(
         _STREAM,

@@ -163,6 +163,26 @@ def route(  # noqa: PLR0917 - typer calls it by name
 
 @app.command()
 @with_settings
+def usage(  # noqa: PLR0917 - typer calls it by name
+    settings: Settings,
+    by: Annotated[
+        str, typer.Option(help="What has lines: any of tenant,key,provider,model,day.")
+    ] = "tenant,model",
+    since: Annotated[str | None, typer.Option(metavar="DAY", help="The first day, UTC.")] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="DAY", help="The first day not to count.")
+    ] = None,
+    tenant: Annotated[str | None, typer.Option(help="Only this one's.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With all classes of tokens.")] = False,
+) -> None:
+    """Sum up what was used and what it costs."""
+    from broker.cli.usage import show
+
+    show(settings, by, since, until, tenant, as_json=as_json)
+
+
+@app.command()
+@with_settings
 def capacity(
     settings: Settings,
     provider: Annotated[str | None, typer.Argument(help="Only this one's models.")] = None,

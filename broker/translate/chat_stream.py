@@ -15,10 +15,10 @@ import msgspec
 
 from broker.errors import InferenceError
 from broker.parts import ReasoningPart
-from broker.translate import carry
+from broker.translate import carry, wire_answer
 from broker.translate.errors import error_body
 from broker.translate.form import COMMENT, EVENT_STREAM
-from broker.translate.usage import chat_usage
+from broker.translate.usage import streamed_usage
 from broker.v1 import content_pb2, event_pb2, generation_pb2
 
 DONE = b"data: [DONE]\n\n"
@@ -114,7 +114,7 @@ class ChatStream:
         self._created = created
         self._include_usage = include_usage
         self._legacy = legacy_functions
-        self._usage: event_pb2.Usage | None = None
+        self._usage: wire_answer.Usage | None = None
         self._failed = False
         self._choices: dict[int, _Choice] = {}
         self._tail = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
@@ -163,8 +163,7 @@ class ChatStream:
             return b""
         if not self._include_usage:
             return DONE
-        usage = None if self._usage is None else chat_usage(self._usage)
-        return b'%b],"usage":%b}\n\n%b' % (self._head, _json(usage), DONE)
+        return b'%b],"usage":%b}\n\n%b' % (self._head, _json(self._usage), DONE)
 
     def error(self, exc: InferenceError) -> bytes:
         """The end of an answer that failed: one error event, and no `[DONE]`."""
@@ -293,8 +292,8 @@ class ChatStream:
         self._begin(started)
 
     def _completed(self, event: event_pb2.Completed, out: list[bytes]) -> None:
-        if event.HasField("usage"):
-            self._usage = event.usage
+        if self._include_usage and event.HasField("usage"):
+            self._usage = streamed_usage(event)
 
     def _failure(self, failure: event_pb2.Failure, out: list[bytes]) -> None:
         out.append(self.error(InferenceError.from_failure(failure)))

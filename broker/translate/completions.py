@@ -17,13 +17,13 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from broker.answer import Fold
 from broker.errors import InferenceError
 from broker.parts import SaidPart, join_json_arrays
-from broker.translate import wire
+from broker.translate import wire, wire_answer
 from broker.translate.body import as_it_is, read_body, refuse_known, shaped, write_rest
 from broker.translate.chat_stream import DONE, finish_word
 from broker.translate.errors import error_body
 from broker.translate.form import COMMENT, EVENT_STREAM, JSON
 from broker.translate.refusals import invalid
-from broker.translate.usage import chat_usage
+from broker.translate.usage import chat_usage, streamed_usage
 from broker.v1 import event_pb2, generation_pb2
 
 _MOST_PROMPTS = 2048
@@ -260,7 +260,7 @@ class CompletionStream:
         self._lengths: dict[int, int] = {}
         self._finished: set[int] = set()
         self._failed = False
-        self._usage: event_pb2.Usage | None = None
+        self._usage: wire_answer.Usage | None = None
         self._tail = b'],"usage":null}\n\n' if self._include_usage else b"]}\n\n"
 
     @classmethod
@@ -294,7 +294,7 @@ class CompletionStream:
                 if event.started.system_fingerprint:
                     self._meta["system_fingerprint"] = event.started.system_fingerprint
             elif kind == "completed":
-                self._usage = event.completed.usage
+                self._usage = streamed_usage(event.completed)
             elif kind == "failed":
                 out.append(self.error(InferenceError.from_failure(event.failed)))
         return b"".join(out)
@@ -305,9 +305,8 @@ class CompletionStream:
             return b""
         if not self._include_usage:
             return DONE
-        usage = None if self._usage is None else chat_usage(self._usage)
         self._begun()
-        return b'%b],"usage":%b}\n\n%b' % (self._head, _json(usage), DONE)
+        return b'%b],"usage":%b}\n\n%b' % (self._head, _json(self._usage), DONE)
 
     def error(self, exc: InferenceError) -> bytes:
         """The end of an answer that failed: one error event, and no `[DONE]`."""

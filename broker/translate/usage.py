@@ -47,3 +47,14 @@ def chat_usage(usage: event_pb2.Usage) -> wire_answer.Usage:
     if usage.estimated:
         shown.estimated = True
     return shown
+
+
+def streamed_usage(completed: event_pb2.Completed) -> wire_answer.Usage:
+    """The same at the end of a stream, whose headers were sent before its `cost` was known.
+
+    In dollars, where the prices are known, as OpenRouter has it.
+    """
+    shown = chat_usage(completed.usage)
+    if completed.HasField("cost"):
+        shown.cost = completed.cost.nano_usd / 1e9
+    return shown

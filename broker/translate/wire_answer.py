@@ -29,7 +29,10 @@ class CompletionTokensDetails(Struct):
 
 
 class Usage(Struct):
-    """What the answer used. `estimated` is there, and true, where the provider did not count."""
+    """What the answer used. `estimated` is there, and true, where the provider did not count.
+
+    `cost` is in dollars, at the end of a stream whose model's prices are known.
+    """
 
     prompt_tokens: int
     completion_tokens: int
@@ -37,6 +40,7 @@ class Usage(Struct):
     prompt_tokens_details: PromptTokensDetails
     completion_tokens_details: CompletionTokensDetails
     estimated: bool | UnsetType = UNSET
+    cost: float | UnsetType = UNSET
 
 
 class Function(Struct):

@@ -160,6 +160,7 @@ class Charge(_message.Message):
     TAGS_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     attempt: _builtins.int
     """The attempt that answered."""
@@ -168,6 +169,8 @@ class Charge(_message.Message):
     charged_at_ms: _builtins.int
     """Unix milliseconds by the edge's clock."""
     signature: _builtins.str
+    key: _builtins.str
+    """The id of the API key that asked. Of background responses and batches of a tenant it is not known."""
     @_builtins.property
     def route(self) -> _job_pb2.Route: ...
     @_builtins.property
@@ -191,10 +194,11 @@ class Charge(_message.Message):
         tags: _abc.Iterable[_builtins.str] | None = ...,
         signature: _builtins.str = ...,
         cost: _event_pb2.Cost | None = ...,
+        key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "route", b"route", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_model", b"answered_model", "attempt", b"attempt", "charged_at_ms", b"charged_at_ms", "cost", b"cost", "request_id", b"request_id", "route", b"route", "signature", b"signature", "tags", b"tags", "tenant", b"tenant", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_model", b"answered_model", "attempt", b"attempt", "charged_at_ms", b"charged_at_ms", "cost", b"cost", "key", b"key", "request_id", b"request_id", "route", b"route", "signature", b"signature", "tags", b"tags", "tenant", b"tenant", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

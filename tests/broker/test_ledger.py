@@ -131,3 +131,20 @@ def test_the_ids_that_are_remembered_have_a_bound() -> None:
     ledger.apply(group(charge("r9"), charge("r8"), charge("r7")))
     assert ledger.total().charges == 10
     assert len(ledger._seen) == 3
+
+
+def test_a_bill_is_made_out_by_what_is_asked_for() -> None:
+    ledger = Ledger(by=("key", "day"), since="2026-11-02", until="2026-11-04")
+    for number in range(1, 5):
+        one = charge(f"r{number}", input_tokens=number)
+        one.key = f"key_{number % 2}"
+        one.charged_at_ms = 1_793_491_200_000 + (number - 1) * 86_400_000  # 2026-11-01
+        if number == 2:
+            one.cost.nano_usd = 7
+        ledger.apply(group(one, one))
+    assert {place: line.charges for place, line in ledger.lines.items()} == {
+        ("key_0", "2026-11-02"): 1,
+        ("key_1", "2026-11-03"): 1,
+    }
+    total = ledger.total()
+    assert (total.cost_nano, total.unpriced, total.tokens["input_tokens"]) == (7, 1, 5)

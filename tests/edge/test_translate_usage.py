@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
@@ -10,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types import CompletionUsage
 
+from broker.translate.chat_stream import ChatStream
+from broker.translate.completions import CompletionStream
 from broker.translate.usage import chat_usage
-from broker.v1 import event_pb2
+from broker.v1 import event_pb2, generation_pb2
 
 NO_PROMPT_DETAILS = {"cached_tokens": 0, "audio_tokens": 0}
 NO_COMPLETION_DETAILS = {
@@ -98,3 +101,23 @@ _CLASSES = (
 @settings(deadline=None, database=None, derandomize=True)
 def test_every_token_is_counted_exactly_once(classes: dict[str, Any]) -> None:
     assert chat_usage(event_pb2.Usage(**classes)).total_tokens == sum(classes.values())
+
+
+def cost_of(make: Any, request: generation_pb2.Request, nano: int | None) -> Any:
+    """What the last chunk of a stream says that it cost."""
+    completed = event_pb2.Completed(usage=event_pb2.Usage(input_tokens=1, output_tokens=1))
+    if nano is not None:
+        completed.cost.nano_usd = nano
+    stream = make("id", 1, request)
+    data = stream.feed([event_pb2.Event(completed=completed)]) + stream.finish()
+    last = data.split(b"\n\n")[-3].removeprefix(b"data: ")
+    return json.loads(last)["usage"].get("cost")
+
+
+def test_a_stream_tells_its_cost_where_it_was_asked_for_its_usage_and_prices_are_known() -> None:
+    chat, legacy = generation_pb2.Request(), generation_pb2.Request()
+    chat.generate.stream_options.include_usage = True
+    legacy.complete.include_usage = True
+    for make, request in ((ChatStream.of, chat), (CompletionStream.of, legacy)):
+        assert cost_of(make, request, 1_500_000) == 0.0015
+        assert cost_of(make, request, None) is None
