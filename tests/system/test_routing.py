@@ -224,20 +224,41 @@ async def metadata(town: Town, path: str, stream: bool, headers: dict[str, str])
     return json.loads(lines[-1] if stream else response.text).get("openrouter_metadata")
 
 
-async def test_equals_share_the_work_by_load(make_stack: MakeStack) -> None:
-    model = "tokens=2,ttft_ms=300"
-    rules = {"aliases": {"pair": [f"left/{model}", f"right/{model}"]}}
+async def test_equals_share_the_work_by_what_the_whole_fleet_has_in_flight(
+    make_stack: MakeStack,
+) -> None:
+    slow, quick = "left/tokens=2,ttft_ms=9000", "right/tokens=2"
+    rules = {"aliases": {"pair": [slow, quick], "even": ["left/tokens=2", quick]}}
     kinds = {name: {"kind": "openai_compatible"} for name in ("left", "right")}
     stack = await make_stack(workers=1, providers=kinds, sections={"routing": rules})
     sim = f"http://127.0.0.1:{stack.sim_port}/v1"
     stack.worker_env = {"LEFT_BASE_URL": sim, "RIGHT_BASE_URL": sim}
     stack.start_worker(1, "left", "right")
+    stack.start_edge(1)
     await until(lambda: stack.live_workers(3), "the workers are live")
-    async with stack.client() as client:
-        answers = await asyncio.gather(*(stack.chat(client, "pair") for _ in range(40)))
-    counts = Counter(answer.headers["x-millrace-provider"] for answer in answers)
-    assert counts.total() == 40
-    assert min(counts["left"], counts["right"]) >= 12, counts
+    await until(lambda: stack.ready("edge1"), "the second edge is ready")
+    async with stack.client() as client, stack.client("edge1") as other:
+        # Nobody knows how slow one of them is, but its calls pile up: about five, not half of all.
+        calls = []
+        for _ in range(60):
+            calls.append(asyncio.create_task(stack.chat(client, "pair")))
+            await asyncio.sleep(0.03)  # the quick one has answered
+
+        async def load() -> bool:
+            body = {"model": "even", "messages": [{"role": "user", "content": "x"}]}
+            found = (await other.post("/v0/route", json=body)).json()["candidates"]
+            left = next(one for one in found if one["provider"] == "left")
+            return bool(left["in_flight"] >= 4)
+
+        # The other edge, which has nothing in flight itself, knows of it and leaves it alone.
+        await until(load, "the worker has told how much it does")
+        answers = [await stack.chat(other, "even") for _ in range(12)]
+        assert {answer.headers["x-millrace-provider"] for answer in answers} == {"right"}
+        counts = Counter(
+            answer.headers["x-millrace-provider"] for answer in await asyncio.gather(*calls)
+        )
+    assert counts.total() == 60
+    assert counts["left"] <= 18, counts
 
 
 async def test_a_dead_provider_costs_few_requests_anything_and_is_taken_back(town: Town) -> None:
