@@ -50,6 +50,8 @@ class Asked:
     answer: Answer
     stream: bool
     now: float
+    # Counts the calls of this model, from 1.
+    number: int = 1
 
 
 Scene = Callable[[Asked], Steps]
@@ -205,6 +207,11 @@ def breaks(*then: Step, events: Callable[[Answer], Iterable[bytes]] = lambda _: 
         return [whole[: len(whole) // 2], *(step for step in then if step != _END)]
 
     return play
+
+
+def cut_then(scene: Scene) -> Scene:
+    """The first call breaks off in the middle; this is what becomes of those behind it."""
+    return lambda asked: (breaks(Close()) if asked.number == 1 else scene)(asked)
 
 
 def with_events(change: Callable[[Answer], Iterable[bytes]], *then: Step) -> Scene:
@@ -439,6 +446,10 @@ SCENES: dict[str, Scene] = {
     # Broken off in the middle.
     "cut": breaks(Close()),
     "cut-reset": breaks(Reset()),
+    "cut-then-503": cut_then(refused(503)),
+    "cut-then-429": cut_then(refused(429, retry_after="1")),
+    "cut-then-reset": cut_then(said(Reset())),
+    "cut-then-hang": cut_then(said(FOREVER)),
     "stall": breaks(FOREVER),
     "ended-early": breaks(_END, Close()),
     "only-pings": breaks(

@@ -41,6 +41,7 @@ TIMEOUTS = {
     "openai/hang.0.first": {"first_token_s": 1.5},
     "anthropic/late-token.0.first": {"first_token_s": 1.5},
     "openai/stall.1.stall": {"stall_s": 1.5},
+    "openai/cut-then-hang.3.s08": {"first_token_s": 1.5},
 }
 
 
@@ -207,6 +208,18 @@ async def test_s02_who_is_over_the_limit_for_ever_is_called_seldom_and_left(stag
                 for stream in (True, False)
             )
         )
+
+
+@pytest.mark.parametrize("trouble", ["503", "429", "reset", "hang"])
+async def test_s08_a_cut_answer_is_rescued_though_the_next_calls_do_not_begin(
+    stage: Stage, trouble: str
+) -> None:
+    """A provider that restarts: cut, twice out of order, then well."""
+    model = f"cut-then-{trouble}.3.s08"
+    async with stage.client() as http:
+        heard = await ASK["chat"](http, f"openai/{model}", stream=True, models=[BACKUP["openai"]])
+        assert (heard.by, heard.text, heard.error) == ("openai", TEXT, None)
+        assert (await stage.stats(http))["calls"][model] == 4
 
 
 async def test_s12_what_is_too_long_goes_to_a_model_that_is_known_to_be_larger(
