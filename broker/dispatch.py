@@ -257,6 +257,7 @@ def after_loss(plan: Plan, *, shown: bool, resumable: bool, alone: bool) -> Step
     if not resumable or plan.resumes >= MAX_RESUMES:
         return GiveUp(error)
     plan.resumes += 1
+    plan.tries = 1
     return Again(resume=True)
 
 

@@ -269,6 +269,18 @@ def test_a_second_run_waits_as_long_as_the_provider_says_and_no_longer_than_pati
     assert isinstance(step, GiveUp)
 
 
+def test_tries_before_anything_was_shown_are_none_of_a_later_run() -> None:
+    plan = Plan([A])
+    for _ in range(MAX_TRIES - 1):
+        assert isinstance(fail(plan, "upstream_overloaded", phase=UNBEGUN), Again)
+    step = after_loss(plan, shown=True, resumable=True, alone=False)
+    assert step == Again(resume=True)
+    for _ in range(MAX_RERUN_TRIES - 1):
+        step = fail(plan, "upstream_overloaded", shown=True, phase=UNBEGUN)
+        assert isinstance(step, Again)
+    assert isinstance(fail(plan, "upstream_overloaded", shown=True, phase=UNBEGUN), GiveUp)
+
+
 def test_a_queue_that_is_full_uses_up_no_resume() -> None:
     plan = Plan([A])
     fail(plan, "upstream_incomplete", shown=True, phase=CUT)
