@@ -62,7 +62,7 @@ TRIED = Required((End.BACKUP,), (1, 6), (0, 40))
 REFUSED = Required((End.ERROR,))
 # What came at once with its end was not shown: then it is the next one's turn.
 TOLD = Required((End.ERROR, End.BACKUP), (1, 3), (0, 90))
-RETOLD = Required((End.ERROR,), (3, 6), (1, 90))
+RETOLD = Required((End.ERROR, End.BACKUP), (2, 6), (1, 90))
 SILENT = Required((End.BACKUP,), (1, 1), (9, 45))
 NONE = None
 
@@ -159,7 +159,7 @@ CATALOGUE: dict[str, Row] = {
     # The next call does not begin; else as above, or told after some tries.
     "cut-then-503": (AGAIN, RETOLD, NONE, NONE),  # S08
     "cut-then-429": (AGAIN, RETOLD, NONE, NONE),
-    "cut-then-reset": (AGAIN, RETOLD, NONE, NONE),
+    "cut-then-reset": (AGAIN, NONE, NONE, NONE),
     "cut-then-hang": (AGAIN, NONE, NONE, NONE),
     "stall": (replace(AGAIN, seconds=(9, 45)), replace(TOLD, seconds=(9, 90)), NONE, NONE),  # S09
     "only-pings": (AGAIN, TOLD, NONE, NONE),
