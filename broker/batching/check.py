@@ -11,8 +11,8 @@ from broker.batch.splitter import Splitter
 from broker.batching.spill import Spill
 from broker.v1 import batch_pb2
 
-# Lines that are read without a pause, and those that are only put in order.
-_BREATH, _LONG_BREATH = 256, 8192
+# Lines that are read without a pause.
+_BREATH = 256
 
 
 class Check:
@@ -44,9 +44,10 @@ class Check:
         self.total = 0
         self.model = ""
         self.mistakes: list[batch_pb2.BatchError] = []
-        # Lines that ask what an earlier one asks; pairs of such a line and the first, by the line.
+        # Lines that ask what an earlier one asks; and for each line the first that asks the same, 0
+        # for itself: four bytes a line, however many repeat one another.
         self.duplicates = 0
-        self.repeats = array("q")
+        self.firsts = array("I")
         if size > lines.MAX_INPUT and not record.options.large:
             self._fail([lines.too_large()], last=True)
 
@@ -82,18 +83,13 @@ class Check:
             await self._find_repeats(self._bodies)
 
     async def _find_repeats(self, bodies: Spill) -> None:
-        # Sorted by counting: eight bytes a line, where tuples would take a hundred.
-        firsts = array("q", bytes(8 * (self._number + 1) if self._keeps_repeats else 0))
+        if self._keeps_repeats:
+            self.firsts = array("I", bytes(4 * (self._number + 1)))
         for found in bodies.repeated():
             self.duplicates += len(found)
             if self._keeps_repeats:
                 for number, first in found:
-                    firsts[number] = first
-            await asyncio.sleep(0)
-        for start in range(0, len(firsts), _LONG_BREATH):
-            for number, first in enumerate(firsts[start : start + _LONG_BREATH], start):
-                if first:
-                    self.repeats.extend((number, first))
+                    self.firsts[number] = first
             await asyncio.sleep(0)
 
     def close(self) -> None:

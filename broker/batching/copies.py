@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from array import array
-from bisect import bisect_left
 from functools import partial
 
 from broker import subjects
@@ -29,25 +28,22 @@ class CopiesGoneError(Exception):
 
 
 class Copies:
-    """Which lines are copies, and of which."""
+    """Which lines are copies, and of which: `firsts` has a number for each line, four bytes."""
 
-    def __init__(self, pairs: array[int]) -> None:
-        self._numbers = pairs[0::2]
-        self._firsts = pairs[1::2]
+    def __init__(self, firsts: array[int]) -> None:
+        self._firsts = firsts
 
     def __contains__(self, number: int) -> bool:
         return self.first(number) > 0
 
     def first(self, number: int) -> int:
         """The line whose result this one gets; 0 = it runs itself."""
-        place = bisect_left(self._numbers, number)
-        found = place < len(self._numbers) and self._numbers[place] == number
-        return self._firsts[place] if found else 0
+        return self._firsts[number] if number < len(self._firsts) else 0
 
 
-async def store(run: Run, pairs: array[int]) -> None:
-    """Keep pairs of a line and the first one like it, sorted by the line."""
-    await run.services.blobs.put_as(_name(run), pairs.tobytes())
+async def store(run: Run, firsts: array[int]) -> None:
+    """Keep for each line the first one like it; 0 = it is that itself."""
+    await run.services.blobs.put_as(_name(run), firsts.tobytes())
 
 
 async def load(run: Run) -> Copies:
@@ -55,9 +51,9 @@ async def load(run: Run) -> Copies:
     data = await run.services.blobs.get(_name(run))
     if data is None:
         raise CopiesGoneError(run.id)
-    pairs = array("q")
-    pairs.frombytes(data)
-    return Copies(pairs)
+    firsts = array("I")
+    firsts.frombytes(data)
+    return Copies(firsts)
 
 
 async def forget(run: Run) -> None:

@@ -19,17 +19,6 @@ _MOST_KEPT = 10_000
 # believed to be unknown when it was for so long, in seconds.
 _BELIEVED_S = 60.0
 
-# What a request is for, by the endpoint.
-OPERATIONS = {
-    "/v1/chat/completions": operations.GENERATE,
-    "/v1/completions": operations.COMPLETE,
-    "/v1/embeddings": operations.EMBED,
-    "/v1/responses": operations.GENERATE,
-    "/v1/moderations": operations.MODERATE,
-    "/v1/images/generations": operations.IMAGE,
-    "/v1/images/edits": operations.IMAGE,
-}
-
 Decided = tuple[Target, ...] | InferenceError
 
 
@@ -92,7 +81,7 @@ def named(model: str) -> Target:
 
 def _minimal(endpoint: str, model: str) -> generation_pb2.Request:
     request = generation_pb2.Request()
-    getattr(request, OPERATIONS.get(endpoint, operations.GENERATE)).model = model
+    getattr(request, lines.OPERATIONS.get(endpoint, operations.GENERATE)).model = model
     return request
 
 

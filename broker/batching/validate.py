@@ -44,8 +44,8 @@ async def validate(run: Run) -> None:
         await check.finish()
         if not check.mistakes:
             check.mistakes += await _unpriced(run, models)
-        if not check.mistakes and check.repeats:
-            await copies.store(run, check.repeats)
+        if not check.mistakes and check.duplicates:
+            await copies.store(run, check.firsts)
     except GoneError:
         lost = "The bytes of the input file are gone."
         check.mistakes = [batch_pb2.BatchError(code="file_not_found", message=lost)]
@@ -62,7 +62,7 @@ async def validate(run: Run) -> None:
         kept.model = check.model
         kept.progress.total = check.total
         kept.progress.validated = record_file.bytes
-        kept.progress.copies = len(check.repeats) // 2
+        kept.progress.copies = check.duplicates
         kept.progress.next_line = 1
         # No result of it can be older.
         kept.progress.counted_to = counted_to

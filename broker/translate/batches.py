@@ -14,25 +14,19 @@ from msgspec import Meta, Struct
 
 from broker.catalog.cost import usd
 from broker.translate.body import read_body, shaped
+from broker.translate.lines import FORMS
 from broker.translate.metadata import read_metadata
 from broker.translate.refusals import invalid
 from broker.translate.usage import completion_tokens, prompt_tokens
 from broker.v1 import batch_pb2, event_pb2
 
-# What the lines of a batch may ask for.
-ENDPOINTS = (
-    "/v1/responses",
-    "/v1/chat/completions",
-    "/v1/embeddings",
-    "/v1/completions",
-    "/v1/moderations",
-    "/v1/images/generations",
-    "/v1/images/edits",
-)
+ENDPOINTS = tuple(FORMS)
 EXECUTIONS = ("live", "native", "auto")
 _WINDOW = re.compile(r"([1-9]\d{0,5})([mhd])")
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400}
 SHORTEST_S, LONGEST_S = 600, 14 * 86_400
+# How long the files may be kept that a batch writes.
+FILES_KEPT_S = range(3600, 2_592_001)
 _NANO = 1_000_000_000
 
 _Status = batch_pb2.BatchStatus
@@ -58,7 +52,7 @@ class ExpiresAfter(Struct):
     """When the files that a batch writes go."""
 
     anchor: str
-    seconds: Annotated[int, Meta(ge=3600, le=2_592_000)]
+    seconds: Annotated[int, Meta(ge=FILES_KEPT_S.start, le=FILES_KEPT_S[-1])]
 
 
 class BatchBody(Struct):

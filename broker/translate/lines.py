@@ -21,6 +21,7 @@ from broker.translate.responses_messages import reference_of
 from broker.translate.responses_request import as_responses
 from broker.v1 import batch_pb2, generation_pb2
 
+# What the lines of a batch may ask for.
 FORMS: dict[str, Form] = {
     "/v1/responses": forms.RESPONSE,
     "/v1/chat/completions": forms.CHAT,
@@ -29,6 +30,16 @@ FORMS: dict[str, Form] = {
     "/v1/moderations": forms.MODERATIONS,
     "/v1/images/generations": forms.IMAGES,
     "/v1/images/edits": forms.IMAGE_EDITS,
+}
+# What its requests are for.
+OPERATIONS: dict[str, str] = {
+    "/v1/responses": operations.GENERATE,
+    "/v1/chat/completions": operations.GENERATE,
+    "/v1/embeddings": operations.EMBED,
+    "/v1/completions": operations.COMPLETE,
+    "/v1/moderations": operations.MODERATE,
+    "/v1/images/generations": operations.IMAGE,
+    "/v1/images/edits": operations.IMAGE,
 }
 # The code of a line whose call took too long: it has no HTTP status.
 REQUEST_TIMEOUT = "request_timeout"

@@ -6,7 +6,7 @@ import orjson
 from google.rpc import status_pb2
 
 from broker.errors import InferenceError
-from broker.translate.batches import ENDPOINTS, EXECUTIONS, one_of, window_s
+from broker.translate.batches import ENDPOINTS, EXECUTIONS, FILES_KEPT_S, one_of, window_s
 from broker.translate.metadata import read_metadata
 from broker.translate.pages import DEFAULT_LIMIT, MAX_LIMIT
 from broker.translate.refusals import invalid, missing
@@ -15,7 +15,6 @@ from broker.v1 import batch_pb2
 from broker.v1 import batch_service_pb2 as pb
 
 _DAY = "24h"
-_EXPIRES_S = range(3600, 2_592_001)
 
 
 def read_create(request: pb.CreateBatchRequest) -> batch_pb2.StoredBatch:
@@ -24,8 +23,8 @@ def read_create(request: pb.CreateBatchRequest) -> batch_pb2.StoredBatch:
         raise missing("input_file_id")
     window = request.completion_window or _DAY
     expires = request.output_expires_after_s
-    if expires and expires not in _EXPIRES_S:
-        message = f"Expected {_EXPIRES_S.start} to {_EXPIRES_S.stop - 1} seconds."
+    if expires and expires not in FILES_KEPT_S:
+        message = f"Expected {FILES_KEPT_S.start} to {FILES_KEPT_S.stop - 1} seconds."
         raise invalid("output_expires_after_s", message)
     return batch_pb2.StoredBatch(
         input_file_id=request.input_file_id,

@@ -30,7 +30,7 @@ def test_a_byte_order_mark_before_a_line_that_a_worker_reads_is_no_mistake() -> 
 
 
 def test_every_endpoint_of_the_batch_api_has_a_form() -> None:
-    assert tuple(lines.FORMS) == batches.ENDPOINTS
+    assert tuple(lines.FORMS) == tuple(lines.OPERATIONS) == batches.ENDPOINTS
 
 
 def test_the_id_of_an_answer_follows_from_its_line() -> None:

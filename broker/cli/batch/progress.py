@@ -14,10 +14,12 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from broker.batch import states
 from broker.batch.meter import Meter, Speed
+from broker.translate.batches import STATUSES
 
 # Nothing becomes of a batch after these.
-FINAL = frozenset({"completed", "failed", "expired", "cancelled"})
+FINAL = frozenset(STATUSES[status] for status in states.FINAL)
 # Without a terminal, a line this often, and whenever the status changes.
 _LINE_S = 10.0
 

@@ -123,7 +123,7 @@ async def test_repeats_of_many_lines_are_counted_in_flat_memory() -> None:
         tracemalloc.stop()
         check.close()
     assert check.duplicates == expected
-    assert not check.repeats
+    assert not check.firsts
     assert after - before < 100 << 10
     assert peak - before < 200 << 10
 
@@ -148,7 +148,19 @@ async def test_others_have_their_turns_while_repeats_are_put_in_order() -> None:
     whole = time.perf_counter() - started
     watching.cancel()
     check.close()
-    assert len(check.repeats) == 2 * (count - 1)
+    assert list(check.firsts) == [0, 0] + [1] * (count - 1)
     assert check.duplicates == count - 1
+    # Whoever runs the batch has it in memory.
+    assert check.firsts.itemsize == 4
     # All in one step would be nearly all of it.
     assert longest < whole / 4
+
+
+async def test_a_line_that_nobody_would_take_ends_the_reading(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lines, "MAX_LINE", 1000)
+    check = await checked(record(), line(1), line(2, text="x" * 2000).rstrip(b"\n"))
+    (mistake,) = check.mistakes
+    assert (mistake.code, mistake.line) == ("line_too_large", 2)
+    assert check.enough

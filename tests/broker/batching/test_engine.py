@@ -482,3 +482,31 @@ async def test_what_workers_say_lines_wait_for_is_in_the_progress_until_the_batc
         await until(lambda: author.over(batch), "it is over", 20)
     assert not (await author.get(batch)).progress.delays
     await end(working)
+
+
+async def test_lines_that_share_a_prompts_beginning_are_queued_together(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Further apart in the input than the lines that are queued at once."""
+    prompts = [f"prompt {number % 8}" for number in range(800)]
+    author = Author(bus)
+    data = lines(800)
+    for prompt in prompts:
+        message = b'"messages":[{"role":"system","content":"%b"}]' % prompt.encode()
+        data = data.replace(b'"messages":[]', message, 1)
+    await author.create(data)
+
+    async def queued() -> list[str]:
+        told = await bus.js.stream_info("BAT")
+        jobs = [await bus.js.get_msg("BAT", n) for n in range(1, told.state.last_seq + 1)]
+        numbers = [job_pb2.Job.FromString(job.data or b"").line.number for job in jobs]
+        return [prompts[number - 1] for number in numbers]
+
+    async def full() -> bool:
+        return len(await queued()) == 128
+
+    async with Leader(bus, monkeypatch):
+        await until(full, "the window is full")
+        found = await queued()
+    # The first of those that follow is there, too: the others find a warm cache.
+    assert Counter(found) == {"prompt 0": 100, "prompt 1": 27, "prompt 2": 1}

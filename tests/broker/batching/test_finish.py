@@ -33,6 +33,7 @@ class World:
         self.widest = 0
         self.written: dict[str, bytes] = {}
         self.stored = batch_pb2.StoredBatch()
+        self.expires: set[tuple[int, int]] = set()
 
     async def update(self, kept: KeptBatch) -> None:
         self.stored = kept.record
@@ -58,6 +59,7 @@ class World:
         """Neither a file nor a large body."""
 
     async def put(self, file: file_pb2.StoredFile, pieces: AsyncIterator[bytes]) -> None:
+        self.expires.add((file.created_at, file.expires_at))
         self.written[file.filename.rpartition("_")[2]] = b"".join([piece async for piece in pieces])
 
     def names(self, kind: str = "output.jsonl") -> list[str]:
@@ -128,3 +130,14 @@ async def test_an_answer_whose_body_is_lost_is_an_error_and_no_empty_answer() ->
     assert world.names("error.jsonl") == ["c3"]
     assert b'"response":null,"error":{"code":"answer_lost"' in world.written["error.jsonl"]
     assert b'"body":null' not in world.written["output.jsonl"]
+
+
+@pytest.mark.parametrize(("asked", "expires"), [(0, 0), (3600, 4600)])
+async def test_both_files_are_kept_as_long_as_was_asked_for(asked: int, expires: int) -> None:
+    world = World()
+    del world.found[7]
+    run = run_of(world)
+    run.record.finalizing_at, run.record.output_expires_after_s = 1000, asked
+    await write(run)
+    assert set(world.written) == {"output.jsonl", "error.jsonl"}
+    assert world.expires == {(1000, expires)}
