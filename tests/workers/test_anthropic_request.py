@@ -244,6 +244,24 @@ def test_tools_that_only_the_history_calls_are_defined_but_not_offered() -> None
     assert "tool_choice" not in body(asked)
 
 
+def test_a_tool_that_stands_for_a_schema_has_a_name_that_claude_takes() -> None:
+    shape = G.ResponseFormat(
+        kind=G.ResponseFormat.KIND_JSON_SCHEMA, name="long" * 16, schema=b'{"type":"object"}'
+    )
+    short = ("long" * 16)[:40]
+    asked = request(tools=[tool(short)], response_format=shape)
+    names = [one["name"] for one in body(asked, OLD)["tools"]]
+    assert names == [short, f"{short}_answer"]
+    assert all(len(name) <= 64 for name in names)
+
+
+def test_ids_of_calls_stay_as_they_are_however_long() -> None:
+    long = "call_" + "x" * 300
+    asked = request(user("hi"), assistant(called(long)), result(long), tools=[tool()])
+    _, turn, answer = body(asked)["messages"]
+    assert turn["content"][0]["id"] == answer["content"][0]["tool_use_id"] == long
+
+
 def test_json_without_a_schema_is_asked_for_in_words() -> None:
     asked = request(system("s"), user("q"), response_format=FORMAT(kind=FORMAT.KIND_JSON_OBJECT))
     told = body(asked)["system"]

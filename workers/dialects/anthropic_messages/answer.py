@@ -14,16 +14,17 @@ import orjson
 
 from broker.errors import InferenceError
 from broker.v1 import content_pb2, event_pb2, generation_pb2
-from workers.dialects.anthropic_messages.blocks import CUSTOM_INPUT, ISSUER, is_own
+from workers.dialects.anthropic_messages.blocks import ISSUER, is_own
 from workers.dialects.anthropic_messages.citations import annotation
-from workers.dialects.anthropic_messages.tools import (
+from workers.dialects.anthropic_messages.usage import uncounted, usage_of
+from workers.fences import FenceStripper
+from workers.headers import rate_limits, request_id
+from workers.standins import (
+    CUSTOM_INPUT,
     answer_tool_name,
     custom_tool_names,
     wants_plain_json,
 )
-from workers.dialects.anthropic_messages.usage import uncounted, usage_of
-from workers.fences import FenceStripper
-from workers.headers import rate_limits, request_id
 
 Event = event_pb2.Event
 

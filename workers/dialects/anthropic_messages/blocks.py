@@ -8,17 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from broker.errors import InferenceError
 from broker.v1 import content_pb2, generation_pb2
 from workers.provider import Unreadable
+from workers.standins import arguments_object, read_json
+from workers.toolids import ToolIds
 
 ISSUER = "anthropic_messages"
 FILES_BETA = "files-api-2025-04-14"
-# The one field of the schema that stands for a custom tool's free text.
-CUSTOM_INPUT = "input"
-
 Block = dict[str, Any]
 
 _IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
@@ -37,41 +34,15 @@ _TEXT_TYPES = frozenset(
 _DOCUMENT_FIELDS = ("title", "context", "citations")
 _TOOL_USE_FIELDS = ("caller", "toolset_name")
 _BAD_ID = re.compile(r"[^a-zA-Z0-9_-]")
-
-
-@dataclass(slots=True)
-class ToolIds:
-    """Maps the caller's tool-call ids to ids that Claude accepts and that are unique.
-
-    Ids that other providers issued may hold any character, repeat in every turn (`call_0`), or,
-    for the legacy functions, be missing: then the latest call of that name is meant.
-    """
-
-    _issued: set[str] = field(default_factory=set)
-    _current: dict[str, str] = field(default_factory=dict)
-
-    def for_call(self, call: content_pb2.ToolCall) -> str:
-        """The id of a call that the history holds."""
-        wanted = _BAD_ID.sub("_", call.call_id) or "call"
-        issued, copies = wanted, 1
-        while issued in self._issued:
-            copies += 1
-            issued = f"{wanted}_{copies}"
-        self._issued.add(issued)
-        self._current[call.call_id or call.name] = issued
-        return issued
-
-    def for_result(self, result: content_pb2.ToolResult) -> str:
-        """The id of the call that a result answers."""
-        key = result.call_id or result.name
-        return self._current.get(key) or _BAD_ID.sub("_", key) or "call"
+# Claude names no limit of its own.
+_LONGEST_ID = 1 << 20
 
 
 @dataclass(slots=True)
 class Writer:
     """Writes the blocks of one conversation; `betas` are the beta features they need."""
 
-    ids: ToolIds = field(default_factory=ToolIds)
+    ids: ToolIds = field(default_factory=lambda: ToolIds(_BAD_ID, _LONGEST_ID))
     betas: set[str] = field(default_factory=set)
     # Claude before 3.7 refuses thinking blocks.
     keeps_thinking: bool = True
@@ -161,7 +132,7 @@ class Writer:
             "type": "tool_use",
             "id": self.ids.for_call(call),
             "name": call.name,
-            "input": _tool_input(call),
+            "input": arguments_object(call),
         }
         return [block | self.fields(part, "function", _TOOL_USE_FIELDS, path)]
 
@@ -235,14 +206,6 @@ def text_blocks(text: str) -> list[Block]:
     return [{"type": "text", "text": text}] if text and not text.isspace() else []
 
 
-def read_json(data: bytes, path: str) -> Any:
-    """The value of a JSON field of the request; `path` names it if it is broken."""
-    try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError as exc:
-        raise InferenceError("invalid_request", f"Not valid JSON: {exc}", param=path) from exc
-
-
 def known_fields(extra: Any, owner: str, names: tuple[str, ...], path: str) -> Block:
     """Those untyped fields (a map of JSON by name) that the block has a place for.
 
@@ -298,22 +261,3 @@ def _inline_document(data: bytes, media_type: str, path: str) -> Block:
         f"Claude takes PDF and text files, not {media_type or 'an unnamed type'}.",
         param=path,
     )
-
-
-def _tool_input(call: content_pb2.ToolCall) -> Block:
-    """The arguments as the object that the API requires.
-
-    What a model broke off (finish_reason length) or wrote as something else than an object is
-    kept as text: refusing it would make the conversation unusable.
-    """
-    if call.kind == content_pb2.TOOL_KIND_CUSTOM:
-        return {CUSTOM_INPUT: call.arguments.decode(errors="replace")}
-    if not call.arguments.strip():
-        return {}
-    try:
-        value = orjson.loads(call.arguments)
-    except orjson.JSONDecodeError:
-        value = None
-    if isinstance(value, dict):
-        return value
-    return {"_raw": call.arguments.decode(errors="replace")}

@@ -7,73 +7,31 @@ from typing import Any
 
 import orjson
 
-from broker.errors import InferenceError
 from broker.v1 import generation_pb2
 from workers.dialects.anthropic_messages.answer import Answer, Event
 from workers.dialects.anthropic_messages.errors import error_of
 from workers.framing import SseFramer
-from workers.headers import request_id
-
-# No text answer comes near it: what does is not an answer.
-_BODY_LIMIT = 64 * 1024 * 1024
-_SHOWN = 200
-# What reading JSON of another shape than the documented one raises.
-_NONSENSE = (AttributeError, KeyError, TypeError, ValueError)
+from workers.jsonanswer import NONSENSE, JsonBody, JsonReader
 
 
-class _Decoder:
-    """What both ways of answering share."""
-
-    def __init__(self, request: generation_pb2.Request, headers: Mapping[str, str]) -> None:
-        self._answer = Answer(request, headers)
-        self._headers = headers
-
-    def _loads(self, data: bytes, when_broken: str) -> dict[str, Any]:
-        try:
-            value = orjson.loads(data)
-        except orjson.JSONDecodeError as exc:
-            shown = data[:_SHOWN].decode(errors="replace")
-            message = f"The provider's answer is not valid JSON ({exc}): {shown}"
-            raise self._error(when_broken, message) from exc
-        if not isinstance(value, dict):
-            raise self._error("upstream_error", "The provider's answer is not a JSON object.")
-        return value
-
-    def _error(self, reason: str, message: str) -> InferenceError:
-        return InferenceError(reason, message, upstream_request_id=request_id(self._headers))
-
-    def _nonsense(self, exc: Exception) -> InferenceError:
-        return self._error("upstream_error", f"The provider's answer makes no sense: {exc!r}")
-
-
-class UnaryDecoder(_Decoder):
+class UnaryDecoder(JsonBody):
     """For an answer in one JSON body."""
 
     def __init__(self, request: generation_pb2.Request, headers: Mapping[str, str]) -> None:
-        super().__init__(request, headers)
-        self._body = bytearray()
-
-    def feed(self, data: bytes) -> Iterable[Event]:
-        """Nothing yet: the body is read whole."""
-        self._body += data
-        if len(self._body) > _BODY_LIMIT:
-            raise self._error("upstream_error", "The provider's answer is too large to be one.")
-        return ()
+        super().__init__(headers)
+        self._answer = Answer(request, headers)
 
     def close(self) -> Iterable[Event]:
         """All events of the answer."""
-        body = bytes(self._body)
-        # Half of a JSON object is a broken connection, anything else is somebody else's page.
-        half = body.strip()[:1] in (b"", b"{")
-        message = self._loads(body, "upstream_incomplete" if half else "upstream_error")
+        message = self._whole_object()
         if message.get("type") == "error":
-            raise error_of(0, self._headers, body)
+            raise error_of(0, self._headers, bytes(self._body))
         content = message.get("content")
         if not isinstance(content, list):
             raise self._error("upstream_error", "The provider's answer has no content.")
         try:
             return self._whole(message, content)
-        except _NONSENSE as exc:
+        except NONSENSE as exc:
             raise self._nonsense(exc) from exc
 
     def _whole(self, message: dict[str, Any], content: list[Any]) -> list[Event]:
@@ -88,11 +46,12 @@ class UnaryDecoder(_Decoder):
         return [*events, *answer.message_stop()]
 
 
-class StreamDecoder(_Decoder):
+class StreamDecoder(JsonReader):
     """For an event stream."""
 
     def __init__(self, request: generation_pb2.Request, headers: Mapping[str, str]) -> None:
-        super().__init__(request, headers)
+        super().__init__(headers)
+        self._answer = Answer(request, headers)
         self._framer = SseFramer()
         self._started = False
         self._done = False
@@ -123,13 +82,13 @@ class StreamDecoder(_Decoder):
 
     def event(self, payload: bytes, when_broken: str = "upstream_error") -> Iterable[Event]:
         """Events of one event of the stream, its JSON."""
-        event = self._loads(payload, when_broken)
+        event = self._object(payload, when_broken)
         read = _READERS.get(str(event.get("type")))
         if read is None or self._done:
             return ()
         try:
             return read(self, event)
-        except _NONSENSE as exc:
+        except NONSENSE as exc:
             raise self._nonsense(exc) from exc
 
     def _message_start(self, event: dict[str, Any]) -> Iterable[Event]:

@@ -10,7 +10,7 @@ import orjson
 
 from broker.errors import InferenceError
 from broker.v1 import generation_pb2
-from workers.dialects.anthropic_messages.blocks import Block, is_own, read_json, text_blocks
+from workers.dialects.anthropic_messages.blocks import Block, is_own, text_blocks
 from workers.dialects.anthropic_messages.conversation import Conversation, conversation
 from workers.dialects.anthropic_messages.envelope import Envelope
 from workers.dialects.anthropic_messages.models import family as family_of
@@ -20,6 +20,7 @@ from workers.dialects.anthropic_messages.tools import Toolbox, toolbox
 from workers.headers import goes_on
 from workers.parameters import Losses, Row, Table, base_name, settle
 from workers.parameters import asked as wanted_of
+from workers.standins import read_json
 
 _Generate = generation_pb2.GenerateRequest
 

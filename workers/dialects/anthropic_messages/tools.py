@@ -9,15 +9,20 @@ from typing import Any
 
 from broker.errors import InferenceError
 from broker.v1 import generation_pb2
-from workers.dialects.anthropic_messages.blocks import (
-    CUSTOM_INPUT,
-    Block,
-    is_own,
-    known_fields,
-    read_json,
-)
+from workers.dialects.anthropic_messages.blocks import Block, is_own, known_fields
 from workers.dialects.anthropic_messages.models import Family
 from workers.parameters import Losses
+from workers.standins import (
+    CALL_A_TOOL,
+    JSON_ONLY,
+    NO_PARAMETERS,
+    answer_tool_name,
+    custom_schema,
+    read_json,
+    schema_of,
+    wants_plain_json,
+    wants_schema,
+)
 from workers.strictschema import fits_strict_limits, strict_schema
 
 _Choice = generation_pb2.ToolChoice
@@ -28,15 +33,8 @@ _SERVER_TOOL = re.compile(r"_\d{8}$|^mcp_toolset$")
 _OPENAI_WEB_SEARCH = re.compile(r"^web_search(_preview)?(_\d{4}_\d{2}_\d{2})?$")
 _WEB_SEARCH: Block = {"type": "web_search_20250305", "name": "web_search"}
 _TOOL_FIELDS = ("allowed_callers", "defer_loading", "eager_input_streaming", "input_examples")
-_NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_-]")
-_JSON_KINDS = (_Format.KIND_JSON_OBJECT, _Format.KIND_JSON_SCHEMA)
 _ONE_TOOL = (_Choice.MODE_NAMED, _Choice.MODE_HOSTED)
 _FORCING = (_Choice.MODE_REQUIRED, *_ONE_TOOL)
-_NO_PARAMETERS: Block = {"type": "object", "properties": {}}
-
-_JSON_ONLY = (
-    "Answer with one valid JSON object and nothing else: no text around it and no code fences."
-)
 
 
 @dataclass(slots=True)
@@ -81,16 +79,16 @@ def toolbox(
             param="response_format.type",
         )
     if wants_plain_json(request):
-        box.instructions.append(_JSON_ONLY)
+        box.instructions.append(JSON_ONLY)
     schema = None
     if wants_schema(request):
-        schema = _schema(answer.schema, "response_format.json_schema.schema")
+        schema = schema_of(answer.schema, "response_format.json_schema.schema")
     if schema is not None and family.structured:
         box.format = {"type": "json_schema", "schema": strict_schema(schema)}
     _keep_strict(box, family, losses)
     _choose(box, request, family, losses)
     if called and not box.tools:
-        box.tools = [{"name": name, "input_schema": dict(_NO_PARAMETERS)} for name in called]
+        box.tools = [{"name": name, "input_schema": dict(NO_PARAMETERS)} for name in called]
         box.choice = {"type": "none"}
     if schema is not None and not family.structured:
         _answer_by_tool(box, request, schema)
@@ -99,32 +97,6 @@ def toolbox(
         if box.choice["type"] != "none":
             box.choice["disable_parallel_tool_use"] = True
     return box
-
-
-def wants_schema(request: generation_pb2.GenerateRequest) -> bool:
-    """Whether the answer has to follow a JSON Schema."""
-    return request.response_format.kind in _JSON_KINDS and bool(request.response_format.schema)
-
-
-def wants_plain_json(request: generation_pb2.GenerateRequest) -> bool:
-    """Whether the answer has to be JSON of any shape, for which Claude has no parameter."""
-    return request.response_format.kind in _JSON_KINDS and not request.response_format.schema
-
-
-def answer_tool_name(request: generation_pb2.GenerateRequest) -> str | None:
-    """The tool that may stand for an answer by schema; no tool of the caller has this name."""
-    if not wants_schema(request):
-        return None
-    name = _NOT_IN_A_NAME.sub("_", request.response_format.name)[:64] or "json_answer"
-    taken = {tool.function.name or tool.custom.name for tool in request.tools}
-    while name in taken:
-        name += "_answer"
-    return name
-
-
-def custom_tool_names(request: generation_pb2.GenerateRequest) -> frozenset[str]:
-    """Tools whose input is free text: Claude is given a tool with one string field for each."""
-    return frozenset(tool.custom.name for tool in request.tools if tool.HasField("custom"))
 
 
 def _tools(request: generation_pb2.GenerateRequest) -> list[Block]:
@@ -161,34 +133,17 @@ def _function(tool: generation_pb2.FunctionTool, path: str) -> Block:
     written: Block = {"name": tool.name}
     if tool.description:
         written["description"] = tool.description
-    written["input_schema"] = _schema(tool.parameters, f"{path}.function.parameters")
+    written["input_schema"] = schema_of(tool.parameters, f"{path}.function.parameters")
     if tool.strict:
         written["strict"] = True
     return written
 
 
-def _schema(data: bytes, path: str) -> Block:
-    if not data:
-        return dict(_NO_PARAMETERS)
-    schema = read_json(data, path)
-    if not isinstance(schema, dict):
-        raise InferenceError("invalid_request", "The schema is not an object.", param=path)
-    # Claude requires the type that OpenAI implies.
-    return schema if "type" in schema or "$ref" in schema else {"type": "object"} | schema
-
-
 def _custom(tool: generation_pb2.CustomTool) -> Block:
-    told = "The whole input of the tool as plain text."
-    if tool.format:
-        told += f" Its format: {tool.format.decode(errors='replace')}"
     written: Block = {"name": tool.name}
     if tool.description:
         written["description"] = tool.description
-    written["input_schema"] = {
-        "type": "object",
-        "properties": {CUSTOM_INPUT: {"type": "string", "description": told}},
-        "required": [CUSTOM_INPUT],
-    }
+    written["input_schema"] = custom_schema(tool)
     return written
 
 
@@ -258,7 +213,7 @@ def _choose(
         box.choice = {"type": "auto"}
         if mode in _ONE_TOOL:
             box.tools = _only(box.tools, [name])
-        box.instructions.append("Answer by calling a tool, not with text alone.")
+        box.instructions.append(CALL_A_TOOL)
     elif mode in _ONE_TOOL:
         box.choice = {"type": "tool", "name": name}
     else:

@@ -7,18 +7,11 @@ from typing import Any
 
 import orjson
 
-from broker.errors import InferenceError
 from broker.v1 import generation_pb2
 from workers.dialects.bedrock_converse.answer import Answer, Event
 from workers.dialects.bedrock_converse.errors import error_in_answer
 from workers.eventstream import EventStreamFramer, Message
-from workers.headers import request_id
-
-# No text answer comes near it: what does is not an answer.
-_BODY_LIMIT = 64 * 1024 * 1024
-_SHOWN = 200
-# What reading JSON of another shape than the documented one raises.
-_NONSENSE = (AttributeError, KeyError, TypeError, ValueError)
+from workers.jsonanswer import NONSENSE, JsonBody, JsonReader
 
 
 def is_streamed(request: generation_pb2.Request, headers: Mapping[str, str]) -> bool:
@@ -29,60 +22,23 @@ def is_streamed(request: generation_pb2.Request, headers: Mapping[str, str]) -> 
     return request.generate.stream and not ("json" in kind or "html" in kind)
 
 
-class _Decoder:
-    """What both ways of answering share."""
-
-    def __init__(self, request: generation_pb2.Request, headers: Mapping[str, str]) -> None:
-        self._answer = Answer(request, headers)
-        self._headers = headers
-
-    def _loads(self, data: bytes, when_broken: str) -> dict[str, Any]:
-        try:
-            value = orjson.loads(data)
-        except orjson.JSONDecodeError as exc:
-            shown = data[:_SHOWN].decode(errors="replace")
-            message = f"The provider's answer is not valid JSON ({exc}): {shown}"
-            raise self._error(when_broken, message) from exc
-        if not isinstance(value, dict):
-            raise self._error("upstream_error", "The provider's answer is not a JSON object.")
-        return value
-
-    def _error(self, reason: str, message: str) -> InferenceError:
-        return InferenceError(
-            reason, message, upstream_status=200, upstream_request_id=request_id(self._headers)
-        )
-
-    def _nonsense(self, exc: Exception) -> InferenceError:
-        return self._error("upstream_error", f"The provider's answer makes no sense: {exc!r}")
-
-
-class UnaryDecoder(_Decoder):
+class UnaryDecoder(JsonBody):
     """For an answer in one JSON body."""
 
     def __init__(self, request: generation_pb2.Request, headers: Mapping[str, str]) -> None:
-        super().__init__(request, headers)
-        self._body = bytearray()
-
-    def feed(self, data: bytes) -> Iterable[Event]:
-        """Nothing yet: the body is read whole."""
-        self._body += data
-        if len(self._body) > _BODY_LIMIT:
-            raise self._error("upstream_error", "The provider's answer is too large to be one.")
-        return ()
+        super().__init__(headers)
+        self._answer = Answer(request, headers)
 
     def close(self) -> Iterable[Event]:
         """All events of the answer."""
-        body = bytes(self._body)
-        # Half of a JSON object is a broken connection, anything else is somebody else's page.
-        half = body.strip()[:1] in (b"", b"{")
-        reply = self._loads(body, "upstream_incomplete" if half else "upstream_error")
+        reply = self._whole_object()
         if "output" not in reply:
-            raise error_in_answer("", body, self._headers)
+            raise error_in_answer("", bytes(self._body), self._headers)
         if not reply.get("stopReason"):
             raise self._error("upstream_incomplete", "The provider's answer has no stopReason.")
         try:
             return self._whole(reply)
-        except _NONSENSE as exc:
+        except NONSENSE as exc:
             raise self._nonsense(exc) from exc
 
     def _whole(self, reply: dict[str, Any]) -> list[Event]:
@@ -95,11 +51,12 @@ class UnaryDecoder(_Decoder):
         return [*events, *answer.message_stop(reply["stopReason"]), answer.end()]
 
 
-class StreamDecoder(_Decoder):
+class StreamDecoder(JsonReader):
     """For an event stream."""
 
     def __init__(self, request: generation_pb2.Request, headers: Mapping[str, str]) -> None:
-        super().__init__(request, headers)
+        super().__init__(headers)
+        self._answer = Answer(request, headers)
         self._framer = EventStreamFramer()
         self._started = False
         self._done = False
@@ -131,13 +88,13 @@ class StreamDecoder(_Decoder):
         read = _READERS.get(message.name)
         if read is None or self._done:
             return
-        event = self._loads(message.payload, "upstream_error")
+        event = self._object(message.payload, "upstream_error")
         if not self._started:
             self._started = True
             yield self._answer.message_start()
         try:
             events = read(self._answer, event)
-        except _NONSENSE as exc:
+        except NONSENSE as exc:
             raise self._nonsense(exc) from exc
         yield from events
         # AWS promises no order of the last two events.

@@ -5,69 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-import orjson
-
-from broker.errors import InferenceError
 from broker.v1 import generation_pb2
 from workers.dialects.cohere_chat.answer import Answer, Event
 from workers.framing import SseFramer
-from workers.headers import request_id
+from workers.jsonanswer import NONSENSE, JsonBody, JsonReader
 
-# No text answer comes near it: what does is not an answer.
-_BODY_LIMIT = 64 * 1024 * 1024
-_SHOWN = 200
 _DONE = b"[DONE]"
-# What reading JSON of another shape than the documented one raises.
-_NONSENSE = (AttributeError, KeyError, TypeError, ValueError)
 
 
-class _Decoder:
-    """What both ways of answering share."""
-
-    def __init__(self, request: generation_pb2.Request, headers: Mapping[str, str]) -> None:
-        self._answer = Answer(request, headers)
-        self._headers = headers
-
-    def _loads(self, data: bytes, when_broken: str) -> dict[str, Any]:
-        try:
-            value = orjson.loads(data)
-        except orjson.JSONDecodeError as exc:
-            shown = data[:_SHOWN].decode(errors="replace")
-            message = f"The provider's answer is not valid JSON ({exc}): {shown}"
-            raise self._error(when_broken, message) from exc
-        if not isinstance(value, dict):
-            raise self._error("upstream_error", "The provider's answer is not a JSON object.")
-        return value
-
-    def _error(self, reason: str, message: str) -> InferenceError:
-        return InferenceError(
-            reason, message, upstream_status=200, upstream_request_id=request_id(self._headers)
-        )
-
-    def _nonsense(self, exc: Exception) -> InferenceError:
-        return self._error("upstream_error", f"The provider's answer makes no sense: {exc!r}")
-
-
-class UnaryDecoder(_Decoder):
+class UnaryDecoder(JsonBody):
     """For an answer in one JSON body."""
 
     def __init__(self, request: generation_pb2.Request, headers: Mapping[str, str]) -> None:
-        super().__init__(request, headers)
-        self._body = bytearray()
-
-    def feed(self, data: bytes) -> Iterable[Event]:
-        """Nothing yet: the body is read whole."""
-        self._body += data
-        if len(self._body) > _BODY_LIMIT:
-            raise self._error("upstream_error", "The provider's answer is too large to be one.")
-        return ()
+        super().__init__(headers)
+        self._answer = Answer(request, headers)
 
     def close(self) -> Iterable[Event]:
         """All events of the answer."""
-        body = bytes(self._body)
-        # Half of a JSON object is a broken connection, anything else is somebody else's page.
-        half = body.strip()[:1] in (b"", b"{")
-        reply = self._loads(body, "upstream_incomplete" if half else "upstream_error")
+        reply = self._whole_object()
         message = reply.get("message")
         if not isinstance(message, dict):
             # An error with status 200 has its text there.
@@ -76,7 +31,7 @@ class UnaryDecoder(_Decoder):
             raise self._error("upstream_incomplete", "The provider's answer has no finish_reason.")
         try:
             return self._whole(reply, message)
-        except _NONSENSE as exc:
+        except NONSENSE as exc:
             raise self._nonsense(exc) from exc
 
     def _whole(self, reply: dict[str, Any], message: dict[str, Any]) -> list[Event]:
@@ -99,11 +54,12 @@ class UnaryDecoder(_Decoder):
         return events + answer.end(reply["finish_reason"], reply.get("usage"))
 
 
-class StreamDecoder(_Decoder):
+class StreamDecoder(JsonReader):
     """For an event stream."""
 
     def __init__(self, request: generation_pb2.Request, headers: Mapping[str, str]) -> None:
-        super().__init__(request, headers)
+        super().__init__(headers)
+        self._answer = Answer(request, headers)
         self._framer = SseFramer()
         self._started = False
         self._done = False
@@ -127,7 +83,7 @@ class StreamDecoder(_Decoder):
             return ()
         if payload.startswith(_DONE):
             raise self._error("upstream_incomplete", "The provider's stream has no message-end.")
-        event = self._loads(payload, when_broken)
+        event = self._object(payload, when_broken)
         kind = event.get("type")
         if kind is None:
             raise self._error("upstream_error", f"The provider broke off: {event.get('message')}")
@@ -136,7 +92,7 @@ class StreamDecoder(_Decoder):
             return ()
         try:
             events = read(self, event)
-        except _NONSENSE as exc:
+        except NONSENSE as exc:
             raise self._nonsense(exc) from exc
         if not self._started:
             self._started = True
