@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
-import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -38,6 +37,7 @@ from broker.v1 import (
     generation_pb2,
     record_pb2,
 )
+from broker.wallclock import now_ms
 from edge.admission import Admission
 from edge.attempt import Attempt
 from edge.delivery import DeliveryServer
@@ -329,7 +329,7 @@ class Engine:
                 route=route_of(target),
                 answered_model=started.model if started is not None else "",
                 usage=completed.usage,
-                charged_at_ms=time.time_ns() // 1_000_000,
+                charged_at_ms=now_ms(),
                 tags=exchange.platform.tags,
                 signature=exchange.platform.signature,
                 cost=cost,

@@ -8,7 +8,6 @@ typed error.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from broker import dispatch, operations
@@ -18,6 +17,7 @@ from broker.keys import KeyRecord
 from broker.resume import CONTENT, Transcript
 from broker.routing import Decision, Target
 from broker.v1 import event_pb2, generation_pb2
+from broker.wallclock import now
 from edge import ids
 from edge.attempt import Attempt, Session
 from edge.host import Host
@@ -49,7 +49,7 @@ class Exchange:
         self.decision: Decision | None = None
         self.route = ""
         self.answer_id = ids.answer_id(request)
-        self.created = time.time_ns() // 1_000_000_000
+        self.created = now()
         self.key = key
         self.key_id = key.id
         self.raw = request.SerializeToString()

@@ -12,12 +12,13 @@ from typing import Protocol
 
 from broker.bus import Bus, BusError
 from broker.bus.files import Files, Page
-from broker.bus.objects import GoneError, now
+from broker.bus.objects import GoneError
 from broker.errors import InferenceError
 from broker.files import Purpose, store_of
 from broker.keys import KeyRecord
 from broker.translate.files import Listing, Wanted, check_filename, no_file
 from broker.v1 import file_pb2
+from broker.wallclock import now
 
 
 class Holds(Protocol):

@@ -7,11 +7,9 @@ What is not there and what is another owner's are the same: `not_found`. Everyth
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import AsyncIterator
 
 from broker.bus import Bus
-from broker.bus.objects import now
 from broker.bus.responses import ConflictError
 from broker.bus.uploads import KeptUpload, Uploads
 from broker.errors import InferenceError
@@ -20,6 +18,7 @@ from broker.keys import KeyRecord
 from broker.translate.refusals import invalid
 from broker.translate.uploads import CompleteBody, no_upload, not_pending, parts_found
 from broker.v1 import file_pb2
+from broker.wallclock import now, now_ms
 from edge.files import FileService, told
 
 _PENDING = file_pb2.UPLOAD_STATUS_PENDING
@@ -107,10 +106,10 @@ class UploadService:
             parts = parts_found(asked.part_ids, found, record.file.bytes)
             if asked.md5 is not None and await self._uploads.md5(parts) != asked.md5.lower():
                 raise invalid("md5", "The md5 of the parts is another one.", "md5_mismatch")
-            now_ms = time.time_ns() // 1_000_000
+            made_ms = now_ms()
             file = record.file
-            file.id = file_id(now_ms, os.urandom(16))
-            file.created_at = now_ms // 1000
+            file.id = file_id(made_ms, os.urandom(16))
+            file.created_at = made_ms // 1000
             kept_s = record.file_expires_after or keeps_s(file.purpose)
             file.expires_at = file.created_at + kept_s if kept_s else 0
             file.status = file_pb2.FILE_STATUS_PROCESSED

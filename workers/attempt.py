@@ -18,6 +18,7 @@ from typing import Protocol
 from broker import operations
 from broker.errors import InferenceError
 from broker.v1 import delivery_service_pb2, event_pb2, generation_pb2, job_pb2, record_pb2
+from broker.wallclock import now_ms
 from workers.caller import Opens, Said
 from workers.calls import Calls, Send
 from workers.delivery import EdgeLost
@@ -97,7 +98,7 @@ class Attempt:
             tenant=job.tenant,
             route=job.route,
             worker=worker,
-            started_at_ms=time.time_ns() // 1_000_000,
+            started_at_ms=now_ms(),
             outcome=record_pb2.OUTCOME_CANCELLED,
         )
 

@@ -20,8 +20,9 @@ from broker.bus.queue import ACK, nak
 from broker.bus.responses import ConflictError, Kept
 from broker.errors import InferenceError
 from broker.v1 import delivery_service_pb2, event_pb2, generation_pb2, job_pb2, stored_pb2
+from broker.wallclock import now
 from workers.attempt import Attempt
-from workers.ending import PATIENCE_S, Ending, done, now
+from workers.ending import PATIENCE_S, Ending, done
 from workers.logsession import CREDIT, LogSession
 from workers.seats import Seats
 from workers.tools import Tools

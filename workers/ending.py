@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
@@ -23,6 +22,7 @@ from broker.catalog.bill import Bill
 from broker.errors import InferenceError
 from broker.keys import key_of
 from broker.v1 import event_pb2, job_pb2, record_pb2, stored_pb2
+from broker.wallclock import now, now_ms
 
 _log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ class Ending:
                 route=route,
                 answered_model=answer.model,
                 usage=answer.usage,
-                charged_at_ms=time.time_ns() // 1_000_000,
+                charged_at_ms=now_ms(),
                 tags=platform.tags,
                 signature=platform.signature,
                 cost=self._bill.cost(route.provider, route.model, completed),
@@ -162,11 +162,6 @@ async def _patiently(change: Callable[[], Awaitable[_T]]) -> _T:
                 raise
             _log.warning("%s; trying again", exc)
             await asyncio.sleep(_PAUSE_S)
-
-
-def now() -> int:
-    """The time, in Unix seconds."""
-    return time.time_ns() // 1_000_000_000
 
 
 def done(stored: asyncio.Future[None]) -> None:

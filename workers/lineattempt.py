@@ -17,9 +17,9 @@ from broker.errors import InferenceError
 from broker.translate import lines
 from broker.translate.form import Answer
 from broker.v1 import batch_pb2, delivery_service_pb2, event_pb2, generation_pb2, job_pb2
+from broker.wallclock import now
 from workers.attempt import Attempt
 from workers.caller import Opens
-from workers.ending import now
 from workers.keys import Keys
 from workers.seats import Seats
 from workers.tools import Tools

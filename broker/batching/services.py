@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -17,6 +16,7 @@ from broker.bus.recorder import Recorder
 from broker.bus.responses import Blobs
 from broker.bus.results import Results
 from broker.routing import Target
+from broker.wallclock import now
 
 # Inputs that are read whole at the same time, and from how many bytes on one is large.
 _LARGE = 4 << 20
@@ -82,4 +82,4 @@ class Services:
 
     def now(self) -> int:
         """Unix seconds by this process's clock, which decides on deadlines (R11)."""
-        return time.time_ns() // 1_000_000_000
+        return now()

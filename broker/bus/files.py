@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 
@@ -19,11 +18,12 @@ from nats.js.errors import APIError
 
 from broker import subjects
 from broker.bus.connection import Bus
-from broker.bus.objects import Objects, now
+from broker.bus.objects import Objects
 from broker.bus.responses import ConflictError
 from broker.bus.steady import last_message, mapped, patiently, subjects_of
 from broker.files import Purpose, file_id, is_file_id, keeps_s, store_of
 from broker.v1 import file_pb2
+from broker.wallclock import now, now_ms
 
 # The order of a list.
 ASC, DESC = "asc", "desc"
@@ -73,7 +73,7 @@ class Files:
         """
         stored = file_pb2.StoredFile()
         stored.CopyFrom(record)
-        complete(stored, time.time_ns() // 1_000_000)
+        complete(stored, now_ms())
         del stored.pieces[:]
         stored.pieces.extend(piece for piece in pieces if piece.size)
         stored.bytes = sum(piece.size for piece in pieces)

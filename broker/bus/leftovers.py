@@ -20,10 +20,11 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from broker import subjects
 from broker.bus.batches import Batches
 from broker.bus.connection import Bus, BusError
-from broker.bus.objects import WRITE_WITHIN_S, Objects, now
+from broker.bus.objects import WRITE_WITHIN_S, Objects
 from broker.bus.responses import OF_BATCHES, Blobs
 from broker.bus.steady import mapped
 from broker.v1 import file_pb2
+from broker.wallclock import now
 
 STORES = (subjects.BATCH_IN, subjects.BATCH_OUT, subjects.FILES)
 # Twice what a writer has, for clocks that differ.

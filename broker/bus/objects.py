@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 
@@ -24,6 +23,7 @@ from broker.bus.connection import Bus, BusError
 from broker.bus.ending import end
 from broker.bus.steady import last_message, mapped, patiently, subjects_of
 from broker.v1 import file_pb2
+from broker.wallclock import now
 
 # Above 512 KiB nothing gets faster, and a message has to stay below 1 MiB.
 CHUNK = 512 * 1024
@@ -37,11 +37,6 @@ _FORGET_S = 30.0
 WRITE_WITHIN_S = 2 * 3600.0
 
 _log = logging.getLogger(__name__)
-
-
-def now() -> int:
-    """Unix seconds."""
-    return time.time_ns() // 1_000_000_000
 
 
 class GoneError(BusError):

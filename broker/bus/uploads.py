@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from broker import subjects
 from broker.bus.connection import Bus
 from broker.bus.files import Files, create, names, read, write
-from broker.bus.objects import now
 from broker.files import UPLOAD_S, is_part_id, is_upload_id, store_of
 from broker.v1 import file_pb2
+from broker.wallclock import now
 
 # How long a record outlives its upload, so that those who come late are told why.
 _SPARE_S = 3600

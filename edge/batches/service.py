@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
@@ -23,6 +22,7 @@ from broker.keys import KeyRecord
 from broker.translate.batches import STATUSES
 from broker.translate.refusals import invalid
 from broker.v1 import batch_pb2, file_pb2
+from broker.wallclock import now, now_ms
 from edge.files import told
 
 _RANDOM = 10
@@ -50,7 +50,7 @@ class BatchService:
     ) -> batch_pb2.StoredBatch:
         """Have a batch run. The same `name` of the same owner is the same batch."""
         file = await self._input(key.owner, wanted.input_file_id)
-        if 0 < file.expires_at < _now() + wanted.window_s:
+        if 0 < file.expires_at < now() + wanted.window_s:
             message = (
                 f"The file '{file.id}' expires before the completion window of the batch ends."
             )
@@ -79,7 +79,7 @@ class BatchService:
         return await self._change(
             owner,
             batch_id,
-            lambda record: states.cancel(record, _now()),
+            lambda record: states.cancel(record, now()),
             states.CANCELLING,
             states.CANCELLED,
         )
@@ -125,16 +125,16 @@ class BatchService:
     async def _create(
         self, key: KeyRecord, wanted: batch_pb2.StoredBatch, name: str
     ) -> batch_pb2.StoredBatch:
-        now_ms = time.time_ns() // 1_000_000
+        made_ms = now_ms()
         record = batch_pb2.StoredBatch()
         record.CopyFrom(wanted)
-        record.id = names.new_id(now_ms, os.urandom(_RANDOM))
+        record.id = names.new_id(made_ms, os.urandom(_RANDOM))
         if name:
             with told():
                 record.id = await self.batches.named(key.owner, _digest(name), record.id)
         record.owner, record.tenant = key.owner, key.tenant
         record.status = states.VALIDATING
-        record.created_at = now_ms // 1000
+        record.created_at = made_ms // 1000
         record.expires_at = record.created_at + record.window_s
         with told():
             try:
@@ -207,7 +207,3 @@ def _same(one: batch_pb2.StoredBatch, other: batch_pb2.StoredBatch) -> bool:
     if not one.retry_of and one.input_file_id != other.input_file_id:
         return False
     return all(getattr(one, name) == getattr(other, name) for name in _ASKED)
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000_000

@@ -20,13 +20,14 @@ from broker.translate.responses_object import render
 from broker.translate.responses_request import as_responses
 from broker.translate.responses_stream import ResponsesStream
 from broker.v1 import generation_pb2
+from broker.wallclock import now
 from edge.auth import authorization
 from edge.http.call import Call
 from edge.http.follow import follow
 from edge.http.inference import Asked, InferenceRoute, Ingress, as_error
 from edge.http.reply import JSON_TYPE
 from edge.responses.keeping import Keeping
-from edge.responses.service import ResponseService, now
+from edge.responses.service import ResponseService
 from edge.responses.turn import Turn
 from edge.seams import ExchangeLike
 

@@ -7,11 +7,11 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from broker.bus.objects import now
 from broker.config import Limits
 from broker.files import MOST_PART_BYTES
 from broker.translate.uploads import part_shown, read_complete, read_upload, upload_shown
 from broker.v1 import file_pb2
+from broker.wallclock import now
 from edge.auth import Authenticator
 from edge.http.files import form_schema, incoming_file
 from edge.http.routes import json_body, signed_in

@@ -8,8 +8,9 @@ from broker import durable, items
 from broker.bus.responses import Responses
 from broker.errors import InferenceError
 from broker.v1 import content_pb2, stored_pb2
+from broker.wallclock import now
 from edge import ids
-from edge.responses.service import now, told
+from edge.responses.service import told
 from edge.responses.turn import conversation_not_found
 
 _Messages = Sequence[content_pb2.Message]

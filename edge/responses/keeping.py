@@ -9,7 +9,8 @@ from broker.answer import Fold
 from broker.errors import InferenceError
 from broker.translate.responses_object import finished
 from broker.v1 import event_pb2, stored_pb2
-from edge.responses.service import ResponseService, now
+from broker.wallclock import now
+from edge.responses.service import ResponseService
 from edge.responses.turn import Turn
 from edge.seams import ExchangeLike
 

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import time
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +26,7 @@ from broker.keys import KeyRecord
 from broker.routing import Decision
 from broker.settings import Limits
 from broker.v1 import event_pb2, generation_pb2, job_pb2, stored_pb2
+from broker.wallclock import now
 from edge import ids
 from edge.claims import Named
 from edge.hosted import HostedTools
@@ -352,11 +352,6 @@ def _queued(asked: Turn, name: str, watched: bool) -> stored_pb2.StoredResponse:
     asked.fill(record)
     items.name_messages(record.request.generate.messages, record.id)
     return record
-
-
-def now() -> int:
-    """Unix seconds."""
-    return time.time_ns() // 1_000_000_000
 
 
 def not_found(name: str) -> InferenceError:

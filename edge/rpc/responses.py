@@ -18,9 +18,10 @@ from broker.v1 import generation_pb2, stored_pb2
 from broker.v1 import inference_service_pb2 as pb_inference
 from broker.v1 import responses_service_pb2 as pb
 from broker.v1 import responses_service_pb2_grpc as pb_grpc
+from broker.wallclock import now
 from edge.openstreams import OpenStreams
 from edge.responses.keeping import Keeping
-from edge.responses.service import ResponseService, now
+from edge.responses.service import ResponseService
 from edge.responses.turn import Turn
 from edge.rpc.asking import Asking, Question, Wrap
 from edge.rpc.calls import Call, Calls, Context

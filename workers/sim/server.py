@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 
 import httptools
 import orjson
 
+from broker.wallclock import now
 from workers.sim.allowed import Allowed, limits_of
 from workers.sim.answer import Answer, answer_to
 from workers.sim.audio import SCRIPTS
@@ -216,9 +216,7 @@ class Connection(asyncio.Protocol):
         self._call = (sim.stats, script, key)
         sim.open += 1
         sim.stats.begin(script, sim.open)
-        self._playback = Playback(
-            self._transport, script, sim.call_number, time.time_ns() // 1_000_000_000, self._end
-        )
+        self._playback = Playback(self._transport, script, sim.call_number, now(), self._end)
         if not self._writable:
             self._playback.pause()
         self._playback.advance()
