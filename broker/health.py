@@ -68,6 +68,7 @@ class Health:
         """Stop following."""
         for task in self._tasks:
             task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._shared.close()
 
     def failed(self, target: Target, error: InferenceError, begun: float) -> None:

@@ -100,6 +100,8 @@ class Breakers:
         if len(self._breakers) >= _MOST:
             self._breakers.clear()
         own = error.reason in _AT_ONCE and error.key in keys
+        if error.other_keys and not own:
+            return None  # one key of several, of which nothing else is known
         entry = *place, error.key if own else ""
         breaker = self._breakers.setdefault(entry, _Breaker())
         if begun < breaker.opened:

@@ -158,6 +158,12 @@ def test_a_provider_rests_when_all_of_its_keys_do() -> None:
     assert not breakers.resting(PLACE, 42, KEYS)
 
 
+def test_one_key_of_several_that_nobody_knows_opens_nothing() -> None:
+    error = InferenceError("upstream_rate_limit", "", key="k9", other_keys=1)
+    assert Breakers().failed(PLACE, error, 0, 0, KEYS) is None
+    assert rest(Breakers().failed(PLACE, LIMITED, 0, 0, KEYS)) == 40
+
+
 CALLERS = [reason for reason in TABLE if not reason.startswith(("upstream", "stalled"))]
 
 
