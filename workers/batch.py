@@ -70,7 +70,8 @@ class Batch:
         # Lines that are too large for their jobs and run now.
         self._large = 0
         self._native = Native(tools, self._outcomes, self._read_range)
-        self._stops = Mirror(bus, subjects.BATCHES, keys="stop.*")
+        # What is stopped waits for nobody.
+        self._stops = Mirror(bus, subjects.BATCHES, lambda *_: self._begin(), keys="stop.*")
         self._live = Mirror(bus, subjects.BATCHES, keys="live.*")
         # By attempt, until they are settled; those that wait for room in the order they came.
         self._lines: dict[str, Line] = {}
