@@ -16,7 +16,7 @@ import pytest
 from broker.bus.keyring import Keyring
 from broker.v1 import control_service_pb2, event_pb2
 from broker.v1 import inference_service_pb2 as pb
-from tests.edge.mistakes import MISTAKES, Mistake, chat, typed
+from tests.broker.translate.mistakes import MISTAKES, Mistake, chat, typed
 from tests.system.rpc import (
     Client,
     Failure,

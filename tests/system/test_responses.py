@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.edge.response_mistakes import LATER, MISTAKES, body
+from tests.broker.translate.response_mistakes import LATER, MISTAKES, body
 from tests.system.answers import create, listed, over, post_stream, replay, text_of, texts
 from tests.system.provider import FakeProvider
 from tests.system.stack import Stack

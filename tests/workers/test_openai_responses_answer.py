@@ -12,7 +12,7 @@ from broker.errors import InferenceError
 from broker.translate.responses_answer import ResponsesAnswer
 from broker.translate.responses_stream import ResponsesStream
 from broker.v1 import event_pb2, generation_pb2
-from tests.edge.hub import asked, shown
+from tests.broker.translate.hub import asked, shown
 from tests.workers.conformance.outcome import fold
 from tests.workers.responses_answers import (
     ANSWERS,

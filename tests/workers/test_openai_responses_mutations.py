@@ -11,7 +11,7 @@ import pytest
 from broker.answer import Fold
 from broker.errors import TABLE, InferenceError
 from broker.v1 import event_pb2, inference_service_pb2
-from tests.edge.hub import asked
+from tests.broker.translate.hub import asked
 from tests.workers.conformance.mutations import (
     CHANGES,
     FRAMINGS,

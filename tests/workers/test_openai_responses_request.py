@@ -10,7 +10,7 @@ import pytest
 from broker.errors import InferenceError
 from broker.translate.chat_request import parse_chat
 from broker.v1 import content_pb2, generation_pb2
-from tests.edge.hub import asked
+from tests.broker.translate.hub import asked
 from workers import registry
 from workers.provider import Call
 from workers.standins import CALL_A_TOOL

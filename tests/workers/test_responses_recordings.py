@@ -11,7 +11,7 @@ import pytest
 from broker.translate.responses_request import parse_responses
 from broker.translate.responses_stream import ResponsesStream
 from broker.v1 import generation_pb2
-from tests.edge.hub import shown
+from tests.broker.translate.hub import shown
 from tests.workers.responses_answers import sse
 from tests.workers.test_openai_responses_answer import decode, plain
 

@@ -8,7 +8,7 @@ import pytest
 
 from broker.answer import Fold
 from broker.v1 import content_pb2, event_pb2, generation_pb2
-from tests.edge.hub import asked
+from tests.broker.translate.hub import asked
 from tests.workers.test_openai_responses_request import body
 from workers.state import own_state
 

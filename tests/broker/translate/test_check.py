@@ -11,7 +11,7 @@ from broker.errors import InferenceError
 from broker.translate.chat_request import parse_chat
 from broker.translate.check import check
 from broker.v1 import content_pb2, generation_pb2
-from tests.edge.mistakes import HELLO, MISTAKES, TYPED_ONLY, Mistake, chat, typed
+from tests.broker.translate.mistakes import HELLO, MISTAKES, TYPED_ONLY, Mistake, chat, typed
 
 
 def refusal(request: generation_pb2.Request, *, streamed: bool = False) -> InferenceError:

@@ -1,4 +1,4 @@
-"""The Messages API at the edge: what is asked, what is refused, how answers and errors look."""
+"""The Messages API: what is asked, what is refused, how answers and errors look."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from broker.translate.messages_api_request import parse_count, parse_messages
 from broker.translate.messages_api_stream import MessagesStream
 from broker.translate.token_count import CountAnswer
 from broker.v1 import content_pb2, event_pb2, generation_pb2
-from tests.edge.hub import events
+from tests.broker.translate.hub import events
 
 Finished = event_pb2.ChoiceFinished
 HELLO = [{"role": "user", "content": "hi"}]

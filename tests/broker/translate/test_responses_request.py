@@ -11,8 +11,8 @@ from broker.translate.responses_request import as_responses, parse_responses
 from broker.translate.wire import Platform
 from broker.translate.wire_responses import ResponsesRequest
 from broker.v1 import content_pb2
-from tests.edge.hub import asked
-from tests.edge.response_mistakes import MISTAKES, TEXTS, encoded
+from tests.broker.translate.hub import asked
+from tests.broker.translate.response_mistakes import MISTAKES, TEXTS, encoded
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from broker.translate.responses_answer import ResponsesAnswer
 from broker.translate.responses_object import render
 from broker.translate.responses_stream import ResponsesStream
 from broker.v1 import event_pb2, generation_pb2, stored_pb2
-from tests.edge.hub import asked, events, shown
+from tests.broker.translate.hub import asked, events, shown
 
 ID = "resp_0123456789abcdef0123456789abcdef"
 BEGIN = ["created", "in_progress"]

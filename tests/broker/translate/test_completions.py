@@ -1,4 +1,4 @@
-"""Completions at the edge: what is asked, what is refused on both fronts, what is answered."""
+"""Completions: what is asked, what is refused on both fronts, what is answered."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from broker.errors import InferenceError
 from broker.translate.check import check
 from broker.translate.completions import CompletionAnswer, CompletionStream, parse_completion
 from broker.v1 import generation_pb2
-from tests.edge.hub import events
+from tests.broker.translate.hub import events
 
 
 def parse(**fields: Any) -> generation_pb2.Request:
