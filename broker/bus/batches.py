@@ -20,7 +20,7 @@ from broker import subjects
 from broker.batch.states import FINAL
 from broker.bus.connection import Bus, BusError
 from broker.bus.responses import ConflictError
-from broker.bus.steady import mapped, subjects_of
+from broker.bus.steady import last_subjects_of, mapped, subjects_of
 from broker.v1 import batch_pb2
 
 # Tries of `change` against others that change the same record.
@@ -91,20 +91,22 @@ class Batches:
         `after` is the id of the last one of the page before.
         """
         pattern = _PREFIX + subjects.batch_key(owner, "x").removesuffix("x") + "*"
+        before = _PREFIX + subjects.batch_key(owner, after) if after else ""
+        found: list[batch_pb2.StoredBatch] = []
         with mapped("list batches"):
             await self._bus.kv(subjects.BATCHES)
-            info = await self._bus.js.stream_info(_STREAM, subjects_filter=pattern)
-        keys = sorted(
-            (key.removeprefix(_PREFIX) for key in info.state.subjects or ()), reverse=True
-        )
-        if after:
-            behind = subjects.batch_key(owner, after)
-            keys = [key for key in keys if key < behind]
-        found: list[batch_pb2.StoredBatch] = []
-        while keys and len(found) <= limit:
-            step, keys = keys[:_PARALLEL], keys[_PARALLEL:]
-            read = await asyncio.gather(*map(self.read, step))
-            found += [kept.record for kept in read if kept and kept.record.owner == owner]
+            pages = last_subjects_of(self._bus, _STREAM, pattern, before)
+            async with contextlib.aclosing(pages):
+                async for page in pages:
+                    keys = [subject.removeprefix(_PREFIX) for subject in page]
+                    while keys and len(found) <= limit:
+                        step, keys = keys[:_PARALLEL], keys[_PARALLEL:]
+                        read = await asyncio.gather(*map(self.read, step))
+                        found += [
+                            kept.record for kept in read if kept and kept.record.owner == owner
+                        ]
+                    if len(found) > limit:
+                        break
         return found[:limit], len(found) > limit
 
     async def change(self, owner: str, batch_id: str, edit: Edit) -> batch_pb2.StoredBatch | None:
@@ -201,8 +203,7 @@ class Batches:
         found = {}
         with mapped("list stopped batches"):
             pattern = _PREFIX + subjects.stop_key("x").removesuffix("x") + "*"
-            info = await self._bus.js.stream_info(_STREAM, subjects_filter=pattern)
-            for subject in info.state.subjects or ():
+            for subject in await subjects_of(self._bus, _STREAM, pattern):
                 with contextlib.suppress(NotFoundError):
                     written = (await self._bus.js.get_last_msg(_STREAM, subject)).time
                     if written is not None:

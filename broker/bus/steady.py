@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from typing import TypeVar
 
@@ -24,6 +24,10 @@ T = TypeVar("T")
 PATIENCE_S = 12.0
 _RETRY_S = 0.25
 _ASK_S = 5.0
+# Subjects that are read at a time: few at first, and no more than half of what the server tells.
+_FIRST_PAGE, _LARGEST_PAGE = 1000, 50_000
+# Beyond all subjects.
+_NOWHERE = 1 << 30
 _PASSING = (
     NoRespondersError,
     NoStreamResponseError,
@@ -77,12 +81,40 @@ async def subjects_of(bus: Bus, stream: str, filter_subject: str) -> list[str]:
     """The subjects of a stream that hold something, sorted. The server tells 100,000 at a time."""
     found: list[str] = []
     while True:
-        asked = json.dumps({"subjects_filter": filter_subject, "offset": len(found)}).encode()
-        ask = partial(bus.nc.request, f"$JS.API.STREAM.INFO.{stream}", asked, timeout=_ASK_S)
-        told = json.loads((await patiently(bus, ask)).data)
-        if "error" in told:
-            raise BusError(f"{stream}: {told['error'].get('description')}")
-        some = told["state"].get("subjects") or {}
+        some, total = await _page(bus, stream, filter_subject, len(found))
         found += some
-        if not some or len(found) >= told.get("total", 0):
+        if not some or len(found) >= total:
             return sorted(found)
+
+
+async def last_subjects_of(
+    bus: Bus, stream: str, filter_subject: str, before: str = ""
+) -> AsyncGenerator[list[str], None]:
+    """The same from the last one to the first, in pages that grow: whoever needs few reads few.
+
+    `before` is the subject that the first one is to come before. Those that come or go meanwhile
+    are seen or not; no other one is missed.
+    """
+    _, end = await _page(bus, stream, filter_subject, _NOWHERE)
+    size = _FIRST_PAGE
+    while end > 0:
+        begin = max(0, end - size)
+        # It goes on beyond `end`: when some have gone, those behind them have moved to the front.
+        some, _ = await _page(bus, stream, filter_subject, begin)
+        page = sorted((one for one in some if not before or one < before), reverse=True)
+        if page:
+            yield page
+            before = page[-1]
+        end, size = begin, min(4 * size, _LARGEST_PAGE)
+
+
+async def _page(
+    bus: Bus, stream: str, filter_subject: str, offset: int
+) -> tuple[Iterable[str], int]:
+    """Subjects from the one at `offset` on, and how many there are in all."""
+    asked = json.dumps({"subjects_filter": filter_subject, "offset": offset}).encode()
+    ask = partial(bus.nc.request, f"$JS.API.STREAM.INFO.{stream}", asked, timeout=_ASK_S)
+    told = json.loads((await patiently(bus, ask)).data)
+    if "error" in told:
+        raise BusError(f"{stream}: {told['error'].get('description')}")
+    return told["state"].get("subjects") or {}, told.get("total", 0)

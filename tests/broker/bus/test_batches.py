@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from broker import subjects
 from broker.batch import names, states
-from broker.bus import Bus
+from broker.bus import Bus, steady
 from broker.bus.batches import Batches
 from broker.bus.mirror import Mirror
 from broker.bus.responses import ConflictError
@@ -42,6 +45,78 @@ async def test_an_owner_lists_its_batches_newest_first_and_page_by_page(batches:
     assert ([r.id for r in last], more) == (ids[2:], False)
     assert await batches.get("other", ids[0]) is None
     assert await batches.list("nobody") == ([], False)
+
+
+async def test_no_batch_is_missed_on_any_number_of_pages_of_subjects(
+    bus: Bus, batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steady, "_FIRST_PAGE", 2)
+    monkeypatch.setattr(steady, "_LARGEST_PAGE", 3)
+    made = [record(n) for n in range(12)]
+    for one in (*made, record(99, "other")):
+        await batches.create(one)
+    ids = sorted((one.id for one in made), reverse=True)
+    listed, after, more = [], "", True
+    while more:
+        found, more = await batches.list("acme", after=after, limit=5)
+        listed += [one.id for one in found]
+        after = listed[-1]
+    assert listed == ids
+
+
+class _Server:
+    """A server that tells so many subjects at a time; it may lose one with each answer."""
+
+    def __init__(self, count: int, most: int, *, loses: bool = False) -> None:
+        self.subjects = [f"s.{n:05}" for n in range(count)]
+        self.told: list[int] = []
+        self.connected = True
+        self.nc = self
+        self._most = most
+        self._loses = loses
+
+    async def request(self, subject: str, data: bytes, timeout: float) -> SimpleNamespace:
+        assert subject == "$JS.API.STREAM.INFO.S"
+        offset = json.loads(data)["offset"]
+        some = self.subjects[offset : offset + self._most]
+        self.told.append(len(some))
+        answer = {"total": len(self.subjects), "state": {"subjects": dict.fromkeys(some, 1)}}
+        if self._loses:
+            del self.subjects[0]
+        return SimpleNamespace(data=json.dumps(answer))
+
+
+async def _all_of(server: _Server, before: str = "") -> list[str]:
+    found: list[str] = []
+    async for page in steady.last_subjects_of(cast("Bus", server), "S", "s.*", before):
+        found += page
+    return found
+
+
+async def test_more_subjects_than_a_server_tells_at_a_time_are_all_found_last_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(steady, "_FIRST_PAGE", 2)
+    monkeypatch.setattr(steady, "_LARGEST_PAGE", 5)
+    server = _Server(47, 10)
+    assert await _all_of(server) == server.subjects[::-1]
+    assert await _all_of(server, "s.00020") == server.subjects[:20][::-1]
+    assert await _all_of(_Server(0, 10)) == []
+    # Some that are there all the time are seen, though others go from page to page.
+    losing = _Server(47, 10, loses=True)
+    seen = await _all_of(losing)
+    assert set(losing.subjects) <= set(seen)
+    assert len(set(seen)) == len(seen)
+    assert await steady.subjects_of(cast("Bus", server), "S", "s.*") == server.subjects
+
+
+async def test_the_newest_of_many_subjects_are_found_without_reading_all() -> None:
+    server = _Server(60_000, 100_000)
+    async for page in steady.last_subjects_of(cast("Bus", server), "S", "s.*"):
+        assert len(page) == 1000
+        assert page[0] == max(server.subjects)
+        break
+    assert sum(server.told) == 1000
 
 
 async def test_a_batch_is_active_until_it_is_let_go(bus: Bus, batches: Batches) -> None:
