@@ -12,6 +12,8 @@ import sys
 import pytest
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
+from nats.js.errors import Error as JetStreamError
 from nats.js.kv import KeyValue
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -125,3 +127,7 @@ async def test_uvicorn_keeps_what_a_connection_reads_of_it() -> None:
     assert [name for name in CYCLE if name not in _names_of(RequestResponseCycle)] == []
     assert [name for name in FLOW if name not in _names_of(FlowControl)] == []
     assert STATUS_LINE[200] == b"HTTP/1.1 200 OK\r\n"
+
+
+def test_errors_of_jetstream_are_errors_of_nats() -> None:
+    assert issubclass(JetStreamError, NatsError), "broker/bus catches NatsError for both"

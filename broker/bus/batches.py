@@ -13,7 +13,6 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
 from nats.errors import Error as NatsError
-from nats.js.errors import Error as JetStreamError
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError, NotFoundError
 
 from broker import subjects
@@ -156,7 +155,7 @@ class Batches:
                     except TimeoutError:
                         seen = 0
             finally:
-                with contextlib.suppress(NatsError, JetStreamError, TimeoutError):
+                with contextlib.suppress(NatsError, TimeoutError):
                     await watcher.stop()  # type: ignore[no-untyped-call]
             await asyncio.sleep(0.5)
 

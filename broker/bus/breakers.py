@@ -66,7 +66,7 @@ class SharedBreakers:
         headers = {"Nats-TTL": str(math.ceil(kept))}
         try:
             await self._bus.js.publish(subject, _encode(value), headers=headers, timeout=2)
-        except (NatsError, JetStreamError, TimeoutError):
+        except (NatsError, TimeoutError):
             return
 
     async def claim(self, provider: str, model: str, interval_s: float) -> bool:

@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.js.errors import Error as JetStreamError
 
 from broker import subjects
 from broker.bus.connection import Bus
@@ -122,7 +121,7 @@ async def allow(bus: Bus, allowance: Allowance) -> bool:
         await bus.js.publish(
             f"$KV.{subjects.CAPACITY}.{key}", _encode(allowance), headers=headers, timeout=_WAIT_S
         )
-    except (NatsError, JetStreamError, TimeoutError) as exc:
+    except (NatsError, TimeoutError) as exc:
         _log.warning("workers were not told of their capacity: %s", exc)
         return False
     return True

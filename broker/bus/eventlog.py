@@ -15,7 +15,6 @@ import msgspec
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js.api import ConsumerConfig, DeliverPolicy, RawStreamMsg
-from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
 
 from broker import subjects
@@ -100,7 +99,7 @@ class EventLog:
             return await self._bus.js.get_last_msg(STREAM, subjects.events(response_id))
         except NotFoundError:
             return None
-        except (NatsError, JetStreamError, TimeoutError) as exc:
+        except (NatsError, TimeoutError) as exc:
             raise BusError(f"cannot read the log of {response_id}: {exc}") from exc
 
     async def read(self, response_id: str, attempt: int) -> tuple[list[event_pb2.Event], int]:
@@ -143,7 +142,7 @@ class EventLog:
                     break
         try:
             await self._bus.js.purge_stream(STREAM, subject=subjects.events(response_id))
-        except (NatsError, JetStreamError, TimeoutError) as exc:
+        except (NatsError, TimeoutError) as exc:
             raise BusError(f"cannot delete the log of {response_id}: {exc}") from exc
         for name in names:
             await self._blobs.discard(name)
@@ -166,7 +165,7 @@ class EventLog:
                     if large and logged.HasField("object"):
                         logged = await self._fetch(logged)
                     yield sequence, logged
-            except (NatsError, JetStreamError, TimeoutError, msgspec.DecodeError) as exc:
+            except (NatsError, TimeoutError, msgspec.DecodeError) as exc:
                 _log.info("reading the log of %s failed: %s; trying again", response_id, exc)
                 await asyncio.sleep(_RETRY_S)
             finally:
@@ -203,7 +202,7 @@ class EventLog:
                     message.cancel()
         finally:
             over.cancel()
-            with contextlib.suppress(NatsError, JetStreamError, TimeoutError):
+            with contextlib.suppress(NatsError, TimeoutError):
                 await subscription.unsubscribe()
 
     async def _fetch(self, logged: stored_pb2.LoggedEvents) -> stored_pb2.LoggedEvents:

@@ -71,7 +71,7 @@ class Jobs:
         while True:
             try:
                 await self._bus.js.publish(subject, kept, headers=headers)
-            except (NatsError, JetStreamError, TimeoutError) as exc:
+            except (NatsError, TimeoutError) as exc:
                 if asyncio.get_running_loop().time() > deadline:
                     _log.exception("dead letter not stored")
                     return

@@ -63,7 +63,7 @@ class Leadership:
             self._revision = await kv.create(self._key, self._name, msg_ttl=TTL_S)
         except KeyWrongLastSequenceError:
             return False
-        except (NatsError, JetStreamError, TimeoutError, BusError) as exc:
+        except (NatsError, TimeoutError, BusError) as exc:
             _log.debug("leadership %s: %s", self._key, exc)
             return False
         return True
@@ -111,7 +111,7 @@ class Leadership:
 
     async def _release(self) -> None:
         # Without a server it ends by itself.
-        with contextlib.suppress(NatsError, JetStreamError, TimeoutError, BusError):
+        with contextlib.suppress(NatsError, TimeoutError, BusError):
             async with asyncio.timeout(1):
                 kv = await self._bus.kv(self._bucket)
                 await kv.delete(self._key, last=self._revision)

@@ -64,7 +64,7 @@ class Lease:
         if self._task is not None:
             await end(self._task)
         # Without a server it ends by itself.
-        with contextlib.suppress(NatsError, JetStreamError, TimeoutError):
+        with contextlib.suppress(NatsError, TimeoutError):
             async with asyncio.timeout(_RELEASE_S):
                 await (await self._bus.kv(self._bucket)).delete(self._key)
 

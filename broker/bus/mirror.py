@@ -10,7 +10,6 @@ from typing import Any
 
 from nats.errors import Error as NatsError
 from nats.js.api import ConsumerInfo
-from nats.js.errors import Error as JetStreamError
 from nats.js.kv import KeyValue
 
 from broker.bus.connection import Bus, BusError
@@ -85,7 +84,7 @@ class Mirror:
         while True:
             try:
                 await self._watch_once()
-            except (NatsError, JetStreamError, TimeoutError, BusError) as exc:
+            except (NatsError, TimeoutError, BusError) as exc:
                 _log.warning("watching %s failed: %s; trying again", self._bucket, exc)
                 await asyncio.sleep(0.5)
 
@@ -122,7 +121,7 @@ class Mirror:
         finally:
             for future in waiting:
                 future.cancel()
-            with contextlib.suppress(NatsError, JetStreamError, TimeoutError):
+            with contextlib.suppress(NatsError, TimeoutError):
                 await watcher.stop()  # type: ignore[no-untyped-call]
                 if info is not None and self._bus.connected:
                     async with asyncio.timeout(1):

@@ -17,7 +17,6 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, RawStreamMsg
-from nats.js.errors import Error as JetStreamError
 
 from broker.bus.connection import Bus, BusError
 from broker.bus.ending import end
@@ -128,7 +127,7 @@ class Objects:
                             break
                         yield data
                         number += 1
-            except (NatsError, JetStreamError, TimeoutError, OSError) as exc:
+            except (NatsError, TimeoutError, OSError) as exc:
                 _log.debug("reading %s goes on after %r", piece.name, exc)
 
     async def _first(self, piece: file_pb2.StoredPiece, number: int) -> RawStreamMsg:
@@ -164,7 +163,7 @@ class Objects:
             finally:
                 await pull.unsubscribe()
         finally:
-            with contextlib.suppress(NatsError, JetStreamError, TimeoutError, OSError):
+            with contextlib.suppress(NatsError, TimeoutError, OSError):
                 await js.delete_consumer(stream, name)
 
 

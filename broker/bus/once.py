@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from nats.errors import Error as NatsError
 from nats.js.errors import APIError, KeyDeletedError, KeyNotFoundError
-from nats.js.errors import Error as JetStreamError
 
 from broker import subjects
 from broker.bus.connection import Bus, BusError
@@ -89,5 +88,5 @@ def _key(owner: str, name: str) -> str:
 def _mapped() -> Iterator[None]:
     try:
         yield
-    except (NatsError, JetStreamError, TimeoutError) as exc:
+    except (NatsError, TimeoutError) as exc:
         raise BusError(f"cannot look an idempotency key up: {exc}") from exc

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from functools import partial
 
 from nats.errors import Error as NatsError
-from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
 
 from broker import subjects
@@ -139,7 +138,7 @@ class Outcomes:
             found = await self._bus.js.get_last_msg(_STREAM, subjects.result(batch_id, number))
         except NotFoundError:
             return None
-        except (NatsError, JetStreamError, TimeoutError) as exc:
+        except (NatsError, TimeoutError) as exc:
             raise BusError(f"results cannot be read: {exc}") from exc
         return batch_pb2.LineResult.FromString(found.data or b"")
 

@@ -18,7 +18,6 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-from nats.js.errors import Error as JetStreamError
 
 from broker import subjects
 from broker.bus.connection import Bus, BusError
@@ -157,7 +156,7 @@ class Results:
                     async for group in groups:
                         at = group[-1].sequence + 1
                         yield group
-            except (NatsError, JetStreamError, TimeoutError, OSError) as exc:
+            except (NatsError, TimeoutError, OSError) as exc:
                 _log.info("following results: %s; trying again", exc or type(exc).__name__)
             await asyncio.sleep(_RETRY_S)
 
@@ -195,7 +194,7 @@ class Results:
         finally:
             self._pulls.discard(pull)
             await pull.close()
-            with contextlib.suppress(NatsError, JetStreamError, TimeoutError, OSError):
+            with contextlib.suppress(NatsError, TimeoutError, OSError):
                 await js.delete_consumer(STREAM, name)
 
 

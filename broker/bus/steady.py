@@ -13,7 +13,6 @@ from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.api import RawStreamMsg
-from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NoStreamResponseError, NotFoundError, ServiceUnavailableError
 
 from broker.bus.connection import Bus, BusError
@@ -45,7 +44,7 @@ def mapped(what: str) -> Iterator[None]:
     """NATS errors as `BusError`, saying what was being done."""
     try:
         yield
-    except (NatsError, JetStreamError, TimeoutError, OSError) as exc:
+    except (NatsError, TimeoutError, OSError) as exc:
         raise BusError(f"cannot {what}: {exc or type(exc).__name__}") from exc
 
 
