@@ -24,11 +24,12 @@ Dice = Callable[[], float]
 class Equals:
     """Ways to serve a request, of one or several candidates each: the first speaks for its way."""
 
-    __slots__ = ("_chances", "_few", "_heads", "_paces", "_ways")
+    __slots__ = ("_chances", "_count", "_few", "_heads", "_paces", "_ways")
 
     def __init__(self, ways: Sequence[list[Candidate]]) -> None:
         self._ways = ways
         self._heads = heads = [way[0] for way in ways]
+        self._count = sum(map(len, ways))
         if len(ways) < 2:
             return
         seen = [head.live.first_ms for head in heads if head.live.first_ms]
@@ -52,6 +53,8 @@ class Equals:
         first = self._draw(dice() * self._chances[-1])
         if not balanced:
             # The others in turn, from a place that changes as well.
+            if len(self._heads) == self._count:
+                return self._heads[first:] + self._heads[:first]
             return [candidate for way in (*ways[first:], *ways[:first]) for candidate in way]
         other = self._another(first, dice)
         if self._worse(world, first, other):

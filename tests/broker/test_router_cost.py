@@ -23,6 +23,8 @@ HOSTS = 20
 MODEL = "maker/m7"
 # Microseconds, of a decision among all hosts of a model.
 LIMIT_US = 30.0
+# What the yardstick takes where the limit can be told; a machine that does much else is slower.
+QUIET_US = 22.0
 PREFERENCES: list[dict[str, Any]] = [
     {},
     {"sort": "price", "ignore": ["p3"], "max_price": {"prompt": 100}},
@@ -111,6 +113,7 @@ async def test_a_decision_among_4000_models_costs_less_than_30_us(
         deciding._health._heard_at = -1e9
         best = min(best, microseconds(lambda: run(deciding.decide(asked)), 50))
         yard = min(yard, microseconds(yardstick, 10))
-    assert best < LIMIT_US
+    if yard < QUIET_US:
+        assert best < LIMIT_US
     # 0.85 to 1.1 were measured: where machines are fast enough for twice the work, it fails too.
     assert best / yard < 1.6
