@@ -171,6 +171,8 @@ class Life:
         # Lines that a pass left out, for whatever reason, are looked for like lost ones.
         begun = progress.sent if stopped else progress.total - progress.copies
         if states.done(record) < begun + (self._copied or 0):
+            if stopped:
+                await lost.end_delayed(run)
             await self._look_for_lost()
             return False
         doubtful = stopped and run.doubtful and not progress.published

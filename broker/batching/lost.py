@@ -60,6 +60,21 @@ def has(bits: bytearray, number: int) -> bool:
     return place < len(bits) and bool(bits[place] >> (number & 7) & 1)
 
 
+async def end_delayed(run: Run) -> None:
+    """Give the lines of a stopped batch that are delayed their results: up to a minute early.
+
+    What is handed over to a provider's batch API is not over with that, and comes by itself.
+    """
+    jobs = await backlog.delayed_jobs(run.services.bus, run.line_prefix)
+    code = run.record.stop_code
+    made: list[batch_pb2.LineResult] = [
+        projection.ended(job.line.number, job.line.custom_id, code)
+        for job in jobs
+        if job.line.batch_id == run.id
+    ]
+    await write_all(run, made)
+
+
 async def seal(run: Run, copies: Copies | None) -> None:
     """Give every line that was begun and has no result the one that says so."""
     progress, code = run.record.progress, run.record.stop_code

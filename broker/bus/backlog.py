@@ -6,6 +6,7 @@ whoever published it.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from collections import Counter
@@ -19,10 +20,13 @@ from nats.js.errors import NotFoundError
 from broker import subjects
 from broker.bus.connection import Bus, BusError
 from broker.bus.steady import mapped
+from broker.v1 import job_pb2
 
 _STREAM = subjects.LANES[subjects.BATCH]
 _SCHEDULES = "SCHED"
 _TIMEOUT_S = 5.0
+# Jobs that are read at a time.
+_AT_ONCE = 32
 
 
 class _State(msgspec.Struct):
@@ -71,6 +75,27 @@ async def delayed(bus: Bus) -> Counter[tuple[str, str]]:
         place, _, line = name.rpartition(".")[2].partition("-")
         found[line.rpartition("_")[0], place] += 1
     return found
+
+
+async def delayed_jobs(bus: Bus, batch: str) -> list[job_pb2.Job]:
+    """The delayed jobs of a batch, by what its lines' request ids begin with; some may be due."""
+    pattern = subjects.schedule(subjects.BATCH, "x")[:-1] + "*"
+    waiting, _ = await _subjects(bus, _SCHEDULES, pattern)
+    mine = [name for name in waiting if batch in name]
+    found: list[job_pb2.Job] = []
+    with mapped("read delayed jobs"):
+        for start in range(0, len(mine), _AT_ONCE):
+            reads = (_delayed_job(bus, name) for name in mine[start : start + _AT_ONCE])
+            found += [job for job in await asyncio.gather(*reads) if job is not None]
+    return found
+
+
+async def _delayed_job(bus: Bus, subject: str) -> job_pb2.Job | None:
+    try:
+        message = await bus.js.get_last_msg(_SCHEDULES, subject)
+    except NotFoundError:
+        return None  # it is queued meanwhile
+    return job_pb2.Job.FromString(message.data or b"")
 
 
 async def oldest(bus: Bus) -> float:

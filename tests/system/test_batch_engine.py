@@ -8,12 +8,17 @@ from typing import Any
 
 import pytest
 
+from broker import subjects
 from broker.batch import states
+from broker.bus import backlog
 from broker.bus.leftovers import sweep_results
 from broker.v1 import batch_pb2
 from tests.system.batches import Runner, chat, line
 from tests.system.shared import shared_stack
 from tests.system.stack import Stack, until
+
+# Lines that only wait have ended by then, and the files are written.
+MOST_CANCEL_S = 15.0
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +129,28 @@ async def test_a_cancelled_batch_keeps_what_was_answered(runner: Runner) -> None
     assert {row["error"]["code"] for row in errors} == {"batch_cancelled"}
     assert errors[0]["response"] is None
     assert await charges(runner) == len(output)
+
+
+@pytest.mark.parametrize("wait", ["advertise", "retry_after=50"])
+async def test_lines_that_only_wait_end_soon_after_the_cancel(runner: Runner, wait: str) -> None:
+    """Their provider lets 4 calls through at a time: some wait at workers, others for their time.
+
+    Where it says only with a 429 when to come again, they do that much later.
+    """
+    model = f"sim/{wait[:3]}-cancel,ttft_ms=300,tokens=2,allow_open=4,{wait}"
+    batch = await runner.create([chat(n, model) for n in range(600)])
+
+    async def some_are_delayed() -> bool:
+        prefix = subjects.line_id(batch, 1).rpartition("_")[0]
+        return (await backlog.scheduled(runner.bus))[prefix] > 3
+
+    await until(some_are_delayed, "lines wait", 60)
+    cancelled_at = time.monotonic()
+    await runner.change(batch, lambda kept: states.cancel(kept, int(time.time())))
+    record = await runner.over(batch)
+    assert time.monotonic() - cancelled_at < MOST_CANCEL_S
+    assert record.status == states.CANCELLED
+    assert len(await runner.rows(record.error_file_id)) == 600 - record.progress.completed
 
 
 async def test_a_batch_past_its_window_expires_with_what_was_answered(runner: Runner) -> None:
