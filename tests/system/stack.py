@@ -208,6 +208,11 @@ class Stack:
         async with httpx.AsyncClient() as client:
             return dict((await client.get(f"http://127.0.0.1:{self.sim_port}/stats")).json())
 
+    async def open_calls(self, count: int, *, or_more: bool = False) -> bool:
+        """Whether so many calls to sim run."""
+        running = (await self.sim_stats())["open"]
+        return bool(running >= count if or_more else running == count)
+
     async def reset_sim(self) -> None:
         async with httpx.AsyncClient() as client:
             await client.post(f"http://127.0.0.1:{self.sim_port}/stats/reset")

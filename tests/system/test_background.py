@@ -185,21 +185,17 @@ async def test_it_answers_after_a_restart_of_everything(make_stack: MakeStack) -
 async def test_a_running_one_is_cancelled_upstream_within_2_s(stack: Stack) -> None:
     async with stack.client() as client:
         name = (await create(client, "sim/sim-tokens=5,ttft_ms=60000", background=True))["id"]
-        await until(lambda: open_calls(stack, 1), "it runs")
+        await until(lambda: stack.open_calls(1), "it runs")
         stream = asyncio.create_task(replay(client, name))
         cancelled = (await client.post(f"/v1/responses/{name}/cancel")).json()
         begun = time.monotonic()
         assert cancelled["status"] == "cancelled"
-        await until(lambda: open_calls(stack, 0), "the call is closed", 2)
+        await until(lambda: stack.open_calls(0), "the call is closed", 2)
         assert time.monotonic() - begun < 2
         again = (await client.post(f"/v1/responses/{name}/cancel")).json()
         assert again == cancelled
         assert (await stream)[-1]["type"] == "response.cancelled"
     await settled(stack, 0)
-
-
-async def open_calls(stack: Stack, count: int) -> bool:
-    return bool((await stack.sim_stats())["open"] == count)
 
 
 async def test_a_queued_one_that_is_cancelled_never_starts(make_stack: MakeStack) -> None:
@@ -221,7 +217,7 @@ async def test_a_deleted_one_is_stopped_and_nothing_of_it_is_left(stack: Stack) 
         await until(lambda: logged(stack, name), "something is in its log")
         answer = await client.delete(f"/v1/responses/{name}")
         assert answer.json() == {"id": name, "object": "response", "deleted": True}
-        await until(lambda: open_calls(stack, 0), "the call is closed", 2)
+        await until(lambda: stack.open_calls(0), "the call is closed", 2)
         for method, path in (
             ("GET", ""),
             ("DELETE", ""),
@@ -281,9 +277,9 @@ async def test_a_poison_one_goes_to_the_dead_letters_and_fails(make_stack: MakeS
         asked = {"background": True, "log_query_body": False}
         name = (await create(client, "sim/sim-tokens=5,ttft_ms=60000", **asked))["id"]
         for loss in range(3):
-            await until(lambda: open_calls(stack, 1), f"it runs, loss {loss}", 40)
+            await until(lambda: stack.open_calls(1), f"it runs, loss {loss}", 40)
             stack.processes["worker0"].kill(signal.SIGKILL)
-            await until(lambda: open_calls(stack, 0), "its call is closed")
+            await until(lambda: stack.open_calls(0), "its call is closed")
             stack.start_worker(0)
         failed = await over(client, name, 40)
     assert failed["status"] == "failed"
@@ -317,7 +313,7 @@ async def test_background_work_leaves_room_for_interactive_work(make_stack: Make
             (await create(client, "sim/sim-tokens=30,delay_ms=100", background=True))["id"]
             for _ in range(20)
         ]
-        await until(lambda: open_calls(stack, 7), "all but the reserve is taken")
+        await until(lambda: stack.open_calls(7), "all but the reserve is taken")
         begun = time.monotonic()
         await create(client, "sim/sim-tokens=1")
         assert time.monotonic() - begun < 1

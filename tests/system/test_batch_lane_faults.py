@@ -6,13 +6,9 @@ import json
 import signal
 
 from tests.system.lines import Lines, chat, shorten_leases
-from tests.system.stack import MakeStack, Stack, until
+from tests.system.stack import MakeStack, until
 
 HELD = "sim-ttft_ms=1500"
-
-
-async def open_calls(stack: Stack, count: int) -> bool:
-    return bool((await stack.sim_stats())["open"] >= count)
 
 
 async def once_each(lines: Lines, *, extra: int) -> None:
@@ -34,7 +30,7 @@ async def test_kill_9_of_a_worker_costs_a_second_call_of_what_it_ran_and_nothing
     await shorten_leases(stack)
     lines = Lines(stack)
     await lines.send(*(chat(HELD) for _ in range(60)))
-    await until(lambda: open_calls(stack, 20), "both run lines")
+    await until(lambda: stack.open_calls(20, or_more=True), "both run lines")
     stack.processes["worker0"].kill(signal.SIGKILL)
     await once_each(lines, extra=16)
     assert max([(await lines.result(n)).attempt for n in range(1, 61)]) == 1  # type: ignore[union-attr]
@@ -47,7 +43,7 @@ async def test_a_frozen_worker_wakes_up_too_late_and_changes_nothing(
     await shorten_leases(stack)
     lines = Lines(stack)
     await lines.send(*(chat("sim-vary,ttft_ms=1000") for _ in range(12)))
-    await until(lambda: open_calls(stack, 10), "both run lines")
+    await until(lambda: stack.open_calls(10, or_more=True), "both run lines")
     stack.processes["worker0"].kill(signal.SIGSTOP)
     results = await lines.all(60)
     stack.processes["worker0"].kill(signal.SIGCONT)
@@ -60,7 +56,7 @@ async def test_a_worker_that_leaves_passes_on_what_it_cannot_finish(make_stack: 
     stack = await make_stack(workers=1, slots=8, limits={"drain_grace_s": 0.5})
     lines = Lines(stack)
     await lines.send(*(chat("sim-ttft_ms=3000") for _ in range(10)))
-    await until(lambda: open_calls(stack, 7), "lines run")
+    await until(lambda: stack.open_calls(7, or_more=True), "lines run")
     stack.processes["worker0"].kill(signal.SIGTERM)
     await until(lambda: not stack.processes["worker0"].running, "it left")
     stack.start_worker(1)
@@ -103,7 +99,7 @@ async def test_kill_9_of_nats_loses_no_line(make_stack: MakeStack) -> None:
     stack = await make_stack(workers=2, slots=16)
     lines = Lines(stack)
     await lines.send(*(chat("sim-ttft_ms=300") for _ in range(200)))
-    await until(lambda: open_calls(stack, 20), "lines run")
+    await until(lambda: stack.open_calls(20, or_more=True), "lines run")
     stack.processes["nats"].kill(signal.SIGKILL)
     stack.start_nats()
     await until(lambda: stack.bus.connected, "NATS is back")

@@ -33,10 +33,6 @@ async def sample(stack: Stack, used: list[int]) -> None:
         await asyncio.sleep(0.5)
 
 
-async def open_calls(stack: Stack, count: int) -> bool:
-    return bool((await stack.sim_stats())["open"] >= count)
-
-
 async def test_a_full_batch_lane_costs_interactive_requests_little_and_leaves_little_unused(
     make_stack: MakeStack,
 ) -> None:
@@ -46,7 +42,7 @@ async def test_a_full_batch_lane_costs_interactive_requests_little_and_leaves_li
         await latencies(stack, client, MODEL, RATE, FOR_S)  # connections and code are warm then
         idle = p99(await latencies(stack, client, MODEL, RATE, FOR_S))
         await lines.send(*(chat(MODEL) for _ in range(int((FOR_S + 15) * SLOTS / CALL_S))))
-        await until(lambda: open_calls(stack, SLOTS - 2 * RESERVE), "the lane is full")
+        await until(lambda: stack.open_calls(SLOTS - 2 * RESERVE, or_more=True), "the lane is full")
         used: list[int] = []
         sampling = asyncio.create_task(sample(stack, used))
         busy = p99(await latencies(stack, client, MODEL, RATE, FOR_S))

@@ -15,10 +15,6 @@ from broker import subjects
 from tests.system.stack import KEY, MakeStack, Stack, until
 
 
-async def open_calls(stack: Stack, count: int) -> bool:
-    return bool((await stack.sim_stats())["open"] == count)
-
-
 async def raw_request(stack: Stack, body: dict[str, object]) -> socket.socket:
     """A request on a socket of our own, so that it can be dropped at any moment."""
     data = json.dumps(body).encode()
@@ -43,11 +39,11 @@ async def test_r8_a_client_that_leaves_closes_the_upstream_call_within_2_s(stack
     }
     for name, body in cases.items():
         sock = await raw_request(stack, body)
-        await until(lambda: open_calls(stack, 1), f"{name}: the provider was called")
+        await until(lambda: stack.open_calls(1), f"{name}: the provider was called")
         if name == "mid-stream":
             assert b"chat.completion.chunk" in await asyncio.to_thread(sock.recv, 65536)
         sock.close()
-        await until(lambda: open_calls(stack, 0), f"{name}: the upstream call was closed", 2)
+        await until(lambda: stack.open_calls(0), f"{name}: the upstream call was closed", 2)
         await stack.quiet()
         assert await stack.queue_empty()
     total = (await stack.ledger()).total()
@@ -60,7 +56,7 @@ async def test_r2_work_whose_client_left_while_it_was_queued_never_starts(
     stack: Stack = await make_stack(workers=1, slots=2)
     await stack.reset_sim()
     running = [await raw_request(stack, ask("sim/sim-tokens=2,ttft_ms=3000")) for _ in range(2)]
-    await until(lambda: open_calls(stack, 2), "both slots are taken")
+    await until(lambda: stack.open_calls(2), "both slots are taken")
     # One more is published and waits in the stream, three more wait in the edge.
     waiting = [await raw_request(stack, ask("sim/sim-tokens=2,ttft_ms=3000")) for _ in range(4)]
 
@@ -87,7 +83,7 @@ async def test_r2_work_whose_client_left_while_it_was_queued_never_starts(
 async def test_r9_a_slow_reader_stops_its_own_upstream_and_nobody_else(stack: Stack) -> None:
     slow = await raw_request(stack, ask("sim/sim-bytes=60000000,tokens=6000", stream=True))
     slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    await until(lambda: open_calls(stack, 1), "the slow one runs")
+    await until(lambda: stack.open_calls(1), "the slow one runs")
     async with stack.client() as client:
         worst = 0.0
         for _ in range(30):
@@ -97,14 +93,14 @@ async def test_r9_a_slow_reader_stops_its_own_upstream_and_nobody_else(stack: St
             worst = max(worst, time.monotonic() - begun)
             await asyncio.sleep(0.05)
     assert worst < 1.0
-    assert await open_calls(stack, 1)
+    assert await stack.open_calls(1)
     for name in ("edge", "worker0", "worker1"):
         pid = stack.processes[name].popen.pid
         status = Path(f"/proc/{pid}/status").read_text()
         rss = next(int(line.split()[1]) for line in status.splitlines() if line[:5] == "VmRSS")
         assert rss < 140_000, f"{name} holds {rss} KB"
     slow.close()
-    await until(lambda: open_calls(stack, 0), "its upstream call was closed", 3)
+    await until(lambda: stack.open_calls(0), "its upstream call was closed", 3)
     await stack.quiet()
 
 
@@ -134,7 +130,7 @@ async def test_r11_a_deadline_that_passes_in_the_queue_makes_no_upstream_call(
     await stack.reset_sim()
     async with stack.client() as client:
         first = asyncio.create_task(stack.chat(client, "sim/sim-tokens=2,ttft_ms=3000"))
-        await until(lambda: open_calls(stack, 1), "the slot is taken")
+        await until(lambda: stack.open_calls(1), "the slot is taken")
         begun = time.monotonic()
         late = await client.post(
             "/v1/chat/completions", json=ask("sim/x"), headers={"x-millrace-timeout": "1"}
@@ -158,7 +154,7 @@ async def test_ten_times_the_load_is_refused_quickly_and_what_is_accepted_finish
         # Eight run, one is published ahead, forty wait in the edge.
         model = "sim/sim-tokens=2,ttft_ms=1500"
         accepted = [asyncio.create_task(stack.chat(client, model)) for _ in range(48)]
-        await until(lambda: open_calls(stack, 8), "eight run")
+        await until(lambda: stack.open_calls(8), "eight run")
         accepted.append(asyncio.create_task(stack.chat(client, model)))
 
         async def full() -> bool:
@@ -186,7 +182,7 @@ async def test_a_job_delivered_twice_is_answered_and_charged_once(stack: Stack) 
 
         subscription = await stack.bus.nc.subscribe("req.int.sim.>", cb=keep)
         call = asyncio.create_task(stack.chat(client, "sim/sim-tokens=2,ttft_ms=1000"))
-        await until(lambda: open_calls(stack, 1), "it runs")
+        await until(lambda: stack.open_calls(1), "it runs")
         await until(lambda: copies, "the job was seen")
         subject = subjects.job("int", "sim", "main", "_")
         for _ in range(3):

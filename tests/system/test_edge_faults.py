@@ -12,10 +12,6 @@ from tests.ports import free_port
 from tests.system.stack import MakeStack, Stack, until
 
 
-async def open_calls(stack: Stack, count: int) -> bool:
-    return bool((await stack.sim_stats())["open"] == count)
-
-
 async def ask_until_it_breaks(stack: Stack, model: str, edge: str = "edge") -> None:
     try:
         async with stack.client(edge) as client:
@@ -30,9 +26,9 @@ async def test_r7_a_killed_edge_takes_its_upstream_calls_with_it_within_2_s(
     stack: Stack = await make_stack(workers=1, edges=2)
     model = "sim/sim-tokens=2,ttft_ms=20000"
     calls = [asyncio.create_task(ask_until_it_breaks(stack, model, "edge1")) for _ in range(10)]
-    await until(lambda: open_calls(stack, 10), "ten calls run")
+    await until(lambda: stack.open_calls(10), "ten calls run")
     stack.processes["edge1"].kill()
-    await until(lambda: open_calls(stack, 0), "their upstream calls are closed", 2)
+    await until(lambda: stack.open_calls(0), "their upstream calls are closed", 2)
     await asyncio.gather(*calls)
     # The other edge and the worker go on.
     async with stack.client() as client:
@@ -47,7 +43,7 @@ async def test_r1_jobs_of_a_dead_edge_are_dropped_without_an_upstream_call(
     stack: Stack = await make_stack(workers=1, edges=2, slots=2)
     model = "sim/sim-tokens=2,ttft_ms=2000"
     calls = [asyncio.create_task(ask_until_it_breaks(stack, model, "edge1")) for _ in range(4)]
-    await until(lambda: open_calls(stack, 2), "two run, two wait in the stream")
+    await until(lambda: stack.open_calls(2), "two run, two wait in the stream")
     stack.processes["edge1"].kill()
     await asyncio.gather(*calls)
     await stack.reset_sim()
@@ -58,7 +54,7 @@ async def test_r1_jobs_of_a_dead_edge_are_dropped_without_an_upstream_call(
 async def test_sigterm_lets_an_edge_finish_and_refuses_the_rest(stack: Stack) -> None:
     async with stack.client() as client:
         call = asyncio.create_task(stack.chat(client, "sim/sim-tokens=2,ttft_ms=1500"))
-        await until(lambda: open_calls(stack, 1), "it runs")
+        await until(lambda: stack.open_calls(1), "it runs")
         stack.processes["edge"].kill(signal.SIGTERM)
 
         async def leaving() -> bool:
@@ -99,7 +95,7 @@ async def test_without_nats_new_requests_fail_fast_and_running_streams_go_on(
     async with stack.client() as client:
         model = "sim/sim-tokens=40,delay_ms=100"
         stream = asyncio.create_task(stack.stream_text(client, model))
-        await until(lambda: open_calls(stack, 1), "the stream runs")
+        await until(lambda: stack.open_calls(1), "the stream runs")
         await asyncio.sleep(0.3)
         stack.processes["nats"].kill()
 

@@ -58,10 +58,6 @@ async def client(stack: Stack) -> AsyncIterator[Client]:
         yield client
 
 
-async def open_calls(stack: Stack, count: int) -> bool:
-    return bool((await stack.sim_stats())["open"] == count)
-
-
 # --- answers ---
 
 
@@ -313,7 +309,7 @@ async def test_a_deadline_ends_the_call_with_a_reason_and_the_upstream_call(
         assert 0.8 < time.monotonic() - begun < 1.1
         assert (found.code, found.reason) == ("DEADLINE_EXCEEDED", "deadline")
         assert found.metadata["provider"] == "sim"
-        await until(lambda: open_calls(stack, 0), "the upstream call was closed", 2)
+        await until(lambda: stack.open_calls(0), "the upstream call was closed", 2)
     await stack.quiet()
 
 
@@ -328,7 +324,7 @@ async def test_a_deadline_in_a_bulk_call_fails_what_is_not_done_in_band(
         assert result.HasField("answer") == result.custom_id.startswith("fast")
         if result.HasField("error"):
             assert Failure.of(result.error).reason == "deadline"
-    await until(lambda: open_calls(stack, 0), "the upstream calls were closed", 2)
+    await until(lambda: stack.open_calls(0), "the upstream calls were closed", 2)
 
 
 @pytest.mark.parametrize("model", SLOW.values(), ids=SLOW)
@@ -339,10 +335,10 @@ async def test_cancelling_a_call_closes_the_upstream_call(
     bulk = client.many(iter([item("a", ask(model)), item("b", ask(model))]))
     # A call begins when it is awaited or read.
     waiting = [asyncio.ensure_future(c) for c in (calls[0], calls[1].read(), bulk.read())]
-    await until(lambda: open_calls(stack, 4), "the provider was called")
+    await until(lambda: stack.open_calls(4), "the provider was called")
     for call in (*calls, bulk):
         call.cancel()
-    await until(lambda: open_calls(stack, 0), "the upstream calls were closed", 2)
+    await until(lambda: stack.open_calls(0), "the upstream calls were closed", 2)
     await asyncio.gather(*waiting, return_exceptions=True)
     await stack.quiet()
 
@@ -352,10 +348,10 @@ async def test_cancelling_a_stream_that_nobody_reads_closes_it_at_once(
 ) -> None:
     call = client.stream(ask("sim/sim-bytes=60000000,tokens=6000"))
     await call.read()
-    await until(lambda: open_calls(stack, 1), "it runs")
+    await until(lambda: stack.open_calls(1), "it runs")
     await asyncio.sleep(0.3)  # the server is stuck in a write by now
     call.cancel()
-    await until(lambda: open_calls(stack, 0), "the upstream call was closed", 2)
+    await until(lambda: stack.open_calls(0), "the upstream call was closed", 2)
     await stack.quiet()
 
 
@@ -365,10 +361,10 @@ async def test_a_connection_that_closes_ends_its_calls_though_they_were_only_dro
     async with connected(stack) as client:
         call = client.stream(ask("sim/sim-tokens=600,delay_ms=50"))
         await call.read()
-        await until(lambda: open_calls(stack, 1), "it runs")
+        await until(lambda: stack.open_calls(1), "it runs")
         del call
         gc.collect()
-    await until(lambda: open_calls(stack, 0), "the upstream call was closed", 2)
+    await until(lambda: stack.open_calls(0), "the upstream call was closed", 2)
     await stack.quiet()
 
 
@@ -377,9 +373,9 @@ async def test_who_does_not_read_a_stream_loses_it_and_the_upstream_call(
 ) -> None:
     call = client.stream(ask("sim/sim-bytes=60000000,tokens=6000"))
     await call.read()
-    await until(lambda: open_calls(stack, 1), "it runs")
+    await until(lambda: stack.open_calls(1), "it runs")
     # The limit is 2 s here.
-    await until(lambda: open_calls(stack, 0), "the upstream call was closed", 5)
+    await until(lambda: stack.open_calls(0), "the upstream call was closed", 5)
     await stack.quiet()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await rest(call)
@@ -398,14 +394,14 @@ async def test_a_request_is_cancelled_by_its_id_from_another_connection(
         unary = asyncio.ensure_future(client.infer(ask(model), "mine"))
         stream = client.stream(ask(model))
         given = (await stream.read()).request_id
-        await until(lambda: open_calls(stack, 2), "both run")
+        await until(lambda: stack.open_calls(2), "both run")
         for name in ("mine", given):
             assert await stranger.cancel(name) == NOT_FOUND
             assert await lone.cancel(name) == NOT_FOUND
-        assert await open_calls(stack, 2)
+        assert await stack.open_calls(2)
         for name in ("mine", given):
             assert await second.cancel(name) == CANCELLED
-        await until(lambda: open_calls(stack, 0), "the upstream calls were closed", 2)
+        await until(lambda: stack.open_calls(0), "the upstream calls were closed", 2)
 
         for call in (unary, rest(stream)):
             found = await failure(call)
@@ -419,7 +415,7 @@ async def test_a_request_is_cancelled_by_its_id_from_another_connection(
 async def test_a_name_is_one_request_of_its_owner(stack: Stack, client: Client) -> None:
     asked = ask("sim/sim-tokens=2,ttft_ms=500")
     running = asyncio.ensure_future(client.infer(asked, "one"))
-    await until(lambda: open_calls(stack, 1), "it runs")
+    await until(lambda: stack.open_calls(1), "it runs")
     for _ in ("while it runs", "afterwards"):
         found = await failure(client.infer(ask("sim/echo"), "one"))
         assert (found.code, found.reason) == ("ALREADY_EXISTS", "idempotency_conflict")

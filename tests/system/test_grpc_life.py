@@ -24,10 +24,6 @@ async def client(stack: Stack) -> AsyncIterator[Client]:
         yield client
 
 
-async def open_calls(stack: Stack, count: int) -> bool:
-    return bool((await stack.sim_stats())["open"] == count)
-
-
 async def health(client: Client, service: str) -> int:
     stub = health_pb2_grpc.HealthStub(client.channel)
     reply = await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
@@ -95,9 +91,9 @@ async def test_sigterm_lets_short_calls_finish_and_tells_the_others_why(
         bulk = client.many(None)
         await bulk.write(item("long", ask(HANGS)))
         waiting = asyncio.ensure_future(bulk.read())
-        await until(lambda: open_calls(stack, 4), "the long ones run")
+        await until(lambda: stack.open_calls(4), "the long ones run")
         short = asyncio.ensure_future(client.infer(ask("sim/sim-tokens=2,ttft_ms=1000")))
-        await until(lambda: open_calls(stack, 5), "all run")
+        await until(lambda: stack.open_calls(5), "all run")
         watch = health_pb2_grpc.HealthStub(client.channel).Watch(
             health_pb2.HealthCheckRequest(service=SERVICES[1])
         )
@@ -116,5 +112,5 @@ async def test_sigterm_lets_short_calls_finish_and_tells_the_others_why(
             assert (found.code, found.reason) == ("UNAVAILABLE", "draining")
         await until(lambda: not edge.running, "the edge has left", 10)
         assert edge.popen.returncode == 0
-    await until(lambda: open_calls(stack, 0), "no upstream call is left", 2)
+    await until(lambda: stack.open_calls(0), "no upstream call is left", 2)
     assert "Traceback" not in edge.log.read_text()

@@ -33,10 +33,6 @@ async def parted(stack: Stack) -> AsyncIterator[None]:
         stack.processes["proxy"].kill(signal.SIGCONT)
 
 
-async def open_calls(stack: Stack, count: int) -> bool:
-    return bool((await stack.sim_stats())["open"] == count)
-
-
 async def charges(stack: Stack, count: int) -> bool:
     return (await stack.ledger()).total().charges == count
 
@@ -52,7 +48,7 @@ async def test_an_edge_that_nats_is_cut_off_from_refuses_at_once_and_finishes_wh
     async with stack.client() as client:
         model = "sim/tokens=80,delay_ms=100"
         stream = asyncio.create_task(stack.stream_text(client, model))
-        await until(partial(open_calls, stack, 1), "the stream runs")
+        await until(partial(stack.open_calls, 1), "the stream runs")
         async with parted(stack):
             first = await asyncio.gather(*(stack.chat(client, QUICK) for _ in range(20)))
             # It takes some seconds to tell silence from slowness; from then on it is known.
@@ -82,7 +78,7 @@ async def test_a_worker_that_nats_is_cut_off_from_finishes_what_runs_and_others_
     async with stack.client() as client:
         model = "sim/tokens=60,delay_ms=100"
         streams = [asyncio.create_task(stack.stream_text(client, model)) for _ in range(10)]
-        await until(partial(open_calls, stack, 10), "the streams run")
+        await until(partial(stack.open_calls, 10), "the streams run")
         stack.worker_env = {}
         stack.start_worker(1)
         await until(lambda: stack.live_workers(2), "another worker is there")

@@ -93,10 +93,7 @@ async def test_a_second_run_that_says_something_else_ends_in_a_typed_error(
         model = "sim/tokens=60,delay_ms=50,vary"
         streams = [asyncio.create_task(stack.stream_text(client, model)) for _ in range(10)]
 
-        async def open_calls() -> bool:
-            return bool((await stack.sim_stats())["open"] == 10)
-
-        await until(open_calls, "ten streams run")
+        await until(lambda: stack.open_calls(10), "ten streams run")
         await asyncio.sleep(0.8)  # let content be shown
         stack.processes["worker0"].kill()
         stack.start_worker(1)
@@ -131,14 +128,11 @@ async def test_streams_in_single_bytes_and_crlf_are_read(faulty: Stack) -> None:
 async def test_a_frozen_edge_loses_its_upstream_calls(make_stack: MakeStack) -> None:
     stack = await make_stack(workers=1, edges=2)
 
-    async def open_calls(count: int) -> bool:
-        return bool((await stack.sim_stats())["open"] == count)
-
     async with stack.client("edge1") as client:
         call = asyncio.create_task(stack.chat(client, "sim/tokens=2,ttft_ms=60000"))
-        await until(lambda: open_calls(1), "the call runs")
+        await until(lambda: stack.open_calls(1), "the call runs")
         stack.processes["edge1"].kill(signal.SIGSTOP)
-        await until(lambda: open_calls(0), "the worker gave the silent edge up", 20)
+        await until(lambda: stack.open_calls(0), "the worker gave the silent edge up", 20)
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
     async with stack.client() as client:
