@@ -30,11 +30,14 @@ from workers.idle import Idle
 from workers.keys import Keys, Turn
 from workers.provider import Call, Decoder, Detached, Dialect, Provider, Unreadable
 from workers.seats import Seats
+from workers.standstill import Standstill
 from workers.state import own_state
 from workers.upload import Attachments, inlined, none
 
 _log = logging.getLogger(__name__)
 
+# Reasons that this process gives itself when a time has passed.
+_TIME_LIMITS = frozenset({"connect_timeout", "first_token_timeout", "stalled"})
 # An error body is only read this far.
 _MAX_ERROR_BODY = 256 << 10
 # After the terminal event the rest of the body is read this long, to keep the connection.
@@ -82,8 +85,11 @@ class Attempt:
         provider: Provider,
         worker: str,
         seats: Seats | None = None,
+        *,
+        standstill: Standstill | None = None,
     ) -> None:
         self._job = job
+        self._standstill = standstill
         self._seats = seats or Seats()
         self._session = session
         self._provider = provider
@@ -126,9 +132,10 @@ class Attempt:
             await self._answer(request, grant, upstream, fetcher, attachments)
             turn.worked()
         except InferenceError as exc:
+            error = self._excused(exc)
             if exc is not seats.refusal:
-                turn.failed(exc, time.monotonic())
-            self._failed(exc, callers_key=bool(grant.credential))
+                turn.failed(error, time.monotonic())
+            self._failed(error, callers_key=bool(grant.credential))
         except (asyncio.CancelledError, EdgeLost):
             raise
         except Exception:  # noqa: BLE001
@@ -325,6 +332,16 @@ class Attempt:
                 return
         self._content = True
         record.first_content_ms = max(1, self._elapsed_ms())
+
+    def _excused(self, error: InferenceError) -> InferenceError:
+        """What is told of a limit of time that ran out while this process stood still."""
+        still_s = 0.0
+        if self._standstill is not None and error.reason in _TIME_LIMITS:
+            still_s = self._standstill.since(self._begun)
+        if not still_s:
+            return error
+        message = f"the worker stood still for {still_s:.1f} s, and its provider was not heard"
+        return InferenceError("worker_lost", message, phase=error.phase)
 
     def _failed(self, error: InferenceError, *, callers_key: bool) -> None:
         if callers_key:

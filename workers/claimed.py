@@ -71,7 +71,10 @@ class ClaimedAttempt:
         if session.shown and not session.resumable:
             message = "the answer was interrupted, and what was shown cannot be resumed"
             return await self._give_up(InferenceError("worker_lost", message, phase="content"))
-        attempt = Attempt(job, session, self._tools.provider, self._tools.worker, self._seats)
+        tools = self._tools
+        attempt = Attempt(
+            job, session, tools.provider, tools.worker, self._seats, standstill=tools.standstill
+        )
         interrupted = await self._attempt(attempt, request)
         await self._record(attempt)
         if self._cancelled():

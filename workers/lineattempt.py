@@ -154,7 +154,9 @@ class LineAttempt:
             credit_bytes=CREDIT,
             limits=tools.time_limits(job.route.model),
         )
-        attempt = self._attempt = Attempt(job, session, tools.provider, tools.worker, seats)
+        attempt = self._attempt = Attempt(
+            job, session, tools.provider, tools.worker, seats, standstill=tools.standstill
+        )
         await attempt.run(request, grant, upstream, keys, tools.fetcher)
 
     def _answered(

@@ -43,6 +43,7 @@ from workers.pace import Paces
 from workers.provider import Provider
 from workers.seats import Seats
 from workers.slots import Slots
+from workers.standstill import Standstill
 from workers.tools import Tools
 from workers.upstream import Upstream
 
@@ -99,6 +100,7 @@ class Runner:
         if capacity.shared:
             self._capacity = CapacityLink(bus, self.gate, self.name, settings.name)
         self._paces = Paces()
+        self._standstill = Standstill()
         self._publisher = Publisher(bus, timeout_s=2.0)
         self._recorder = Recorder(self._publisher)
         self._edges = Edges(bus, fleet_token, hello)
@@ -143,6 +145,7 @@ class Runner:
             limits,
             bill,
             self.gate,
+            self._standstill,
             timeouts,
         )
 
@@ -160,6 +163,7 @@ class Runner:
             self._bus, self._settings.name, self._settings.pool, self._offered
         )
         await self._lease.start()
+        self._standstill.start()
         self._background = [
             keep(self._tick, "tick"),
             keep(self._slots.settle, "settle"),
@@ -194,6 +198,7 @@ class Runner:
         await self._recorder.close()
         await self._edges.close()
         await self._slots.flush()
+        self._standstill.close()
         for task in self._background:
             task.cancel()
         if self._capacity is not None:
@@ -338,7 +343,9 @@ class Runner:
         if task is None:
             raise RuntimeError("a job runs in its own task")
         self._sessions[task] = session
-        attempt = Attempt(job, session, self._provider, self.name, seats)
+        attempt = Attempt(
+            job, session, self._provider, self.name, seats, standstill=self._standstill
+        )
         session.when_over(task.cancel)
         self._calls += 1
         try:

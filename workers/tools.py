@@ -15,6 +15,7 @@ from workers.gate import Gate
 from workers.keys import Keys
 from workers.pace import Paces
 from workers.provider import Provider
+from workers.standstill import Standstill
 from workers.upstream import Upstream
 
 
@@ -32,6 +33,7 @@ class Tools:
     limits: Limits
     bill: Bill
     gate: Gate
+    standstill: Standstill
     timeouts: timeouts.ByName = field(default_factory=dict)
     # When each model answered a line here last, by the loop's clock.
     answered: dict[str, float] = field(default_factory=dict)
