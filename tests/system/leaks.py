@@ -40,3 +40,8 @@ async def consumers(stack: Stack) -> dict[str, int]:
 async def tasks(stack: Stack, edge: str = "edge") -> int:
     """asyncio tasks of an edge."""
     return int((await stack.load(edge)).tasks)
+
+
+async def worker_tasks(stack: Stack, edge: str = "edge") -> list[int]:
+    """asyncio tasks of each worker, as it said last."""
+    return [worker.gauges.tasks for worker in (await stack.load(edge)).workers]
