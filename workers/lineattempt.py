@@ -167,6 +167,7 @@ class LineAttempt:
             self._tools.answered.clear()
         self._tools.answered[route.model] = _clock()
         result.status = 200
+        result.native = self._native
         result.json = lines.rendered(answer)
         cost = self._tools.bill.cost(route.provider, route.model, completed, batch=self._native)
         if cost is not None:

@@ -211,6 +211,7 @@ class Run:
             progress.stopped += 1
         elif projection.answered(result):
             progress.completed += 1
+            progress.native += result.native
             # Copies and errors of the broker's own have no attempt.
             if result.attempt:
                 self._charge(result, seen.stored_ms)

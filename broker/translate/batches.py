@@ -228,4 +228,7 @@ def _beyond(record: batch_pb2.StoredBatch) -> dict[str, Any]:
         "retry_of": record.retry_of,
     }
     found = {name: value for name, value in asked.items() if value}
+    if "execution" in found:
+        # The rest of the completed lines ran live, at the whole price.
+        found["native"] = record.progress.native
     return {**found, "cost": usd(record.progress.cost.nano_usd)} if found else {}

@@ -103,6 +103,7 @@ def batch(record: batch_pb2.StoredBatch) -> pb.Batch:
         error_file_id=record.error_file_id,
         retry_of=record.retry_of,
         delays=progress.delays,
+        native=progress.native,
     )
 
 

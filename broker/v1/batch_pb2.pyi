@@ -294,6 +294,7 @@ class BatchProgress(_message.Message):
     PLACES_FIELD_NUMBER: _builtins.int
     NEXT_PART_FIELD_NUMBER: _builtins.int
     LANES_FIELD_NUMBER: _builtins.int
+    NATIVE_FIELD_NUMBER: _builtins.int
     total: _builtins.int
     """Lines of the input that are not blank."""
     completed: _builtins.int
@@ -318,6 +319,8 @@ class BatchProgress(_message.Message):
     """Lines that ask what an earlier one asks, with BatchOptions.dedupe: they get its result."""
     next_part: _builtins.int
     """Of the stretch of lines that begins at next_offset, the next chunk (broker/batch/chunks.py)."""
+    native: _builtins.int
+    """Of the completed ones those that came of a provider's own batch API, at its price."""
     @_builtins.property
     def usage(self) -> _event_pb2.Usage: ...
     @_builtins.property
@@ -355,10 +358,11 @@ class BatchProgress(_message.Message):
         places: _abc.Iterable[Global___BatchPlace] | None = ...,
         next_part: _builtins.int = ...,
         lanes: _abc.Iterable[Global___BatchLane] | None = ...,
+        native: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "copies", b"copies", "cost", b"cost", "counted_to", b"counted_to", "delays", b"delays", "epoch", b"epoch", "failed", b"failed", "lanes", b"lanes", "next_line", b"next_line", "next_offset", b"next_offset", "next_part", b"next_part", "places", b"places", "published", b"published", "sent", b"sent", "stopped", b"stopped", "total", b"total", "usage", b"usage", "validated", b"validated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "copies", b"copies", "cost", b"cost", "counted_to", b"counted_to", "delays", b"delays", "epoch", b"epoch", "failed", b"failed", "lanes", b"lanes", "native", b"native", "next_line", b"next_line", "next_offset", b"next_offset", "next_part", b"next_part", "places", b"places", "published", b"published", "sent", b"sent", "stopped", b"stopped", "total", b"total", "usage", b"usage", "validated", b"validated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -476,6 +480,7 @@ class LineResult(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
+    NATIVE_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     custom_id: _builtins.str
     status: _builtins.int
@@ -487,6 +492,8 @@ class LineResult(_message.Message):
     attempt: _builtins.int
     """The attempt that ended it."""
     signature: _builtins.str
+    native: _builtins.bool
+    """It came of the provider's own batch API, at its price."""
     @_builtins.property
     def object(self) -> _stored_pb2.StoredObject: ...
     @_builtins.property
@@ -520,10 +527,11 @@ class LineResult(_message.Message):
         attempt: _builtins.int = ...,
         tags: _abc.Iterable[_builtins.str] | None = ...,
         signature: _builtins.str = ...,
+        native: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "cost", b"cost", "error", b"error", "json", b"json", "object", b"object", "route", b"route", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_model", b"answered_model", "attempt", b"attempt", "body", b"body", "cost", b"cost", "custom_id", b"custom_id", "error", b"error", "json", b"json", "number", b"number", "object", b"object", "request_id", b"request_id", "route", b"route", "signature", b"signature", "status", b"status", "tags", b"tags", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_model", b"answered_model", "attempt", b"attempt", "body", b"body", "cost", b"cost", "custom_id", b"custom_id", "error", b"error", "json", b"json", "native", b"native", "number", b"number", "object", b"object", "request_id", b"request_id", "route", b"route", "signature", b"signature", "status", b"status", "tags", b"tags", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["json", "object"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015

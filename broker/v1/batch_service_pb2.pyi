@@ -67,6 +67,7 @@ class Batch(_message.Message):
     ERROR_FILE_ID_FIELD_NUMBER: _builtins.int
     RETRY_OF_FIELD_NUMBER: _builtins.int
     DELAYS_FIELD_NUMBER: _builtins.int
+    NATIVE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """batch_ and 32 hex digits."""
     input_file_id: _builtins.str
@@ -89,6 +90,10 @@ class Batch(_message.Message):
     error_file_id: _builtins.str
     retry_of: _builtins.str
     """The batch whose lines it runs again."""
+    native: _builtins.int
+    """Of the completed lines those that came of a provider's own batch API, at its price; the others
+    ran live.
+    """
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -127,10 +132,11 @@ class Batch(_message.Message):
         error_file_id: _builtins.str = ...,
         retry_of: _builtins.str = ...,
         delays: _abc.Iterable[_batch_pb2.BatchDelay] | None = ...,
+        native: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "options", b"options", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "completion_window", b"completion_window", "cost", b"cost", "created_at", b"created_at", "delays", b"delays", "ended_at", b"ended_at", "endpoint", b"endpoint", "error_file_id", b"error_file_id", "errors", b"errors", "expires_at", b"expires_at", "failed", b"failed", "id", b"id", "input_file_id", b"input_file_id", "metadata", b"metadata", "options", b"options", "output_file_id", b"output_file_id", "paused", b"paused", "retry_of", b"retry_of", "status", b"status", "total", b"total", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "completion_window", b"completion_window", "cost", b"cost", "created_at", b"created_at", "delays", b"delays", "ended_at", b"ended_at", "endpoint", b"endpoint", "error_file_id", b"error_file_id", "errors", b"errors", "expires_at", b"expires_at", "failed", b"failed", "id", b"id", "input_file_id", b"input_file_id", "metadata", b"metadata", "native", b"native", "options", b"options", "output_file_id", b"output_file_id", "paused", b"paused", "retry_of", b"retry_of", "status", b"status", "total", b"total", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -93,6 +93,7 @@ async def test_lines_are_answered_by_the_providers_batch_at_half_the_price(
     record = await runner.over(await runner.create(lines(120, MODELS[name]), options=NATIVE))
     assert record.status == states.COMPLETED
     assert (record.progress.completed, record.progress.failed) == (120, 0)
+    assert record.progress.native == 120
     assert [len(batch.lines) for batch in provider.batches.values()] == [120]
     assert not provider.live
     rows = await runner.rows(record.output_file_id)
@@ -121,6 +122,7 @@ async def test_lines_that_expired_or_failed_for_a_while_run_live_and_the_others_
     provider.becomes = lambda body: fates.get(said_of(body))
     record = await runner.over(await runner.create(lines(10, MODELS[name]), options=NATIVE))
     assert (record.progress.completed, record.progress.failed) == (9, 1)
+    assert record.progress.native == 7
     assert sorted(provider.live) == ["say 3", "say 4"]
     assert len(provider.batches) == 1
     (row,) = await runner.rows(record.error_file_id)

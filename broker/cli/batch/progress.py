@@ -32,6 +32,8 @@ def describe(seen: dict[str, Any], speed: Speed) -> str:
     parts = [f"{ended:,}/{counts['total']:,}"]
     if counts["failed"]:
         parts.append(f"{counts['failed']:,} failed")
+    if native := batch.get("millrace", {}).get("native"):
+        parts.append(f"{native:,} by the provider's batch API")
     if speed.lines:
         parts.append(f"{speed.lines:,.1f} lines/s")
         parts.append(f"{speed.tokens:,.0f} tokens/s")
