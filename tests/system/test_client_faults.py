@@ -148,17 +148,18 @@ async def test_ten_times_the_load_is_refused_quickly_and_what_is_accepted_finish
     make_stack: MakeStack,
 ) -> None:
     stack: Stack = await make_stack(
-        workers=1, slots=8, limits={"queue_size": 40, "share_per_key": 1}
+        workers=1, slots=4, limits={"queue_size": 12, "share_per_key": 1}
     )
     async with stack.client() as client:
-        # Eight run, one is published ahead, forty wait in the edge.
-        model = "sim/sim-tokens=2,ttft_ms=1500"
-        accepted = [asyncio.create_task(stack.chat(client, model)) for _ in range(48)]
-        await until(lambda: stack.open_calls(8), "eight run")
+        # Four run, one is published ahead, twelve wait in the edge: for longer than a busy machine
+        # takes to send the others.
+        model = "sim/sim-tokens=2,ttft_ms=4000"
+        accepted = [asyncio.create_task(stack.chat(client, model)) for _ in range(16)]
+        await until(lambda: stack.open_calls(4), "four run")
         accepted.append(asyncio.create_task(stack.chat(client, model)))
 
         async def full() -> bool:
-            return (await stack.load()).queued == 40
+            return (await stack.load()).queued == 12
 
         await until(full, "the queue is full")
         for _ in range(30):
