@@ -333,7 +333,7 @@ async def test_every_accepted_request_ends_whatever_happens_to_the_processes(
 
     async def workers_as_before() -> bool:
         # One that has worked has a few more than a new one: its lanes, its link, its pulls.
-        return max(await worker_tasks(stack)) <= max(workers_before) + 10
+        return bool(max(await worker_tasks(stack)) <= max(workers_before) + 10)
 
     await until(workers_as_before, f"workers let go of tasks; before {workers_before}", 30)
 
