@@ -29,12 +29,13 @@ async def read_json_body(
     limit: int,
     timeout_s: float,
     hold: Hold = _held,
+    arrived: bool = False,
 ) -> bytes:
     """The whole body; what can be refused by its headers is refused before a byte is read.
 
     Raises `InferenceError` (request_too_large, unsupported_media_type, deadline) and
     `ClientGoneError`. `limit` is in bytes; `hold` is told of the length, or of each part of a
-    chunked body as it comes, and may refuse it.
+    chunked body as it comes, and may refuse it. `arrived`: its first part is there.
     """
     length = headers.get(b"content-length")
     if length is not None and int(length) > limit:
@@ -49,11 +50,10 @@ async def read_json_body(
     if length is not None:
         hold(int(length))
         hold = _held
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        raise ClientGoneError
-    body: bytes = message.get("body", b"")
-    if message.get("more_body", False):
+    body, more = b"", True
+    if arrived:  # as nearly always: no timer, which would cost 8 us, for what is there
+        body, more = await _part(receive)
+    if more:
         try:
             async with asyncio.timeout(timeout_s):
                 return await _read_rest(body, receive, limit, hold)
@@ -67,6 +67,14 @@ async def read_json_body(
     return body
 
 
+async def _part(receive: Receive) -> tuple[bytes, bool]:
+    """The next part of a body, and whether more of it follows."""
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientGoneError
+    return message.get("body", b""), message.get("more_body", False)
+
+
 async def _read_rest(first: bytes, receive: Receive, limit: int, hold: Hold) -> bytes:
     parts = [first]
     hold(len(first))
@@ -75,14 +83,10 @@ async def _read_rest(first: bytes, receive: Receive, limit: int, hold: Hold) -> 
     while more:
         if size > limit:
             raise too_large(limit)
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGoneError
-        part = message.get("body", b"")
+        part, more = await _part(receive)
         hold(len(part))
         parts.append(part)
         size += len(part)
-        more = message.get("more_body", False)
     if size > limit:
         raise too_large(limit)
     return b"".join(parts)

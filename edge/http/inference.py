@@ -125,7 +125,12 @@ class InferenceRoute:
                 call.watch()
                 return parse(form), form.contents
         body = await read_json_body(
-            call.headers, receive, limit=limit, timeout_s=timeout_s, hold=hold
+            call.headers,
+            receive,
+            limit=limit,
+            timeout_s=timeout_s,
+            hold=hold,
+            arrived=call.connection.arrived,
         )
         call.watch()
         return self._form.parse(body), ()

@@ -81,6 +81,11 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             self.loop.call_soon(self._unread.begin)  # not before the transport has tried
 
+    @property
+    def arrived(self) -> bool:
+        """Whether some of the running request's body is there, so that reading it does not wait."""
+        return self._running is not None and self._running.message_event.is_set()
+
     def watch(self, gone: Callable[[], object]) -> None:
         """Call `gone` once if the client leaves before `unwatch`."""
         self._gone = gone

@@ -352,12 +352,13 @@ async def test_a_20_mb_body_is_taken(start: Start, client: httpx.AsyncClient) ->
     assert edge.engine.requests[0][0].ByteSize() > 14 << 20
 
 
+@pytest.mark.parametrize("first", ["", "{"])
 async def test_a_body_that_never_comes_runs_into_the_deadline(
-    start: Start, connect: Connect
+    start: Start, connect: Connect, first: str
 ) -> None:
     edge = await start(limits={"request_timeout_s": 0.2})
     reader, writer = await connect(edge)
-    writer.write(f"{HEAD}{JSON}Content-Length: 1000\r\n\r\n{{".encode())
+    writer.write(f"{HEAD}{JSON}Content-Length: 1000\r\n\r\n{first}".encode())
     status, _, content = await reply(reader)
     assert status == 504
     assert json.loads(content)["error"]["code"] == "deadline"
