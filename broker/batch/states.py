@@ -36,6 +36,11 @@ MORE_ERRORS = batch_pb2.BatchError(
     code="more_errors",
     message=f"There are more mistakes than the first {MAX_ERRORS:,}, which are listed.",
 )
+INPUT_GONE = batch_pb2.BatchError(
+    code="file_not_found",
+    message="Stopped: the input file does not exist any more.",
+    param="input_file_id",
+)
 # Finished lines before their share of errors says anything.
 ENOUGH_FINISHED = 20
 

@@ -179,8 +179,14 @@ class Life:
         if doubtful and not await self._lookout.nothing_left():
             return False
         if self._copies is not None and self._copied is None:
-            async with await self._turn():
-                self._copied = await copies.write(run, self._copies)
+            try:
+                async with await self._turn():
+                    self._copied = await copies.write(run, self._copies)
+            except InputGoneError:
+                # Nothing says whose the other copies are: they stay without results.
+                self._copied, now = 0, self._services.now()
+                await run.edit(lambda kept: states.cancel(kept, now, states.INPUT_GONE))
+                return False
             return states.done(run.record) >= begun + self._copied
         return True
 

@@ -24,7 +24,6 @@ from broker.bus import backlog
 from broker.bus.atomic import MAX_GROUP, Message, publish_all
 from broker.bus.connection import BusError
 from broker.subjects import place
-from broker.v1 import batch_pb2
 
 _log = logging.getLogger(__name__)
 
@@ -338,13 +337,9 @@ class Publishing:
         return new
 
     async def _give_up(self, run: Run) -> None:
-        why = batch_pb2.BatchError(
-            code="file_not_found",
-            message="Stopped: the input file does not exist any more.",
-            param="input_file_id",
-        )
+        now = self._services.now()
         try:
-            await run.edit(lambda record: states.cancel(record, self._services.now(), why))
+            await run.edit(lambda record: states.cancel(record, now, states.INPUT_GONE))
         except FencedError:
             _log.info("%s is run by somebody else", run.id)
         run.news.set()

@@ -334,6 +334,24 @@ async def test_an_input_that_is_deleted_stops_its_batch_and_keeps_what_was_answe
     assert 0 < answered == record.progress.completed < 5000
 
 
+async def test_a_batch_whose_repeats_wait_for_an_input_that_is_deleted_is_stopped(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    author = Author(bus)
+    batch = await author.create(lines(20), options=batch_pb2.BatchOptions(dedupe=True))
+    async with Leader(bus, monkeypatch) as leader:
+        await until(lambda: leader.engine.lines()["published",] == 1, "the first is queued", 20)
+        await author.files.delete("acme", (await author.get(batch)).input_file_id)
+        working = asyncio.create_task(Worker(bus).work())
+        await until(lambda: author.over(batch), "it is over", 20)
+        await end(working)
+    record = await author.get(batch)
+    assert record.status == states.CANCELLED
+    assert [error.code for error in record.errors] == ["file_not_found"]
+    assert (await author.content(record.output_file_id)).count(b"\n") == 1
+    assert record.progress.completed == 1
+
+
 async def test_a_cost_that_is_reached_stops_a_batch(
     bus: Bus, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
