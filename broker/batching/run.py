@@ -77,6 +77,7 @@ class Run:
         self._places = {(place.provider, place.model) for place in kept.record.progress.places}
         self._charges = _Charges()
         self._changing = asyncio.Lock()
+        self._writing = asyncio.Lock()
         self.news = asyncio.Event()
         self.dirty = False
         # When something was counted or published last, by the loop's clock.
@@ -169,20 +170,24 @@ class Run:
             await self._reread()
 
     async def checkpoint(self) -> None:
-        """Write down how far it came, once the charges of it are stored."""
-        charges, self._charges = self._charges, _Charges()
-        self._add_up()
-        progress = batch_pb2.BatchProgress()
-        progress.CopyFrom(self.record.progress)
-        self.dirty = False
-        if charges.open:
-            await charges.settled.wait()
+        """Write down how far it came, once the charges of it are stored.
 
-        def put(record: batch_pb2.StoredBatch) -> bool:
-            record.progress.CopyFrom(progress)
-            return True
+        One after the other: a later one must not pass over charges that an earlier one waits for.
+        """
+        async with self._writing:
+            charges, self._charges = self._charges, _Charges()
+            self._add_up()
+            progress = batch_pb2.BatchProgress()
+            progress.CopyFrom(self.record.progress)
+            self.dirty = False
+            if charges.open:
+                await charges.settled.wait()
 
-        await self.edit(put)
+            def put(record: batch_pb2.StoredBatch) -> bool:
+                record.progress.CopyFrom(progress)
+                return True
+
+            await self.edit(put)
 
     async def _reread(self) -> None:
         kept = await self.services.batches.read(self.key)

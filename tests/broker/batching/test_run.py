@@ -123,6 +123,22 @@ async def test_nothing_is_written_down_before_its_charges_are_stored() -> None:
     assert run.dirty
 
 
+async def test_a_checkpoint_passes_over_no_charges_that_another_waits_for() -> None:
+    batches, recorder = Batches(), Recorder()
+    run = made(batches, recorder)
+    run.count(seen(1, status=200))
+    first = asyncio.create_task(run.checkpoint())
+    await asyncio.sleep(0)
+    run.count(seen(2, status=400))
+    second = asyncio.create_task(run.checkpoint())
+    for _ in range(9):
+        await asyncio.sleep(0)
+    assert batches.stored.record.progress.counted_to == 0
+    recorder.store()
+    await asyncio.gather(first, second)
+    assert batches.stored.record.progress.counted_to == 2
+
+
 async def test_what_others_asked_for_is_kept_and_so_is_what_was_counted() -> None:
     batches, recorder = Batches(), Recorder()
     run = made(batches, recorder)
