@@ -1,4 +1,7 @@
-"""Shares tests out among processes: those that kill and freeze processes follow one another."""
+"""Shares tests out among processes: those that kill and freeze processes follow one another.
+
+It also says which event loop tests run in, where their folder does not say otherwise.
+"""
 
 from __future__ import annotations
 
@@ -31,3 +34,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
             return _ONE_AT_A_TIME if Path(path).is_relative_to(_ONE_AT_A_TIME) else path
 
     return Scheduling(config, log)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"

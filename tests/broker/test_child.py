@@ -17,11 +17,6 @@ import pytest
 from broker.child import QUICK_DEATHS, Child, ChildError, Program
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Story:
     """What a child said and did."""
 

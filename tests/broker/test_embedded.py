@@ -20,11 +20,6 @@ from broker.bus.survey import reach
 from broker.embedded import EmbeddedError, EmbeddedNats, check_version, find_binary
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @contextlib.contextmanager
 def running(nats: EmbeddedNats) -> Iterator[subprocess.Popen[bytes]]:
     """The server as a process, ended by SIGKILL."""

@@ -23,11 +23,6 @@ Server = Callable[[], subprocess.Popen[bytes]]
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def nats(tmp_path: Path) -> EmbeddedNats:
     return EmbeddedNats(tmp_path)
 

@@ -10,11 +10,6 @@ from broker import tasks
 from broker.tasks import Tasks, keep
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Failing:
     """Fails so many times, then goes on for ever."""
 

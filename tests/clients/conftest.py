@@ -47,11 +47,6 @@ def _table() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 def upstream_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where the stand-in for every provider answers."""
     port = free_port()

@@ -33,11 +33,6 @@ class Leader:
         return [HERE]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def batch(status: batch_pb2.BatchStatus.ValueType, *models: str) -> batch_pb2.StoredBatch:
     record = batch_pb2.StoredBatch(status=status)
     for model in models:

@@ -27,12 +27,6 @@ from tests.edge.story import (
     until,
 )
 
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 # The plain way.
 
 

@@ -16,11 +16,6 @@ SHOWN = "The quick brown fox jumps "
 PREFILLS = replace(A, prefill=True)
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def asked(
     resume: generation_pb2.Resume.ValueType = generation_pb2.RESUME_PREFILL,
 ) -> generation_pb2.Request:

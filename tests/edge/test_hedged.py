@@ -15,11 +15,6 @@ from tests.edge.story import DONE, STOP, A, B, Session, Story, failed, started, 
 from tests.edge.story import until as until_it
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def both(story: Story) -> list[Attempt]:
     """The two attempts, once the second one was published."""
     await until_it(lambda: len(story.host.published) == 2)

@@ -235,11 +235,6 @@ async def submit(tools: HostedTools, request: generation_pb2.Request) -> None:
     await tools.submit(request, key, request_id="r", timeout_s=5)
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.mark.parametrize(
     ("providers", "model", "hosted"),
     [

@@ -15,11 +15,6 @@ from edge.outlet import Outlet
 from tests.edge.story import Story
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def test_the_body_of_a_large_job_stays_here_and_costs_the_loop_no_digest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

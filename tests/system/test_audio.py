@@ -26,11 +26,6 @@ from workers.sim.audio import mp3, pcm, wav
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def fake() -> AsyncIterator[FakeProvider]:
     async with fake_provider(answer) as made:
         yield made

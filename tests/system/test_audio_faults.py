@@ -83,11 +83,6 @@ class SlowEar:
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def ear() -> AsyncIterator[SlowEar]:
     ear = SlowEar()
     server = await asyncio.start_server(ear.hear, "127.0.0.1", 0, limit=1 << 18)

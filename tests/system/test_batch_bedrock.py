@@ -30,11 +30,6 @@ NATIVE = batch_pb2.BatchOptions(execution="native")
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 def provider() -> BedrockBatches:
     return BedrockBatches()
 

@@ -5,18 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import pytest
-
 from tests.system.batches import CHAT, chat
 from tests.system.lines import shorten_leases
 from tests.system.stack import MakeStack, until
 
 LINES = 1500
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 async def test_a_batch_survives_kill_9_of_the_edge_that_made_it_and_of_a_worker(

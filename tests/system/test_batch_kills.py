@@ -32,11 +32,6 @@ SLOTS, WORKERS = 16, 2
 VICTIMS = ("worker0", "nats", "broker", "edge", "worker1", "broker2")
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def said(rows: list[dict[str, Any]]) -> list[str]:
     """What was answered, without the ids of answers."""
     return [

@@ -26,11 +26,6 @@ LINES = {CAPPED: 120, FREE: 10}
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     async with shared_stack(tmp_path_factory, workers=2) as stack:
         yield stack

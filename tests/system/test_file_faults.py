@@ -23,11 +23,6 @@ MOST_GROWTH_MB = 40
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     async with shared_stack(tmp_path_factory) as stack:
         yield stack

@@ -26,11 +26,6 @@ LINES = b'{"custom_id": "1"}\nnot json at all\n'
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     async with shared_stack(tmp_path_factory) as stack:
         await Keyring(stack.bus).add(OTHER, "another key", tenant="another")

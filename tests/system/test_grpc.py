@@ -39,11 +39,6 @@ LONE_KEY = "mr-a-key-of-no-tenant-0123456789"
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     limits = {"slow_reader_s": 2, "streams_per_key": 8}
     async with shared_stack(tmp_path_factory, slots=512, limits=limits) as stack:

@@ -19,11 +19,6 @@ from tests.system.stack import Stack, until
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     # A stream's reader may be silent for 2 s here; a bulk call's for as long as it likes.
     async with shared_stack(tmp_path_factory, slots=512, limits={"slow_reader_s": 2}) as stack:

@@ -26,11 +26,6 @@ VISION = file_pb2.FILE_PURPOSE_VISION
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     async with shared_stack(tmp_path_factory) as stack:
         await Keyring(stack.bus).add(OTHER, "another key", tenant="another")

@@ -28,11 +28,6 @@ CANCELLED = stored_pb2.RESPONSE_STATUS_CANCELLED
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     async with shared_stack(tmp_path_factory) as stack:
         await Keyring(stack.bus).add(OTHER_KEY, "another", tenant="another")

@@ -31,11 +31,6 @@ RULES = {
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     tight = {"kind": "openai_compatible", "slots": 1}
     async with shared_stack(

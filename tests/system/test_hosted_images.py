@@ -135,11 +135,6 @@ def native(received: Received, text: str = TEXT) -> Said:
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def fake() -> AsyncIterator[FakeProvider]:
     async with fake_provider(native) as made:
         yield made

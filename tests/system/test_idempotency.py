@@ -34,11 +34,6 @@ async def post(client: httpx.AsyncClient, name: str, asked: dict[str, Any]) -> h
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def pair(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     async with shared_stack(tmp_path_factory, edges=2) as stack:
         yield stack

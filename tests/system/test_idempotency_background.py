@@ -23,11 +23,6 @@ from tests.system.stack import KEY, MakeStack, Stack, until
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def pair(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     async with shared_stack(tmp_path_factory, edges=2) as stack:
         yield stack

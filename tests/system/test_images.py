@@ -99,11 +99,6 @@ def asked_of(call: Received) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def fake() -> AsyncIterator[FakeProvider]:
     async with fake_provider(drawn) as made:
         yield made

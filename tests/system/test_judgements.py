@@ -102,11 +102,6 @@ def answer(call: Received) -> Said:
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def fake() -> AsyncIterator[FakeProvider]:
     async with fake_provider(answer) as made:
         yield made

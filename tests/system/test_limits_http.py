@@ -178,11 +178,6 @@ ROWS = [*LIMITS, *SHAPES, *HEADERS]
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     async with shared_stack(tmp_path_factory) as stack:
         yield stack

@@ -81,11 +81,6 @@ def embedded(call: Received) -> Said:
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def fake() -> AsyncIterator[FakeProvider]:
     async with fake_provider(embedded) as made:
         yield made

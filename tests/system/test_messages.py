@@ -37,11 +37,6 @@ WEATHER: Any = {
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def fake() -> AsyncIterator[FakeProvider]:
     async with fake_provider(answer) as made:
         yield made

@@ -20,11 +20,6 @@ PROVIDERS = {"anthropic": "", "openai": "/v1"}
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def fake() -> AsyncIterator[FakeProvider]:
     async with fake_provider(answer) as made:
         yield made

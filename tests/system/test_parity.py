@@ -388,11 +388,6 @@ class Both:
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def both(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Both]:
     """Everything asked over both fronts, at the same time."""
     provider = RecordedProvider()

@@ -21,11 +21,6 @@ Frames = list[tuple[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def fake() -> AsyncIterator[FakeProvider]:
     async with fake_provider(lambda _: Said()) as made:
         yield made

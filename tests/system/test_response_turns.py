@@ -18,11 +18,6 @@ CALL = {"type": "function", "name": "get_weather", "parameters": {"type": "objec
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def upstream() -> AsyncIterator[FakeProvider]:
     async with upstreams() as fake:
         yield fake

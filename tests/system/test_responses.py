@@ -28,11 +28,6 @@ OURS = ("id", "created_at", "completed_at")
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def upstream() -> AsyncIterator[FakeProvider]:
     async with upstreams() as fake:
         yield fake

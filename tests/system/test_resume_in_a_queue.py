@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
-
 from tests.system.stack import MakeStack, until
 
 SLOTS = 8
 TOKENS = 60
 SLOW = f"sim/sim-tokens={TOKENS},delay_ms=120"
 OTHER = "spare/sim-tokens=5"
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 async def test_it_waits_for_its_own_model_and_is_never_gone_on_with_by_another(

@@ -27,11 +27,6 @@ MODEL = "sim-tokens=100,delay_ms=50"
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
     server = NatsServer(tmp_path)
     await server.start()

@@ -30,11 +30,6 @@ ROUTE = job_pb2.Route(provider="openai", pool="main", model="gpt-4o")
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def bus(tmp_path: Path) -> AsyncIterator[Bus]:
     server = NatsServer(tmp_path)
     await server.start()

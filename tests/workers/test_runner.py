@@ -31,11 +31,6 @@ from workers.runner import Runner
 Start = Callable[..., Awaitable[Runner]]
 
 
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(scope="module", autouse=True)
 async def one_loop(anyio_backend: str) -> AsyncIterator[None]:
     """One for all: gRPC still tells the loop of a test that has ended of what came late."""

@@ -24,11 +24,6 @@ RESULTS = 100
 GROUP = 10
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Results:
     """A stream of results, of two batches in turn, handed out a group at a time when told to."""
 

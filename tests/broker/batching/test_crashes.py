@@ -19,11 +19,6 @@ from tests.broker.batching.leading import Author, Leader, Worker
 from tests.broker.bus.server import NatsServer, until
 
 
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture
 async def bus(tmp_path: Path) -> AsyncIterator[Bus]:
     server = NatsServer(tmp_path)

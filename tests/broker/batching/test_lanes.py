@@ -30,11 +30,6 @@ ORDERS = {
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def bus(tmp_path: Path) -> AsyncIterator[Bus]:
     server = NatsServer(tmp_path)
     await server.start()

@@ -19,11 +19,6 @@ from broker.v1 import batch_pb2, event_pb2, record_pb2
 BATCH = "batch_" + "0" * 32
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Batches:
     """One record, and the clock."""
 
