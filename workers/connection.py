@@ -174,7 +174,7 @@ class Connection(asyncio.Protocol):
 
     def release(self) -> bool:
         """End the request; True when the connection can take another one, else it is closed."""
-        self._timing = self._sink = self._inflate = None
+        self._timing = self._sink = self._sink_error = self._inflate = None
         self._chunks = []
         self._waiting = 0
         transport = self._transport

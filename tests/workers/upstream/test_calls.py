@@ -410,6 +410,44 @@ async def test_a_taker_that_fails_fails_who_pushes(
     await peer.until(lambda: peer.connections[0].gone_at)
 
 
+async def test_what_a_taker_fails_with_is_not_told_to_the_next_request_of_the_connection(
+    serve: Serve, connect: Connect, post: Post
+) -> None:
+    async def script(conn: Connection) -> None:
+        for _ in range(2):
+            await conn.request()
+            await conn.start()
+            await go.wait()
+            await conn.send(b"3\r\none\r\n0\r\n\r\n")
+
+    def fail(chunk: bytes) -> bool:
+        pushing.cancel()
+        raise InferenceError("upstream_error", "not what it should be")
+
+    go = asyncio.Event()
+    peer = await serve(script)
+    upstream = connect(peer.url)
+    reply = await post(upstream)
+    pushing = asyncio.create_task(reply.push(fail))
+    await asyncio.sleep(0.02)
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await pushing
+    await reply.aclose()
+    go.clear()
+    reply = await post(upstream)
+    got: list[bytes] = []
+
+    def take(chunk: bytes) -> bool:
+        got.append(chunk)
+        return True
+
+    go.set()
+    assert await reply.push(take)
+    assert (got, len(peer.connections)) == ([b"one"], 1)
+    await reply.aclose()
+
+
 async def test_a_pushed_body_that_is_cut_gives_what_came_and_then_an_error(
     serve: Serve, connect: Connect, post: Post
 ) -> None:
