@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Protocol
 
 from broker import operations
@@ -36,8 +37,12 @@ from workers.upload import Attachments, inlined, none
 
 _log = logging.getLogger(__name__)
 
-# Reasons that this process gives itself when a time has passed.
-_TIME_LIMITS = frozenset({"connect_timeout", "first_token_timeout", "stalled"})
+# Reasons that this process gives itself when a time has passed, and which one.
+_TIME_LIMITS = {
+    "connect_timeout": attrgetter("connect_s"),
+    "first_token_timeout": attrgetter("first_byte_s"),
+    "stalled": attrgetter("stall_s"),
+}
 # An error body is only read this far.
 _MAX_ERROR_BODY = 256 << 10
 # After the terminal event the rest of the body is read this long, to keep the connection.
@@ -94,6 +99,7 @@ class Attempt:
         self._session = session
         self._provider = provider
         self._begun = time.monotonic()
+        self._limits = Limits()
         self._turn: Turn
         self._content = self._completed = False
         self._dropped: tuple[str, ...] = ()
@@ -167,10 +173,11 @@ class Attempt:
         if isinstance(plan, Prompts):
             operation = plan.operation
             self._provider = self._provider.serving(plan.asked[0], model)
+        self._limits = _limits(grant, request)
         line = _Line(
             self._provider.dialect_for(model, operation),
             upstream,
-            _limits(grant, request),
+            self._limits,
             fetcher,
             attachments,
             request.HasField("generate") or request.HasField("complete"),
@@ -337,7 +344,9 @@ class Attempt:
         """What is told of a limit of time that ran out while this process stood still."""
         still_s = 0.0
         if self._standstill is not None and error.reason in _TIME_LIMITS:
-            still_s = self._standstill.since(self._begun)
+            # One that was over before the limit began to run excuses nothing.
+            limit_s = _TIME_LIMITS[error.reason](self._limits) or math.inf
+            still_s = self._standstill.since(max(self._begun, time.monotonic() - limit_s))
         if not still_s:
             return error
         message = f"the worker stood still for {still_s:.1f} s, and its provider was not heard"

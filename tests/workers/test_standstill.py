@@ -21,6 +21,7 @@ from workers.standstill import Standstill
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(standstill, "_LOOK_S", 0.02)
+    monkeypatch.setattr(standstill, "_LATE_S", 0.6)
 
 
 async def test_time_in_which_nothing_ran_is_noticed_at_once_and_only_then() -> None:
@@ -38,17 +39,21 @@ async def test_time_in_which_nothing_ran_is_noticed_at_once_and_only_then() -> N
 
 
 @pytest.mark.parametrize(
-    ("reason", "slept", "told"),
+    ("reason", "slept", "then_s", "told"),
     [
-        ("connect_timeout", True, "worker_lost"),
-        ("first_token_timeout", True, "worker_lost"),
-        ("stalled", True, "worker_lost"),
-        ("connect_timeout", False, "connect_timeout"),
-        ("upstream_overloaded", True, "upstream_overloaded"),
+        ("connect_timeout", True, 0, "worker_lost"),
+        ("first_token_timeout", True, 0, "worker_lost"),
+        ("stalled", True, 0, "worker_lost"),
+        ("connect_timeout", False, 0, "connect_timeout"),
+        ("upstream_overloaded", True, 0, "upstream_overloaded"),
+        # What was over before the time began to run: 0.3 s each.
+        ("connect_timeout", True, 0.5, "connect_timeout"),
+        ("first_token_timeout", True, 0.5, "first_token_timeout"),
+        ("stalled", True, 0.5, "stalled"),
     ],
 )
 async def test_a_limit_that_ran_out_meanwhile_is_not_blamed_on_the_provider(
-    reason: str, slept: bool, told: str
+    reason: str, slept: bool, then_s: float, told: str
 ) -> None:
     still = Standstill()
     still.start()
@@ -57,7 +62,8 @@ async def test_a_limit_that_ran_out_meanwhile_is_not_blamed_on_the_provider(
         async def open(self, *_: Any, **__: Any) -> Any:
             await asyncio.sleep(0.05)
             if slept:
-                time.sleep(1.3)
+                time.sleep(0.8)
+            await asyncio.sleep(then_s)
             raise InferenceError(reason, "the provider was slow")
 
     events = Events()
@@ -66,9 +72,9 @@ async def test_a_limit_that_ran_out_meanwhile_is_not_blamed_on_the_provider(
     one = Attempt(job, events, provider, "w", standstill=still)
     upstream: Any = Upstream()
     fetcher: Any = None
-    await one.run(
-        ask(), delivery_service_pb2.Grant(remaining_ms=9_000), upstream, Keys(("k",)), fetcher
-    )
+    limits = delivery_service_pb2.TimeLimits(connect_ms=300, first_token_ms=300, stall_ms=300)
+    grant = delivery_service_pb2.Grant(remaining_ms=9_000, limits=limits)
+    await one.run(ask(stream=True), grant, upstream, Keys(("k",)), fetcher)
     still.close()
     assert Outcome(events.events, one.record).failure.reason == told
     assert one.record.reason == told
