@@ -42,6 +42,10 @@ class Calls:
                 for _ in range(min(CALLS_AT_ONCE, self._plan.calls)):
                     group.create_task(self._some(numbers))
         except BaseExceptionGroup as failed:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                # What ended the attempt was raised in its calls, too: that is no failure of them.
+                raise asyncio.CancelledError from None
             raise failed.exceptions[0] from None
 
     async def _some(self, numbers: Iterator[int]) -> None:

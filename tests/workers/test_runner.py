@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tests.workers.sim.raw import Sim
 from tests.workers.sim.raw import start as start_sim
 from workers import runner as runner_module
 from workers.delivery import EdgeLink
+from workers.dialects.openai_chat.parameters import CHAT, ONE_CHOICE
 from workers.fetch import Fetcher
 from workers.registry import load
 from workers.runner import Runner
@@ -79,9 +81,10 @@ async def edge() -> AsyncIterator[EdgeStandIn]:
 async def start(bus: Bus, sim: Sim) -> AsyncIterator[Start]:
     started: list[Runner] = []
 
-    async def start(slots: int = 4) -> Runner:
+    async def start(slots: int = 4, **changes: Any) -> Runner:
         settings = ProviderSettings(name="sim", kind="sim", base_url=sim.base_url, slots=slots)
-        runner = Runner(bus, load(settings), settings, TOKEN, fetcher=Fetcher(FetchSettings()))
+        provider = replace(load(settings), **changes)
+        runner = Runner(bus, provider, settings, TOKEN, fetcher=Fetcher(FetchSettings()))
         await runner.start()
         started.append(runner)
         return runner
@@ -289,6 +292,26 @@ async def test_a_killed_attempt_closes_its_call_and_leaves_a_record(
     await settled(bus)
     await all_quiet(runner)
     assert edge.kinds(1)[-1] == "text"
+    message = await bus.js.get_last_msg("USAGE", subjects.usage("t"))
+    (record,) = record_pb2.RecordGroup.FromString(message.data or b"").attempts
+    assert record.outcome == record_pb2.OUTCOME_CANCELLED
+
+
+async def test_a_killed_attempt_of_several_calls_is_no_failed_one(
+    bus: Bus, edge: EdgeStandIn, start: Start, sim: Sim
+) -> None:
+    """Its calls wait for a reader, and each hears that there will be none."""
+    edge.credit = 400
+    runner = await start(parameters=CHAT.but(ONE_CHOICE))
+    asked = job(edge, model="tokens=500,delay_ms=5")
+    asked.request.generate.n = 3
+    await publish(bus, asked)
+    await until(lambda: [s.credit <= 0 for s in runner._sessions.values()] == [True], "all wait")
+    await asyncio.sleep(0.1)
+    await edge.kill(claims(edge)["req_1"])
+    await until(lambda: sim.stats()["aborted"] == 3, "the provider sees it leave")
+    await settled(bus)
+    await all_quiet(runner)
     message = await bus.js.get_last_msg("USAGE", subjects.usage("t"))
     (record,) = record_pb2.RecordGroup.FromString(message.data or b"").attempts
     assert record.outcome == record_pb2.OUTCOME_CANCELLED
