@@ -58,14 +58,19 @@ class Paces:
         """How the answers of the last minutes were spread, by model."""
         known = {}
         for model, slices in self._slices.items():
-            while slices and now - slices[0].begun >= WINDOW_S:
-                slices.popleft()
+            _forget(slices, now)
             if slices:
                 known[model] = together(Spread(one.first_ms, one.per_second) for one in slices)
         return known
 
 
+def _forget(slices: deque[_Slice], now: float) -> None:
+    while slices and now - slices[0].begun >= WINDOW_S:
+        slices.popleft()
+
+
 def _count(slices: deque[_Slice], record: record_pb2.AttemptRecord, now: float) -> None:
+    _forget(slices, now)
     if not slices or now - slices[-1].begun >= _SLICE_S:
         slices.append(_Slice(now))
     tokens = record.usage.output_tokens + record.usage.reasoning_tokens

@@ -76,6 +76,13 @@ def test_percentiles_are_of_the_answers_of_five_minutes() -> None:
     assert "m" not in paces.spreads(700)
 
 
+def test_what_nobody_asks_for_is_forgotten_too() -> None:
+    paces = Paces()
+    for minute in range(1000):
+        paces.took(record(100, 300, 21), minute * 60)
+    assert len(paces._slices["m"]) <= 10
+
+
 def test_what_came_whole_counts_for_the_speed_alone() -> None:
     paces = Paces()
     paces.took(record(1000, 1000, 50), 0)
