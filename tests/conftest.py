@@ -1,11 +1,11 @@
-"""Shares tests out among processes: those that kill and freeze processes follow one another.
+"""Shares tests out among processes: by file, those that measure one after the other.
 
 It also says which event loop tests run in, where their folder does not say otherwise.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,25 +15,51 @@ if TYPE_CHECKING:
     from xdist.scheduler import LoadScopeScheduling
     from xdist.workermanage import WorkerController
 
-# Two of these at a time would measure each other.
-_ONE_AT_A_TIME = "tests/system"
+# Two of these at a time would measure each other: they compare times, or load the machine fully.
+_ONE_AT_A_TIME = "measures"
+_MEASURE = {
+    "test_batch_kills.py",
+    "test_batch_lane_limits.py",
+    "test_batch_lane_room.py",
+    "test_capacity.py",
+    "test_catalogue.py",
+    "test_churn.py",
+    "test_client_faults.py",
+    "test_edge_faults.py",
+    "test_fairness.py",
+    "test_full.py",
+    "test_hedging.py",
+    "test_partitions.py",
+    "test_provider_faults.py",
+    "test_worker_faults.py",
+}
+# What takes longest comes first, so that no process is left with it at the end.
+_FIRST = ("measures", "tests/system", "tests/faults", "tests/cli")
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    """Tests of a file stay together, for its fixtures; those of the system, all of them."""
+    """Tests of a file stay together, for its fixtures; those that measure, all of them."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
+        _sorted = False
+
         def _assign_work_unit(self, node: WorkerController) -> None:
-            if _ONE_AT_A_TIME in self.workqueue:  # it takes longest
-                self.workqueue.move_to_end(_ONE_AT_A_TIME, last=False)
+            if not self._sorted:
+                self._sorted = True
+                for scope in sorted(self.workqueue, key=_turn):
+                    self.workqueue.move_to_end(scope)
             super()._assign_work_unit(node)
 
         def _split_scope(self, nodeid: str) -> str:
             path = nodeid.partition("::")[0]
-            return _ONE_AT_A_TIME if Path(path).is_relative_to(_ONE_AT_A_TIME) else path
+            return _ONE_AT_A_TIME if PurePath(path).name in _MEASURE else path
 
     return Scheduling(config, log)
+
+
+def _turn(scope: str) -> int:
+    return next((n for n, first in enumerate(_FIRST) if scope.startswith(first)), len(_FIRST))
 
 
 @pytest.fixture(scope="session")
