@@ -1,5 +1,7 @@
 """Reads a model's name: `provider/model`, `model@provider`, `model@mode<limits`, `model:floor`.
 
+A mode or a suffix may follow the model of `provider/model` too.
+
 Source: Unify's endpoint names and OpenRouter's suffixes.
 """
 
@@ -59,31 +61,28 @@ def read(name: str, known: Collection[str]) -> Wish:
     """
     head, slash, rest = name.partition("/")
     if slash and rest and (provider := _provider(head, known)):
-        # A name with a path is the provider's own, suffix and all.
-        model, sort = (rest, "") if "/" in rest else _suffixed(rest)
-        return Wish(model, provider, sort=sort)
+        # A name with a path is the provider's own, mode, suffix and all.
+        return Wish(rest, provider) if "/" in rest else _sorted(rest, provider, name)
     rest, at, tail = name.rpartition("@")
-    if at and rest:
-        if provider := _provider(tail, known):
-            return Wish(rest, provider)
-        if mode := _MODE.fullmatch(tail):
-            metric = _WORDS.get(mode["word"])
-            if metric is not None:
-                return Wish(rest, metric=metric, limits=_limits(mode["limits"], name))
-    model, sort = _suffixed(name)
-    return Wish(model, sort=sort)
+    if at and rest and (provider := _provider(tail, known)):
+        return Wish(rest, provider)
+    return _sorted(name, "", name)
 
 
 def _provider(word: str, known: Collection[str]) -> str | None:
     return word if word in known else providers.canonical(word)
 
 
-def _suffixed(model: str) -> tuple[str, str]:
-    """The model without `:nitro` or `:floor`; other suffixes belong to its name."""
+def _sorted(model: str, provider: str, name: str) -> Wish:
+    """The model without its mode, or without `:nitro` or `:floor`; others belong to its name."""
+    bare, at, tail = model.rpartition("@")
+    mode = _MODE.fullmatch(tail) if at and bare else None
+    if mode is not None and (metric := _WORDS.get(mode["word"])) is not None:
+        return Wish(bare, provider, metric, _limits(mode["limits"], name))
     bare, colon, suffix = model.rpartition(":")
     if colon and bare and suffix in _SUFFIXES:
-        return bare, _SUFFIXES[suffix]
-    return model, ""
+        return Wish(bare, provider, sort=_SUFFIXES[suffix])
+    return Wish(model, provider)
 
 
 def _limits(text: str, name: str) -> tuple[Limit, ...]:

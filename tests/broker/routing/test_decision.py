@@ -87,6 +87,14 @@ def test_a_named_provider_gets_the_name_untouched() -> None:
     assert (target.provider, target.model) == ("groq", "anything-new")
 
 
+def test_limits_hold_for_a_named_provider_too() -> None:
+    (target,) = decision("openai/gpt-4o@ttft<6ic").targets
+    assert (target.provider, target.model) == ("openai", "gpt-4o")
+    with pytest.raises(InferenceError, match=r"not input-cost <= 0\.5: it is 5") as told:
+        decision("openai/gpt-4o@ttft<0.5ic")
+    assert told.value.reason == "no_matching_provider"
+
+
 def test_a_provider_object_widens_a_named_model_to_its_hosts() -> None:
     assert providers("openai/gpt-4o") == ["openai"]
     assert set(providers("openai/gpt-4o", provider={"sort": "price"})) == {"openai", "azure"}

@@ -32,10 +32,18 @@ NAMES = [
     ("llama@ic>50ots", Wish("llama", metric="input_cost", limits=(Limit("speed", 50),))),
     ("llama:nitro", Wish("llama", sort="throughput")),
     ("openai/gpt-4o:floor", Wish("gpt-4o", "openai", sort="price")),
+    ("openai/gpt-4o@ic", Wish("gpt-4o", "openai", "input_cost")),
+    (
+        "openai/gpt-4o@ttft<0.5ic",
+        Wish("gpt-4o", "openai", "ttft", (Limit("input_cost", 0.5),)),
+    ),
+    ("openai/gpt-4o@20240806", Wish("gpt-4o@20240806", "openai")),
+    ("openai/@ic", Wish("@ic", "openai")),
     ("llama:free", Wish("llama:free")),
     (":floor", Wish(":floor")),
     # What a named provider is told stays as it is.
     ("openrouter/meta/llama:nitro", Wish("meta/llama:nitro", "openrouter")),
+    ("openrouter/meta/llama@ic", Wish("meta/llama@ic", "openrouter")),
     ("openai/ft:gpt-4o:acme/x@y", Wish("ft:gpt-4o:acme/x@y", "openai")),
 ]
 
