@@ -92,12 +92,13 @@ class Router:
             # Which parameters a provider lacks its worker knows: it refuses, and the next is tried.
             request.platform.drop_params = False
         world = self._world(fleet)
-        alike = ask.model, ask.models, request.platform.provider, ask.operation, ask.needs
+        preferences = request.platform.provider
+        alike = ask.model, ask.models, preferences, ask.operation, ask.needs, ask.region
         slate = self._slates.get(alike) if fleet is self._seen else None
         if slate is None:
             slate = routing.slate(ask, world)
-            short = len(ask.model) + len(request.platform.provider) + sum(map(len, ask.models))
-            if fleet is self._seen and len(self._slates) < _MOST_KEPT and short < _LONGEST:
+            long = len(ask.model) + len(preferences) + sum(map(len, ask.models)) + len(ask.region)
+            if fleet is self._seen and len(self._slates) < _MOST_KEPT and long < _LONGEST:
                 self._slates[alike] = slate
         return routing.decide(ask, world, self._dice, slate)
 

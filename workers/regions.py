@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 
 from broker.errors import InferenceError
+from broker.routing.places import called
 
 REGION = re.compile(r"[a-z]{2}(-[a-z]+){1,3}-\d{1,2}")
 # Hosts of the service itself, with the region to replace; any other is a host of the operator's.
 _HOST = re.compile(r"(https://bedrock-runtime(?:-fips)?\.)[a-z0-9-]+(\.[a-z.]+)")
 # Those that have other services of AWS beside them.
 _BESIDE = re.compile(r"https://bedrock-runtime((?:-fips)?\.[a-z0-9-]+\.amazonaws\.com(?:\.cn)?)")
-_ARN = re.compile(r"arn:aws[a-z-]*:[a-z-]+:([a-z0-9-]+):")
 _CHINA = "cn-"
 
 
@@ -39,8 +39,8 @@ def base_url_for(model: str, wanted: str, base_url: str) -> str:
         raise InferenceError(
             "invalid_request", "Not the name of an AWS region, such as eu-west-1.", param="region"
         )
-    arn = _ARN.match(model)
-    region = arn[1] if arn and REGION.fullmatch(arn[1]) else wanted
+    named = called(model, wanted)
+    region = named if REGION.fullmatch(named) else wanted
     parts = _HOST.fullmatch(base_url.rstrip("/"))
     if not region or parts is None:
         return ""

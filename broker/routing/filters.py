@@ -10,6 +10,7 @@ from broker.errors import InferenceError
 from broker.routing.candidates import Candidate
 from broker.routing.countries import covers
 from broker.routing.names import Limit
+from broker.routing.places import called, places
 from broker.routing.preferences import named
 from broker.routing.world import Ask, World
 
@@ -85,9 +86,12 @@ def _ordered(candidate: Candidate, ask: Ask, _world: World) -> str:
 def _compliant(candidate: Candidate, ask: Ask, _world: World) -> str:
     claim = candidate.claim
     certified = claim.regions if claim is not None else frozenset()
-    missing = [code for code in ask.preferences.regions if not covers(certified, code)]
+    wanted = ask.preferences.regions
+    missing = [code for code in wanted if not covers(certified, code)]
     if not missing:
-        return ""
+        region = called(candidate.target.model, ask.region)
+        outside = [code for code in wanted if region and not covers(places(region), code)]
+        return f"region {region!r} is not known to be in {', '.join(outside)}" if outside else ""
     known = f"it is for {claim}" if claim is not None else "nobody says that it is for any region"
     return f"not certified for {', '.join(missing)}: {known}"
 

@@ -25,6 +25,7 @@ def read(request: generation_pb2.Request) -> Ask:
         operations.name(request),
         frozenset(needs),
         tokens,
+        platform.region,
     )
 
 

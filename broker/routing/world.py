@@ -90,7 +90,7 @@ class Ask(msgspec.Struct, frozen=True):
     """What of a request decides where it goes.
 
     `needs` are abilities as the catalogue names them; `input_tokens` is an estimate, 0 = none was
-    made.
+    made; `region` is a cloud's, "" = that of the provider's settings.
     """
 
     model: str
@@ -99,3 +99,4 @@ class Ask(msgspec.Struct, frozen=True):
     operation: str = "generate"
     needs: frozenset[str] = frozenset()
     input_tokens: int = 0
+    region: str = ""

@@ -26,7 +26,7 @@ DOWN = Fleet({}, frozenset({"groq"}))
 class Edge:
     """A router with a fleet and a state that tests change."""
 
-    def __init__(self, fleet: Fleet = UP) -> None:
+    def __init__(self, fleet: Fleet = UP, rules: Rules | None = None) -> None:
         self.view = SimpleNamespace(fleet=fleet)
         self.linked = fleet
         self.live = Live(first_ms=10)
@@ -37,7 +37,7 @@ class Edge:
             troubled=False,
         )
         view: Any = self.view
-        self.router = Router(view, self.fresh, CATALOG, Rules(), health)
+        self.router = Router(view, self.fresh, CATALOG, rules or Rules(), health)
 
     async def fresh(self) -> Fleet:
         return self.linked
@@ -68,6 +68,15 @@ async def test_another_operation_is_another_decision() -> None:
     embed.embed.model = "groq/m"
     assert await edge.providers(chat()) == ["groq"]
     assert await edge.reason(embed) == "unsupported_operation"
+
+
+async def test_the_region_of_a_request_counts_each_time() -> None:
+    edge = Edge(rules=Rules(compliance={"groq": frozenset({"EU"})}))
+    asked = chat()
+    asked.platform.provider = b'{"compliance": "EU"}'
+    assert await edge.providers(asked) == ["groq"]
+    asked.platform.region = "us-east-1"
+    assert await edge.reason(asked) == "no_compliant_provider"
 
 
 async def test_limits_are_held_against_the_present_state() -> None:

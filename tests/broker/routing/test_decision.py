@@ -316,6 +316,38 @@ def test_where_the_operator_wrote_nothing_what_workers_announce_counts(
         assert told.value.reason == "no_compliant_provider"
 
 
+@pytest.mark.parametrize(
+    ("model", "region", "code", "refused"),
+    [
+        ("bedrock/x", "", "DE", False),
+        ("bedrock/x", "eu-central-1", "DE", False),
+        # Who is certified for the EU is so for its members, wherever in it.
+        ("bedrock/x", "eu-west-1", "DE", False),
+        ("bedrock/x", "eu", "EU", False),
+        ("bedrock/x", "us-east-1", "DE", True),
+        # Europe's, and not the union's.
+        ("bedrock/x", "eu-west-2", "EU", True),
+        ("bedrock/x", "eu-central-2", "DE", True),
+        ("bedrock/x", "nowhere-9", "DE", True),
+        ("bedrock/x", "global", "EU", True),
+        ("bedrock/arn:aws:bedrock:us-east-1:1:inference-profile/x", "eu-west-1", "DE", True),
+        ("bedrock/arn:aws:bedrock:eu-west-1:1:inference-profile/x", "us-east-1", "DE", False),
+    ],
+)
+def test_a_region_that_a_request_names_has_to_be_where_it_asks_for_compliance(
+    model: str, region: str, code: str, refused: bool
+) -> None:
+    given = world(rules=Rules(compliance={"bedrock": frozenset({"EU", "US"})}))
+    assert providers(model, given, region="us-east-1") == ["bedrock"]
+    asked: dict[str, Any] = {"provider": {"compliance": code}, "region": region}
+    if not refused:
+        assert providers(model, given, **asked) == ["bedrock"]
+        return
+    with pytest.raises(InferenceError, match=f"is not known to be in {code}") as told:
+        decision(model, given, **asked)
+    assert (told.value.reason, told.value.row.http) == ("no_compliant_provider", 403)
+
+
 def test_who_says_so_is_told() -> None:
     given = replace(world(), fleet=replace(FLEET, claims=CLAIMS))
     with pytest.raises(InferenceError) as told:
