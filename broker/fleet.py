@@ -29,9 +29,9 @@ class FleetView:
         self.fleet = Fleet()
         self.slots: dict[tuple[str, str], int] = {}
         self.workers: dict[str, presence.WorkerLease] = {}
-        # Added up when they are asked for.
-        self._paces: dict[tuple[str, str], Pace] = {}
-        self._loads: dict[str, tuple[int, int]] = {}
+        # Added up when they are asked for; None = since then something changed.
+        self._paces: dict[tuple[str, str], Pace] | None = None
+        self._loads: dict[str, tuple[int, int]] | None = None
         self._spreads: dict[tuple[str, str], Spread] = {}
         self._keys: dict[str, frozenset[str]] = {}
         self.edges = 1
@@ -69,8 +69,8 @@ class FleetView:
 
     def pace(self, provider: str, model: str) -> Pace:
         """How fast a model answers: the worst that a worker has seen."""
-        if not self._paces:
-            self._add_up()
+        if self._paces is None:
+            self._paces = self._worst_paces()
         return self._paces.get((provider, model), UNKNOWN)
 
     def spread(self, provider: str, model: str) -> Spread:
@@ -85,8 +85,8 @@ class FleetView:
 
     def load(self, provider: str) -> tuple[int, int]:
         """Calls that run at a provider, and slots for them, in the whole fleet."""
-        if not self._loads:
-            self._add_up()
+        if self._loads is None:
+            self._loads = self._all_loads()
         return self._loads.get(provider, (0, 0))
 
     def keys(self, provider: str) -> frozenset[str]:
@@ -102,14 +102,21 @@ class FleetView:
             if (lease.provider, lease.pool) == place
         )
 
-    def _add_up(self) -> None:
+    def _worst_paces(self) -> dict[tuple[str, str], Pace]:
+        paces: dict[tuple[str, str], Pace] = {}
         for lease in self.workers.values():
-            busy, slots = self._loads.get(lease.provider, (0, 0))
-            self._loads[lease.provider] = busy + lease.busy, slots + lease.slots
             for model, pace in lease.paces.items():
                 place = lease.provider, model
-                known = self._paces.get(place, UNKNOWN)
-                self._paces[place] = pace if pace.first_ms > known.first_ms else known
+                if pace.first_ms > paces.get(place, UNKNOWN).first_ms:
+                    paces[place] = pace
+        return paces
+
+    def _all_loads(self) -> dict[str, tuple[int, int]]:
+        loads: dict[str, tuple[int, int]] = {}
+        for lease in self.workers.values():
+            busy, slots = loads.get(lease.provider, (0, 0))
+            loads[lease.provider] = busy + lease.busy, slots + lease.slots
+        return loads
 
     def _renewed(self, key: str, value: bytes | None) -> bool:
         """Whether a lease changed in nothing that routes depend on."""
@@ -126,8 +133,7 @@ class FleetView:
         return True
 
     def _changed(self, key: str, value: bytes | None) -> None:
-        self._paces.clear()
-        self._loads.clear()
+        self._paces = self._loads = None
         self._spreads.clear()
         self.news += 1
         if not self._renewed(key, value):
