@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -34,6 +34,7 @@ class Controller:
         self.leases = Mirror(bus, subjects.WORKERS, lambda _key, _value: self._changed.set())
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._unheard: Callable[[], object] = lambda: None
         self._token = ""
 
     async def start(self) -> None:
@@ -42,12 +43,13 @@ class Controller:
         self._token = await create_fleet_token(self._bus)
         await self.leases.start()
         # A server that lost a stream (a fresh disk) gets its layout again.
-        self._bus.on_reconnect(self._start_over)
+        self._unheard = self._bus.on_reconnect(self._start_over)
         self._task = keep(self._follow, "pools")
         _log.info("the bus is laid out")
 
     async def close(self) -> None:
         """Stop."""
+        self._unheard()
         if self._task is not None:
             await end(self._task)
         await self.leases.close()

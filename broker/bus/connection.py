@@ -7,6 +7,7 @@ import contextlib
 import logging
 import ssl
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nats.aio.client import Client
@@ -53,7 +54,7 @@ class Bus:
     def __init__(self, nc: Client) -> None:
         self.nc = nc
         self.js: JetStreamContext = nc.jetstream(timeout=5)
-        self._on_reconnect: list[Callable[[], None]] = []
+        self._on_reconnect: dict[object, Callable[[], None]] = {}
         self._buckets: dict[str, KeyValue] = {}
         self.closing = False
         # The connection is open and nothing comes through; publishers find out (`Publisher`).
@@ -102,9 +103,14 @@ class Bus:
             kicks.put_nowait(flusher.get_loop().create_future())
         return True
 
-    def on_reconnect(self, callback: Callable[[], None]) -> None:
-        """Call `callback` after every reconnect: ephemeral consumers are gone by then."""
-        self._on_reconnect.append(callback)
+    def on_reconnect(self, callback: Callable[[], None]) -> Callable[[], object]:
+        """Call `callback` after every reconnect: ephemeral consumers are gone by then.
+
+        Returns what ends that. Who does not outlive the connection has to, or is kept with it.
+        """
+        place = object()
+        self._on_reconnect[place] = callback
+        return partial(self._on_reconnect.pop, place, None)
 
     async def kv(self, bucket: str) -> KeyValue:
         """The bucket; waits up to 15 s for the broker process to create it. Raises `BusError`."""
@@ -154,7 +160,7 @@ class Bus:
             await self.nc.close()
 
     def _reconnected(self) -> None:
-        for callback in self._on_reconnect:
+        for callback in list(self._on_reconnect.values()):
             try:
                 callback()
             except Exception:  # noqa: BLE001 - one's trouble is not to keep the news from others

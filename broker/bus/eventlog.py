@@ -47,8 +47,6 @@ class EventLog:
     def __init__(self, bus: Bus, blobs: Blobs) -> None:
         self._bus = bus
         self._blobs = blobs
-        self._followers: set[asyncio.Event] = set()
-        bus.on_reconnect(self._reconnected)
 
     async def append(
         self,
@@ -154,7 +152,7 @@ class EventLog:
         seen = 0
         while True:
             broken = asyncio.Event()
-            self._followers.add(broken)
+            unheard = self._bus.on_reconnect(broken.set)
             try:
                 async for message in self._once(response_id, seen + 1, broken):
                     sequence = message.metadata.sequence.stream
@@ -169,7 +167,7 @@ class EventLog:
                 _log.info("reading the log of %s failed: %s; trying again", response_id, exc)
                 await asyncio.sleep(_RETRY_S)
             finally:
-                self._followers.discard(broken)
+                unheard()
 
     async def _once(
         self, response_id: str, start: int, broken: asyncio.Event
@@ -210,7 +208,3 @@ class EventLog:
         if data is None:
             raise BusError("a part of the log is gone")
         return stored_pb2.LoggedEvents.FromString(data)
-
-    def _reconnected(self) -> None:
-        for broken in self._followers:
-            broken.set()

@@ -130,14 +130,17 @@ class Keyring:
         a reconnect all keys are reported again, since changes may have been missed meanwhile.
         """
         reconnected = asyncio.Event()
-        self._bus.on_reconnect(reconnected.set)
-        while True:
-            reconnected.clear()
-            try:
-                await self._follow(callback, reconnected)
-            except (BusError, NatsError, OSError) as exc:
-                _log.warning("lost track of API key changes, starting again: %s", exc)
-                await asyncio.sleep(0.5)
+        unheard = self._bus.on_reconnect(reconnected.set)
+        try:
+            while True:
+                reconnected.clear()
+                try:
+                    await self._follow(callback, reconnected)
+                except (BusError, NatsError, OSError) as exc:
+                    _log.warning("lost track of API key changes, starting again: %s", exc)
+                    await asyncio.sleep(0.5)
+        finally:
+            unheard()
 
     async def _follow(self, callback: Changed, reconnected: asyncio.Event) -> None:
         """Report until there is a reason to start over with a new watcher."""

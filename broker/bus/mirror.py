@@ -52,11 +52,12 @@ class Mirror:
         self._read_at = float("-inf")
         self._read = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._unheard: Callable[[], object] = lambda: None
 
     async def start(self) -> None:
         """Return once all present keys were read."""
         await self._bus.kv(self._bucket)
-        self._bus.on_reconnect(self._restart.set)
+        self._unheard = self._bus.on_reconnect(self._restart.set)
         read = self._read
         self._task = keep(self._follow, f"mirror {self._bucket}")
         await asyncio.wait_for(read.wait(), 15)
@@ -77,6 +78,7 @@ class Mirror:
 
     async def close(self) -> None:
         """Stop following."""
+        self._unheard()
         if self._task is not None:
             await end(self._task)
 

@@ -250,11 +250,12 @@ class Puller:
         self._closed = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._watcher: asyncio.Task[None] | None = None
+        self._unheard: Callable[[], object] = lambda: None
         self.credits = 0
 
     async def start(self) -> None:
         """Begin to watch over pulls."""
-        self._bus.on_reconnect(self._start_over)
+        self._unheard = self._bus.on_reconnect(self._start_over)
         self._watcher = keep(self._watch, f"pull {self._subject}")
 
     def pull(self, batch: int) -> None:
@@ -273,6 +274,7 @@ class Puller:
     async def close(self) -> None:
         """Leave: nothing is pulled any more, and all that was delivered went to `on_message`."""
         self._closed = True
+        self._unheard()
         if self._watcher is not None:
             self._watcher.cancel()
         inboxes, self._inboxes = self._inboxes, []

@@ -55,8 +55,6 @@ class Results:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._pulls: set[_Pull] = set()
-        bus.on_reconnect(self._reconnected)
 
     async def range(self, batch_id: str, numbers: Sequence[int]) -> dict[int, batch_pb2.LineResult]:
         """The results of these lines, at most 1,000, as far as they are there."""
@@ -160,10 +158,6 @@ class Results:
                 _log.info("following results: %s; trying again", exc or type(exc).__name__)
             await asyncio.sleep(_RETRY_S)
 
-    def _reconnected(self) -> None:
-        for pull in self._pulls:
-            pull.lost()
-
     async def _once(self, start: int) -> AsyncGenerator[list[Seen], None]:
         """The same, until there is a gap or the consumer is lost."""
         config = ConsumerConfig(
@@ -177,7 +171,7 @@ class Results:
         js = self._bus.js
         name = (await js.add_consumer(STREAM, config)).name
         pull = _Pull(self._bus, name)
-        self._pulls.add(pull)
+        unheard = self._bus.on_reconnect(pull.lost)
         try:
             await pull.start()
             delivered = 0
@@ -192,7 +186,7 @@ class Results:
                 if ended:
                     await pull.ask()
         finally:
-            self._pulls.discard(pull)
+            unheard()
             await pull.close()
             with contextlib.suppress(NatsError, TimeoutError, OSError):
                 await js.delete_consumer(STREAM, name)

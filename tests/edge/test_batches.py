@@ -106,7 +106,7 @@ class _Results:
 class _World:
     def __init__(self, most: int = 1 << 20) -> None:
         self.files, self.batches, self.results = _Files(), _Batches(), _Results(most)
-        self.service = BatchService(cast("Any", _NoBus()), cast("Any", self.files))
+        self.service = BatchService(cast("Any", None), cast("Any", self.files))
         self.service.batches = cast("Any", self.batches)
         self.service.results = cast("Any", self.results)
 
@@ -158,11 +158,6 @@ class _Capacity:
             Standing("p", "", "slow", rate=0.5),
             Standing("p", "", "short", tokens=10),
         ]
-
-
-class _NoBus:
-    def on_reconnect(self, _call: object) -> None:
-        pass
 
 
 def result(number: int, size: int = 2) -> batch_pb2.LineResult:

@@ -14,8 +14,12 @@ import pytest
 from broker import subjects
 from broker.bus import Bus, BusError, connect
 from broker.bus import connection as connection_module
+from broker.bus.capacity import read_allowances
 from broker.bus.fleet import create_fleet_token, fleet_token
 from broker.bus.layout import ensure_layout
+from broker.bus.mirror import Mirror
+from broker.bus.queue import Puller
+from broker.bus.results import Results
 from broker.config import NatsSettings, Settings, load_settings
 from broker.embedded import find_binary
 from tests.broker.bus.server import NatsServer, Proxy, until
@@ -90,6 +94,25 @@ async def test_everybody_who_asked_is_told_of_each_reconnect(nats: NatsServer, b
         await nats.start()
         await until(lambda times=times: len(told) == 2 * times, "all are told")  # type: ignore[misc]
     assert told == ["a", "b"] * 2
+
+
+async def test_who_left_is_kept_no_longer_for_a_reconnect(bus: Bus) -> None:
+    before = len(bus._on_reconnect)
+    mirror = Mirror(bus, subjects.CFG)
+    puller = Puller(bus, "INT", "c", lambda _delivery: None, lambda: None)
+    for _ in range(3):
+        await read_allowances(bus)
+    await mirror.start()
+    await puller.start()
+    following = Results(bus).follow(1)
+    first = asyncio.ensure_future(anext(following))
+    await until(lambda: len(bus._on_reconnect) == before + 3, "three want to know")
+    first.cancel()
+    await asyncio.wait([first])
+    await following.aclose()
+    await puller.close()
+    await mirror.close()
+    assert len(bus._on_reconnect) == before
 
 
 async def test_an_outage_is_a_few_lines_in_the_log(
