@@ -93,6 +93,7 @@ class Life:
             run.forget_delays()
             if run.dirty:
                 await run.checkpoint()
+                self._services.wanted.set()
             if not run.record.stop_code:
                 await self._stop_overdrawn()
         if run.record.progress.delays or run.dirty:

@@ -222,7 +222,7 @@ class Publishing:
             if not self._goes(lane, made):
                 lane.ready, lane.wants = made, made.demand
                 if not group:
-                    await self._wait(lane, made)
+                    self._wait(lane, made)
                 break
             lane.wants, lane.full_since = Counter(), 0.0
             mixed = run.record.options.mixed_models
@@ -241,7 +241,7 @@ class Publishing:
             return False
         return self._fits(lane.run, made.demand)
 
-    async def _wait(self, lane: Lane, made: Prepared) -> None:
+    def _wait(self, lane: Lane, made: Prepared) -> None:
         """Nothing of a lane can be published now: leave what is in the way to lanes of its own."""
         now = self._now()
         lane.full_since = lane.full_since or now
@@ -251,9 +251,9 @@ class Publishing:
                 for model, subjects in made.models.items()
                 if not all(self._has_room(lane.run, name, made.demand[name]) for name in subjects)
             }
+            # It goes on when its life has written that down; others do meanwhile.
             lane.among.split(lane, blocked, made.chunk.place)
-            # The others skip these lines from now on: whoever takes over has to know.
-            await lane.run.checkpoint()
+            lane.run.news.set()
         elif made.waiting:
             # It is looked again where its lines can go.
             lane.rests_until = now + (_REST_S if not self._splits(lane) else _TOGETHER_S)

@@ -125,6 +125,8 @@ class Run:
             and not record.stop_code
             and not record.progress.published
             and self.set_out
+            # Lanes skip one another's lines: whoever takes over has to know of all of them.
+            and len(record.progress.lanes) == len(self._stored.lanes)
         )
 
     @property

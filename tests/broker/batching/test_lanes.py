@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from broker import subjects
 from broker.batch import states
 from broker.batch.chunks import LINES
+from broker.batching import publish
 from broker.bus import Bus
 from broker.bus.background import publish as publish_job
 from broker.bus.ending import end
 from broker.bus.layout import ensure_layout, ensure_pool
 from broker.bus.queue import Publisher
+from broker.bus.recorder import Recorder
 from broker.bus.usage import usage_groups
 from broker.ledger import Ledger
 from broker.v1 import batch_pb2, job_pb2
@@ -89,6 +93,41 @@ async def test_a_model_that_answers_nobody_holds_up_no_other_one(
     assert ledger.total().charges == 2 * EACH
 
 
+async def test_a_batch_that_waits_for_its_charges_to_be_stored_holds_up_no_other_one(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    author, worker, other = Author(bus), Worker(bus), Worker(bus, "other")
+    batch = await author.create(lines(ORDERS["in turn"]), options=MIXED)
+    working = [asyncio.create_task(worker.work())]
+    held: list[Callable[[], None]] = []
+    charge = Recorder.charge
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            Recorder,
+            "charge",
+            lambda self, one, stored: charge(self, one, partial(held.append, stored)),
+        )
+        async with Leader(bus, monkeypatch) as leader:
+            await until(lambda: len(held) > 0, "lines of the one are answered", 20)
+            run = leader.engine._runs[batch]
+            await until(lambda: len(run.record.progress.lanes) > 0, "it is split", 20)
+            second = await author.create(lines(["m"] * 200))
+            await until(
+                lambda: sum(subjects.token(second)[6:] in name for name in worker.asked) == 200,
+                "the lines of the second one are answered",
+                20,
+            )
+            assert not run.publishes
+            patched.undo()
+            for stored in held:
+                stored()
+            working.append(asyncio.create_task(other.work()))
+            await until(lambda: author.over(batch), "it is over", 30)
+    assert set(worker.asked.values()) == set(other.asked.values()) == {1}
+    for task in working:
+        await end(task)
+
+
 async def test_a_model_without_workers_holds_up_no_other_one(
     bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +157,8 @@ async def test_a_model_that_is_over_its_limit_holds_up_no_other_one(
     author, worker, other = Author(bus), Worker(bus), Worker(bus, "other")
     publisher = Publisher(bus, timeout_s=2.0)
     await publisher.start()
+    # They come back sooner than a worker's would, so it is looked more often where they are.
+    monkeypatch.setattr(publish, "_DELAYS_S", 0.0)
     limited = True
     most = 0
 
