@@ -37,6 +37,7 @@ class Outcomes:
         self._publisher = publisher
         self._blobs = blobs
         self._insisting: set[asyncio.Task[None]] = set()
+        self._closed = False
         # Why the last result could not be written: all of them tell the same.
         self._trouble = ""
 
@@ -62,7 +63,8 @@ class Outcomes:
         return await self._read(batch_id, number) is not None
 
     async def close(self) -> None:
-        """Try no longer."""
+        """Try no longer, nor anew when the publisher says that it is closed."""
+        self._closed = True
         for task in self._insisting:
             task.cancel()
         if self._insisting:
@@ -83,6 +85,8 @@ class Outcomes:
     def _insist(
         self, batch_id: str, result: batch_pb2.LineResult, on_stored: Callable[[], None]
     ) -> None:
+        if self._closed:
+            return
         task = asyncio.create_task(self._until_stored(batch_id, result, on_stored), name="result")
         self._insisting.add(task)
         task.add_done_callback(self._insisting.discard)

@@ -110,3 +110,15 @@ async def test_a_result_that_no_message_takes_becomes_an_error_and_holds_nothing
     assert (left.number, left.status, left.error.code) == (1, 0, "result_too_large")
     assert (left.custom_id, left.cost.nano_usd) == ("x" * 512, 7)
     assert (await kept(bus, 2)).status == 200
+
+
+async def test_what_was_not_answered_at_the_end_is_insisted_on_no_longer(
+    outcomes: Outcomes,
+) -> None:
+    await outcomes.write(BATCH, result(), lambda: None)
+    await outcomes.write(BATCH, result(LARGE, number=2), lambda: None)
+    await outcomes.close()
+    await outcomes._publisher.close()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert "result" not in {task.get_name() for task in asyncio.all_tasks()}
