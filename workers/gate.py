@@ -320,18 +320,21 @@ class Gate:
     # Reports.
 
     def report(self) -> list[Seen]:
-        """What happened since the last report, at the places where anything did."""
-        seen = []
-        for place in list(self._places.values()):
-            if place.started or place.running or place.waiting or place.back_s or place.limited:
-                seen.append(place.seen(self.now()))
-                place.clear(self.now())
-        if len(self._places) > _MOST_PLACES:
-            self._forget()
+        """What happened since the last report, at the places where anything did.
+
+        Of many, those first where others should hear of it; what is left is told the next time.
+        """
+        now = self.now()
         told = [Seen(key, ANY, rest_s=seconds) for key, seconds in self._key_news.items()]
         self._key_news.clear()
-        seen.sort(key=lambda one: -one.started)
-        return told + seen[:_MOST_SEEN]
+        places = [place for place in self._places.values() if place.eventful]
+        places.sort(key=lambda place: (not (place.limited or place.rest_news), -place.started))
+        for place in places[:_MOST_SEEN]:
+            told.append(place.seen(now))
+            place.clear(now)
+        if len(self._places) > _MOST_PLACES:
+            self._forget()
+        return told
 
     def waiting(self) -> int:
         """Jobs that wait for an allowance."""

@@ -193,6 +193,18 @@ class Place:
             self.rest_until = 0.0
             self.bound()
 
+    @property
+    def eventful(self) -> bool:
+        """Whether there is anything to report."""
+        return bool(
+            self.started
+            or self.running
+            or self.waiting
+            or self.back_s
+            or self.limited
+            or self.rest_news
+        )
+
     def seen(self, now: float) -> Seen:
         """What to report."""
         back = math.ceil(self.back_s / max(now - self._cleared_at, 0.1))

@@ -439,3 +439,21 @@ async def test_a_report_tells_of_places_where_something_happened(gate: Gate) -> 
     await call(seats)
     assert [one.model for one in quiet.report()] == ["m"]
     assert quiet.report() == []
+
+
+async def test_what_one_report_has_no_room_for_is_in_the_next_and_news_comes_first(
+    gate: Gate,
+) -> None:
+    for model in [f"m{number}" for number in range(500)]:
+        for _ in range(2):
+            seats = gate.seats(INT, job(model))
+            assert seats is not None
+            await call(seats)
+    seats = gate.seats(INT, job("refused"))
+    assert seats is not None
+    await call(seats, error=too_many(30))
+    reports = [gate.report() for _ in range(4)]
+    assert [len(report) for report in reports] == [200, 200, 101, 0]
+    assert (reports[0][0].model, reports[0][0].rest_s) == ("refused", 30)
+    told = Counter({one.model: one.answered for report in reports for one in report})
+    assert told == Counter({f"m{number}": 2 for number in range(500)} | {"refused": 0})
