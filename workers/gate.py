@@ -38,8 +38,10 @@ _SATED_S = 0.05
 _PAUSE_S = 0.2
 # A rest that is shorter is over before others hear of it.
 _NEWS_S = 0.2
-# Places that nobody uses are forgotten when there are so many; a report tells of some.
-_MOST_PLACES, _MOST_SEEN = 1000, 200
+# Places that nobody used for so long are forgotten when there are so many, so often at most.
+_MOST_PLACES, _FORGET_S, _FORGET_EVERY_S = 1000, 60.0, 1.0
+# A report tells of so many.
+_MOST_SEEN = 200
 
 
 class HandOn(Exception):  # noqa: N818
@@ -81,6 +83,7 @@ class Gate:
         self._told: dict[tuple[str, str], tuple[int, Share]] = {}
         self._open_at = -math.inf
         self._sated_until = -math.inf
+        self._forget_at = -math.inf
         self._hungry: asyncio.TimerHandle | None = None
         # Lines that wait outside, by model, and whom to call when some of them may begin.
         self._outside: Mapping[str, int] = {}
@@ -332,8 +335,6 @@ class Gate:
         for place in places[:_MOST_SEEN]:
             told.append(place.seen(now))
             place.clear(now)
-        if len(self._places) > _MOST_PLACES:
-            self._forget()
         return told
 
     def waiting(self) -> int:
@@ -354,6 +355,8 @@ class Gate:
         return self._place_of(name, model) if place is None else place
 
     def _place_of(self, key: str, model: str) -> Place:
+        if len(self._places) >= _MOST_PLACES and self.now() >= self._forget_at:
+            self._forget()
         _, share = self._told.get((key, model), (0, self._defaults.get(key, NO_LIMIT)))
         place = self._places[key, model] = Place(key, model, share, self._reserve, self.now())
         place.outside = self._outside
@@ -377,7 +380,8 @@ class Gate:
             self._on_room()
 
     def _forget(self) -> None:
-        idle = self.now() - 60
+        self._forget_at = self.now() + _FORGET_EVERY_S
+        idle = self.now() - _FORGET_S
         for at, place in list(self._places.items()):
             if not (place.running or place.waiting) and place.used_at < idle:
                 del self._places[at]

@@ -457,3 +457,18 @@ async def test_what_one_report_has_no_room_for_is_in_the_next_and_news_comes_fir
     assert (reports[0][0].model, reports[0][0].rest_s) == ("refused", 30)
     told = Counter({one.model: one.answered for report in reports for one in report})
     assert told == Counter({f"m{number}": 2 for number in range(500)} | {"refused": 0})
+
+
+async def test_places_that_nobody_uses_are_forgotten_though_nobody_reports(gate: Gate) -> None:
+    runs = gate.seats(INT, job("runs"))
+    for number in range(1200):
+        seats = gate.seats(INT, job(f"m{number}"))
+        assert seats is not None
+        await call(seats)
+    assert len(gate._places) == 1201  # all of them were just used
+    for place in gate._places.values():
+        place.used_at -= 61
+    gate._forget_at = gate.now()
+    assert gate.seats(INT, job("new")) is not None
+    assert {model for _, model in gate._places} == {"runs", "new"}
+    assert runs is not None
