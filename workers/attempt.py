@@ -100,6 +100,8 @@ class Attempt:
         self._provider = provider
         self._begun = time.monotonic()
         self._limits = Limits()
+        # By the monotonic clock.
+        self._ends = math.inf
         self._turn: Turn
         self._content = self._completed = False
         self._dropped: tuple[str, ...] = ()
@@ -174,6 +176,7 @@ class Attempt:
             operation = plan.operation
             self._provider = self._provider.serving(plan.asked[0], model)
         self._limits = _limits(grant, request)
+        self._ends = self._begun + (self._limits.deadline_s or math.inf)
         line = _Line(
             self._provider.dialect_for(model, operation),
             upstream,
@@ -219,8 +222,7 @@ class Attempt:
                     if not (again and self._turn.another(key, exc, time.monotonic())):
                         raise
 
-        ends = self._begun + (line.limits.deadline_s or math.inf)
-        await Calls(plan, call, self._send, ends).make()
+        await Calls(plan, call, self._send, self._ends).make()
 
     async def _written(
         self, line: _Line, request: generation_pb2.Request
@@ -246,7 +248,8 @@ class Attempt:
         steps = plan.steps() if plan is not None else ()
         call, request = await self._written(line, request)
         self._dropped = call.dropped
-        with await self._seats.next(self._turn.key, own=self._turn.own) as seat:
+        left_s = self._ends - time.monotonic()
+        with await self._seats.next(self._turn.key, own=self._turn.own, within_s=left_s) as seat:
             self.called = True
             self.record.upstream_calls += 1
             reply = await line.upstream.open(

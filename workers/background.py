@@ -182,6 +182,7 @@ class Background:
             return await self._bury(job, kept)
         if verdict is Verdict.RUN:
             return await self._claimed(job, kept, seats, alone=False)
+        seats.release()  # whoever runs still may need it
         async with self._slots.alone():
             return await self._claimed(job, kept, seats, alone=True)
 

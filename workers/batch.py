@@ -241,6 +241,7 @@ class Batch:
         elif line.losses >= LOSSES_BEFORE_POISON:
             await self._bury(line, attempt)
         elif line.losses >= LOSSES_BEFORE_ALONE:
+            seats.release()  # whoever runs still may need it
             async with self._slots.alone():
                 await self._attempt(line, attempt)
         else:

@@ -201,13 +201,18 @@ class Gate:
         seats.refusal = _resting(key, rest)
         return seats
 
-    async def another(self, key: Key | None, model: str, lane: str) -> Seat:
-        """The seat of a further call, for as long as it takes."""
+    async def another(self, key: Key | None, model: str, lane: str, within_s: float) -> Seat:
+        """The seat of a further call. Raises `InferenceError` deadline."""
         place = self._place(key, model)
         if place.free_of_limits:
             place.begin(lane, self.now())
             return Seat(self, place, key, lane)
-        return await self._seat(place, key, lane)
+        try:
+            async with asyncio.timeout(within_s):
+                return await self._seat(place, key, lane)
+        except TimeoutError:
+            message = "the deadline passed before another call to the provider was allowed"
+            raise InferenceError("deadline", message) from None
 
     async def _seat(self, place: Place, key: Key | None, lane: str) -> Seat:
         turn: asyncio.Future[None] = self._loop.create_future()

@@ -289,27 +289,31 @@ class Runner:
     async def _run(self, job: job_pb2.Job, delivery: Delivery | None, seats: Seats | None) -> None:
         reply = delivery.reply if delivery is not None else ""
         try:
-            seats = seats or await self.gate.admit(subjects.INTERACTIVE, job)
+            if job.losses < LOSSES_BEFORE_ALONE:
+                await self._admit_and_run(job, reply, seats, alone=False)
+            else:
+                # Whoever runs still may need the seat that it would wait with.
+                async with self._slots.alone():
+                    await self._admit_and_run(job, reply, seats, alone=True)
         except HandOn as exc:
             self._slots.answer(reply, nak(exc.delay_s))
-            return
         except asyncio.CancelledError:
             self._slots.answer(reply, nak(0.0))
             raise
+
+    async def _admit_and_run(
+        self, job: job_pb2.Job, reply: str, seats: Seats | None, *, alone: bool
+    ) -> None:
+        seats = seats or await self.gate.admit(subjects.INTERACTIVE, job)
         try:
-            if job.losses < LOSSES_BEFORE_ALONE:
-                await self._claim_and_run(job, delivery, seats, alone=False)
-                return
-            async with self._slots.alone():
-                await self._claim_and_run(job, delivery, seats, alone=True)
+            await self._claim_and_run(job, reply, seats, alone=alone)
         finally:
             seats.release()
 
     async def _claim_and_run(
-        self, job: job_pb2.Job, delivery: Delivery | None, seats: Seats, *, alone: bool
+        self, job: job_pb2.Job, reply: str, seats: Seats, *, alone: bool
     ) -> None:
         """Claim, then run (R1)."""
-        reply = delivery.reply if delivery is not None else ""
         session: Session | None = None
         try:
             session = self._edges.link(job.delivery_address).open(job, alone=alone)
@@ -321,13 +325,12 @@ class Runner:
         except EdgeLost:
             if session is not None:
                 session.close()
-            gone = delivery is not None and await self._edges.gone(job.delivery_address)
+            gone = reply and await self._edges.gone(job.delivery_address)
             self._slots.answer(reply, ACK if gone else nak(EDGE_RETRY_S))
             return
         except asyncio.CancelledError:
             if session is not None:
                 session.close()
-            self._slots.answer(reply, nak(0.0))
             raise
         await self._granted(job, session, grant, reply, seats)
 

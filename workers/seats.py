@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Protocol, Self
 
@@ -28,8 +29,8 @@ class Host(Protocol):
     def serve(self, place: Place) -> None:
         """Let in who may go now."""
 
-    async def another(self, key: Key | None, model: str, lane: str) -> Seat:
-        """The seat of a further call, for as long as it takes."""
+    async def another(self, key: Key | None, model: str, lane: str, within_s: float) -> Seat:
+        """The seat of a further call. Raises `InferenceError` deadline."""
 
 
 class Seat:
@@ -147,8 +148,13 @@ class Seats:
             self._first.close()
             self._first = None
 
-    async def next(self, key: Key | None, *, own: bool) -> Seat | _Uncounted:
-        """The seat of the next call, with this key or one of the caller's own."""
+    async def next(
+        self, key: Key | None, *, own: bool, within_s: float = math.inf
+    ) -> Seat | _Uncounted:
+        """The seat of the next call, with this key or one of the caller's own.
+
+        Raises `InferenceError` deadline when there is none within so many seconds.
+        """
         first, self._first = self._first, None
         if first is not None:
             if not own and first.key is key:
@@ -156,7 +162,7 @@ class Seats:
             first.close()
         if self._gate is None or own:
             return _UNCOUNTED
-        seat = await self._gate.another(key, self._model, self._lane)
+        seat = await self._gate.another(key, self._model, self._lane, within_s)
         self._settling = self._settling or seat
         return seat
 

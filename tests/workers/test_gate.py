@@ -414,6 +414,16 @@ async def test_each_further_call_of_an_attempt_has_its_own_seat(gate: Gate) -> N
     assert (await third) is not None
 
 
+async def test_no_further_call_waits_longer_than_its_attempt_may_take(gate: Gate) -> None:
+    allow(gate, Share(slots=1))
+    seats = gate.seats(INT, job())
+    assert seats is not None
+    with await seats.next(None, own=False):
+        with pytest.raises(InferenceError) as caught:
+            await seats.next(None, own=False, within_s=0.02)
+        assert (caught.value.reason, gate.waiting()) == ("deadline", 0)
+
+
 async def test_tokens_are_paid_for_when_they_are_known(gate: Gate) -> None:
     allow(gate, Share(tokens=1000.0))
     seats = gate.seats(INT, job())

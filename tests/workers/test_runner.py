@@ -121,9 +121,9 @@ def job(edge: EdgeStandIn, number: int = 1, model: str = "sim", **fields: Any) -
     )
 
 
-async def publish(bus: Bus, *jobs: job_pb2.Job) -> None:
+async def publish(bus: Bus, *jobs: job_pb2.Job, lane: str = "int") -> None:
     for one in jobs:
-        await bus.js.publish(subjects.job("int", "sim", "main", "_"), one.SerializeToString())
+        await bus.js.publish(subjects.job(lane, "sim", "main", "_"), one.SerializeToString())
 
 
 async def left(bus: Bus) -> int:
@@ -400,6 +400,38 @@ async def test_a_suspect_runs_when_nothing_else_does_and_says_so(
     await all_quiet(runner)
 
 
+@pytest.mark.parametrize("lane", ["int", "bat"])
+async def test_a_suspect_that_waits_holds_no_seat_that_another_needs(
+    bus: Bus, edge: EdgeStandIn, start: Start, sim: Sim, lane: str
+) -> None:
+    """Another that goes on making calls would never end, and the suspect never begin."""
+    model = "tokens=5,delay_ms=20"
+    runner = await start(parameters=CHAT.but(ONE_CHOICE))
+
+    def allow(slots: int) -> None:
+        share = {runner.name: Share(slots=slots)}
+        runner.gate.told(Allowance("sim", "", model, 1, slots=slots, shares=share), runner.name)
+
+    allow(8)
+    many = job(edge, 1, model)
+    many.request.generate.n = 24
+    await publish(bus, many)
+    await until(lambda: sim.stats()["calls"] == 8, "the first calls are made")
+    suspect = job(edge, 2, model, losses=2)
+    if lane == "bat":
+        body = b'{"model": "%b", "messages": [{"role": "user", "content": "hello"}]}'
+        suspect.line.CopyFrom(
+            job_pb2.BatchLine(
+                batch_id="b", number=1, endpoint="/v1/chat/completions", json=body % model.encode()
+            )
+        )
+    await publish(bus, suspect, lane=lane)
+    await until(lambda: runner._slots.reserved, "the suspect waits")
+    allow(1)
+    await until(lambda: sim.stats()["finished"] == 25, "both have made all of their calls")
+    await all_quiet(runner)
+
+
 async def test_suspects_that_come_together_run_one_after_the_other(
     bus: Bus, edge: EdgeStandIn, start: Start, sim: Sim
 ) -> None:
@@ -453,6 +485,23 @@ async def test_a_claim_that_is_not_answered_yet_is_handed_back_too(
     assert edge.kinds(1) == ["claim", "hand_back"]
     assert sim.stats()["calls"] == 0
     assert await left(bus) == 1  # comes again, to another worker
+
+
+async def test_a_suspect_that_waits_for_its_turn_is_handed_back(
+    bus: Bus, edge: EdgeStandIn, start: Start, sim: Sim
+) -> None:
+    runner = await start()
+    await publish(bus, job(edge, 1, "tokens=500,delay_ms=20"))
+    await until(lambda: sim.stats()["calls"] == 1, "another one runs")
+    await publish(bus, job(edge, 2, losses=2))
+    await until(lambda: runner._slots.reserved, "the suspect waits")
+    await leave(runner, 0.05)
+    assert list(claims(edge)) == ["req_1"]
+    puller = await bus.js.pull_subscribe(
+        "", stream="INT", durable=subjects.consumer("int", "sim", "main")
+    )
+    (again,) = await puller.fetch(1, timeout=5)
+    assert job_pb2.Job.FromString(again.data).request_id == "req_2"
 
 
 # R14.
