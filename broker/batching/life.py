@@ -37,6 +37,8 @@ class Life:
         # Workers know that what is at providers is to run live.
         self._live = False
         self._sealed = False
+        # Lines that have their results though they are delayed: it is stopped.
+        self._ended: set[int] = set()
 
     async def live(self) -> None:
         """Until the batch is over. Raises `BusError`, `FencedError`: begin anew then."""
@@ -173,7 +175,7 @@ class Life:
         begun = progress.sent if stopped else progress.total - progress.copies
         if states.done(record) < begun + (self._copied or 0):
             if stopped:
-                await lost.end_delayed(run)
+                await lost.end_delayed(run, self._ended)
             await self._look_for_lost()
             return False
         doubtful = stopped and run.doubtful and not progress.published

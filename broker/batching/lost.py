@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from itertools import islice
 
 from broker.batch import lines, native, projection, states
 from broker.batching import reading
@@ -12,6 +13,8 @@ from broker.batching.run import BEYOND, Run
 from broker.bus import backlog
 from broker.v1 import batch_pb2
 
+# Jobs that are read at a time: each may have half a megabyte.
+_AT_ONCE = 32
 # Looks at a batch whose lines may be at a provider.
 _LOOKS = 6
 
@@ -60,19 +63,22 @@ def has(bits: bytearray, number: int) -> bool:
     return place < len(bits) and bool(bits[place] >> (number & 7) & 1)
 
 
-async def end_delayed(run: Run) -> None:
+async def end_delayed(run: Run, ended: set[int]) -> None:
     """Give the lines of a stopped batch that are delayed their results: up to a minute early.
 
-    What is handed over to a provider's batch API is not over with that, and comes by itself.
+    Their schedules stay, so those that have theirs are put into `ended`, and left out. What is
+    handed over to a provider's batch API is not over with that, and comes by itself.
     """
-    jobs = await backlog.delayed_jobs(run.services.bus, run.line_prefix)
-    code = run.record.stop_code
-    made: list[batch_pb2.LineResult] = [
-        projection.ended(job.line.number, job.line.custom_id, code)
-        for job in jobs
-        if job.line.batch_id == run.id
-    ]
-    await write_all(run, made)
+    bus, code = run.services.bus, run.record.stop_code
+    waiting = await backlog.delayed_lines(bus, run.line_prefix)
+    names = iter([name for number, name in waiting.items() if number not in ended])
+    while some := list(islice(names, _AT_ONCE)):
+        made: list[batch_pb2.LineResult] = [
+            projection.ended(job.line.number, job.line.custom_id, code)
+            for job in await backlog.delayed_jobs(bus, some)
+        ]
+        await write_all(run, made)
+        ended.update(result.number for result in made)
 
 
 async def seal(run: Run, copies: Copies | None) -> None:

@@ -25,8 +25,6 @@ from broker.v1 import job_pb2
 _STREAM = subjects.LANES[subjects.BATCH]
 _SCHEDULES = "SCHED"
 _TIMEOUT_S = 5.0
-# Jobs that are read at a time.
-_AT_ONCE = 32
 
 
 class _State(msgspec.Struct):
@@ -77,17 +75,26 @@ async def delayed(bus: Bus) -> Counter[tuple[str, str]]:
     return found
 
 
-async def delayed_jobs(bus: Bus, batch: str) -> list[job_pb2.Job]:
-    """The delayed jobs of a batch, by what its lines' request ids begin with; some may be due."""
+async def delayed_lines(bus: Bus, batch: str) -> dict[int, str]:
+    """Where each delayed line of a batch waits, by what its lines' request ids begin with.
+
+    What is handed over to a provider's batch API is not among them.
+    """
     pattern = subjects.schedule(subjects.BATCH, "x")[:-1] + "*"
     waiting, _ = await _subjects(bus, _SCHEDULES, pattern)
-    mine = [name for name in waiting if batch in name]
-    found: list[job_pb2.Job] = []
-    with mapped("read delayed jobs"):
-        for start in range(0, len(mine), _AT_ONCE):
-            reads = (_delayed_job(bus, name) for name in mine[start : start + _AT_ONCE])
-            found += [job for job in await asyncio.gather(*reads) if job is not None]
+    found: dict[int, str] = {}
+    for name in waiting:
+        request, _, number = name.rpartition("_")
+        if request.endswith(batch) and number.isdecimal():
+            found[int(number)] = name
     return found
+
+
+async def delayed_jobs(bus: Bus, names: Collection[str]) -> list[job_pb2.Job]:
+    """The jobs that wait there, all at once; those that are due meanwhile are left out."""
+    with mapped("read delayed jobs"):
+        jobs = await asyncio.gather(*(_delayed_job(bus, name) for name in names))
+    return [job for job in jobs if job is not None]
 
 
 async def _delayed_job(bus: Bus, subject: str) -> job_pb2.Job | None:

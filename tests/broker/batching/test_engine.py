@@ -15,19 +15,22 @@ from nats.errors import Error as NatsError
 
 from broker import subjects
 from broker.batch import states
-from broker.batching import engine, publish
-from broker.bus import Bus, BusError, atomic
+from broker.batching import engine, lost, publish
+from broker.batching.run import Run
+from broker.bus import Bus, BusError, atomic, backlog
+from broker.bus.background import publish as publish_job
 from broker.bus.delays import Delays
 from broker.bus.ending import end
 from broker.bus.files import Files
 from broker.bus.layout import ensure_layout, ensure_pool
+from broker.bus.queue import Publisher
 from broker.bus.responses import Blobs
 from broker.bus.results import Results, Seen
 from broker.bus.usage import usage_groups
 from broker.errors import InferenceError
 from broker.ledger import Ledger
 from broker.v1 import batch_pb2, job_pb2
-from tests.broker.batching.leading import Author, Leader, Worker
+from tests.broker.batching.leading import TARGET, Author, Leader, Worker
 from tests.broker.bus.server import NatsServer, until
 
 
@@ -78,11 +81,11 @@ async def ledger(bus: Bus) -> int:
 async def test_r18_lines_that_strand_are_found_and_run_again(
     bus: Bus, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lost: set[str] = set()
+    gone: set[str] = set()
 
     def loses(job: job_pb2.Job) -> bool:
-        first = job.line.number % 7 == 0 and job.request_id not in lost
-        lost.add(job.request_id)
+        first = job.line.number % 7 == 0 and job.request_id not in gone
+        gone.add(job.request_id)
         return first
 
     worker.loses = loses
@@ -142,6 +145,46 @@ async def test_a_stopped_batch_ends_though_some_of_its_lines_are_lost(
     assert errors.count(b"\n") == 1
     assert b'"custom_id":"c3"' in errors
     assert b'"batch_expired"' in errors
+
+
+async def test_delayed_lines_of_a_stopped_batch_are_ended_once_though_it_is_looked_again(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    author, worker = Author(bus), Worker(bus)
+    publisher = Publisher(bus, timeout_s=2.0)
+    await publisher.start()
+    # It ends nowhere, so that the others are looked for as long as it is waited for.
+    worker.loses = lambda job: job.line.number == 100
+
+    async def answer(job: job_pb2.Job) -> None:
+        job.attempt += 1
+        await publish_job(publisher, job, TARGET, lane="bat", delay_s=60.0)
+
+    monkeypatch.setattr(worker, "_answer", answer)
+    looks: list[int] = []
+    end_delayed = lost.end_delayed
+
+    async def looked(run: Run, ended: set[int]) -> None:
+        await end_delayed(run, ended)
+        looks.append(len(ended))
+
+    monkeypatch.setattr(lost, "end_delayed", looked)
+    batch = await author.create(lines(100))
+    prefix = subjects.line_id(batch, 1).rpartition("_")[0]
+    async with Leader(bus, monkeypatch) as leader:
+        working = asyncio.create_task(worker.work())
+
+        async def delayed() -> bool:
+            return (await backlog.scheduled(bus))[prefix] == 99
+
+        await until(delayed, "they are delayed", 20)
+        now = int(time.time())
+        await author.batches.change("acme", batch, lambda kept: states.cancel(kept, now))
+        await until(lambda: looks[-3:] == [99] * 3, "they are ended", 20)
+        assert leader.writes.count("write") == 99
+        assert (await author.get(batch)).status == states.CANCELLING
+        await end(working)
+    await publisher.close()
 
 
 async def test_a_batch_is_cancelled_though_nobody_is_there_to_take_its_lines(
