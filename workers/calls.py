@@ -37,16 +37,18 @@ class Calls:
     async def make(self) -> None:
         """Make them all; when one fails for good, so do all. Raises `InferenceError`."""
         numbers = iter(range(self._plan.calls))
+        count = min(CALLS_AT_ONCE, self._plan.calls)
+        tasks = [asyncio.create_task(self._some(numbers)) for _ in range(count)]
         try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(CALLS_AT_ONCE, self._plan.calls)):
-                    group.create_task(self._some(numbers))
-        except BaseExceptionGroup as failed:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                # What ended the attempt was raised in its calls, too: that is no failure of them.
-                raise asyncio.CancelledError from None
-            raise failed.exceptions[0] from None
+            # No group of tasks: what ends the attempt is raised in its calls, too, and a group lets
+            # that go before the cancellation.
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _some(self, numbers: Iterator[int]) -> None:
         for number in numbers:
