@@ -77,15 +77,24 @@ class Plan:
 
     @property
     def has_next(self) -> bool:
-        """Whether another candidate is left."""
-        return self.index + 1 < len(self.targets)
+        """Whether another candidate is left; spare ones are, where the present one is spare."""
+        place = self.index + 1
+        return place < len(self.targets) and self.targets[place].spare <= self.target.spare
 
     @property
     def larger(self) -> int:
-        """The place of the next candidate whose window is known to be larger; 0 = there is none."""
-        window = self.target.window
-        places = range(self.index + 1, len(self.targets)) if window else ()
-        return next((n for n in places if self.targets[n].window > window), 0)
+        """The place of the next candidate for a longer prompt; 0 = there is none.
+
+        Its window is known to be larger, or the settings say so.
+        """
+        here = self.target
+        for place in range(self.index + 1, len(self.targets)):
+            there = self.targets[place]
+            if there.spare and (there.provider, there.model) != (here.provider, here.model):
+                return place
+            if here.window and there.window > here.window:
+                return place
+        return 0
 
     def go_on(self, place: int = 0, *, error: InferenceError | None = None) -> None:
         """Turn to the next candidate, or to the one at `place`; `error`: why this one is left."""

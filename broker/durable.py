@@ -192,7 +192,7 @@ def plan_of(job: job_pb2.Job) -> Plan:
     plan = job.plan
     return Plan(
         [
-            Target(c.route.provider, c.route.pool, c.route.model, c.listed, c.window)
+            Target(c.route.provider, c.route.pool, c.route.model, c.listed, c.window, spare=c.spare)
             for c in plan.candidates
         ],
         index=plan.index,
@@ -218,7 +218,12 @@ def put_plan(job: job_pb2.Job, plan: Plan) -> None:
     job.plan.CopyFrom(
         job_pb2.Plan(
             candidates=[
-                job_pb2.Candidate(route=_route(target), listed=target.listed, window=target.window)
+                job_pb2.Candidate(
+                    route=_route(target),
+                    listed=target.listed,
+                    window=target.window,
+                    spare=target.spare,
+                )
                 for target in plan.targets
             ],
             index=plan.index,

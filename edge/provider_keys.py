@@ -47,7 +47,7 @@ class ProviderKeys:
         wanted = platform.use_custom_keys if platform.HasField("use_custom_keys") else None
         if wanted is False or (given is None and not wanted):
             return targets, {}
-        names = list(dict.fromkeys(target.provider for target in targets))
+        names = list(dict.fromkeys(target.provider for target in targets if not target.spare))
         if given is not None:
             if len(names) > 1:
                 raise InferenceError(
@@ -56,7 +56,8 @@ class ProviderKeys:
                     f"{', '.join(names)}: name one of them, as in {names[0]}/{targets[0].model}",
                     param="model",
                 )
-            return targets, {names[0]: _checked(given)}
+            found = {names[0]: _checked(given)}
+            return [target for target in targets if target.provider in found], found
         found = {name: self._stored(key, name) for name in names if name in key.provider_keys}
         if not found:
             raise _refused(

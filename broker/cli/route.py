@@ -72,6 +72,8 @@ def _explain(decision: Mapping[str, Any]) -> None:
             read = f" ({claim['date']})" if claim["date"] else ""
             regions = ", ".join(claim["regions"]) or "nowhere"
             typer.echo(f"compliant: {_name(candidate)}: {regions}, by {claim['source']}{read}")
+    for candidate in decision["context_fallbacks"]:
+        typer.echo(f"for longer prompts: {_name(candidate)}")
     for candidate in decision["left_out"]:
         typer.echo(f"left out: {_name(candidate)}: {candidate['reason']}")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from broker.errors import InferenceError
@@ -33,19 +34,24 @@ class Decision:
     strategy: str
     chosen: tuple[Candidate, ...]
     left_out: tuple[Candidate, ...] = ()
+    # Who is tried where the prompt is too long for those.
+    spare: tuple[Candidate, ...] = ()
 
     @property
     def explained(self) -> str:
         """In a line, for a header; empty where there was nothing to decide."""
-        if len(self.chosen) + len(self.left_out) < 2:
+        if len(self.chosen) + len(self.left_out) + len(self.spare) < 2:
             return ""
         tried = ", ".join([candidate.name for candidate in self.chosen])
-        return f"{self.strategy}; {tried}"
+        said = f"{self.strategy}; {tried}"
+        if not self.spare:
+            return said
+        return f"{said}; longer prompts: {', '.join([one.name for one in self.spare])}"
 
     @property
     def targets(self) -> tuple[Target, ...]:
         """Where the attempts go, in order."""
-        return tuple(candidate.target for candidate in self.chosen)
+        return tuple(candidate.target for candidate in (*self.chosen, *self.spare))
 
 
 @dataclass(slots=True)
@@ -67,6 +73,7 @@ class Slate:
 
     eligible: tuple[Candidate, ...]
     left_out: tuple[Candidate, ...]
+    spare: tuple[Candidate, ...]
     # What fits into every window that is known, in tokens.
     fits: float = math.inf
     # Made for the last request, and good until there is news of how workers do.
@@ -91,7 +98,8 @@ def slate(ask: Ask, world: World) -> Slate:
     eligible = filters.apply(filters.LASTING, list(found.values()), ask, world)
     left_out = tuple(c for c in found.values() if c.excluded)
     windows = (c.target.window for c in eligible if c.target.window)
-    return Slate(tuple(eligible), left_out, min(windows, default=math.inf))
+    spare = _spare(ask, world)
+    return Slate(tuple(eligible), left_out, spare, min(windows, default=math.inf))
 
 
 def decide(ask: Ask, world: World, dice: Dice, known: Slate | None = None) -> Decision:
@@ -118,7 +126,7 @@ def decide(ask: Ask, world: World, dice: Dice, known: Slate | None = None) -> De
     if ranked.alone and len(left) > 1:
         out += tuple(c.without("fallbacks are not allowed") for c in left[1:])
         del left[1:]
-    return Decision(ask.model, ranked.strategy, tuple(left[:MAX_TARGETS]), out)
+    return Decision(ask.model, ranked.strategy, tuple(left[:MAX_TARGETS]), out, known.spare)
 
 
 def present(decision: Decision, world: World) -> Decision:
@@ -162,7 +170,7 @@ def _wishes(ask: Ask, world: World) -> Iterator[tuple[int, Wish, float, int]]:
         aliased = spellings.alias(asked, wish, world)
         if aliased is None:
             yield place, wish, 1.0, NO_ALIAS
-            after = spellings.fallbacks(asked, wish, rules, known)
+            after = spellings.written_for(asked, wish, rules.fallbacks, known)
         else:
             ways, alias = aliased
             for number, (way, weight) in enumerate(ways):
@@ -172,3 +180,22 @@ def _wishes(ask: Ask, world: World) -> Iterator[tuple[int, Wish, float, int]]:
             place += 1
             yield place, names.read(fallback, known), 1.0, NO_ALIAS
         place += 1
+
+
+def _spare(ask: Ask, world: World) -> tuple[Candidate, ...]:
+    """Who is there for prompts that are too long for the others, in the order that is written."""
+    known, written = world.fleet.known, world.rules.context_fallbacks
+    if not written or ask.preferences.allow_fallbacks is False:
+        return ()
+    found: list[Candidate] = []
+    for asked in (ask.model, *ask.models):
+        wish = names.read(asked, known)
+        for name in spellings.written_for(asked, wish, written, known):
+            with suppress(InferenceError):  # nobody serves it here
+                served = candidates(names.read(name, known), world, widen=False)
+                tiers = rank(filters.apply(filters.LASTING, served, ask, world), ask, world)
+                found += (c for tier in tiers for c in tier.drawn(world, _zero, balanced=False))
+    for candidate in found:
+        candidate.target = replace(candidate.target, spare=True)
+        candidate.rank = 1
+    return tuple(found)

@@ -17,7 +17,7 @@ class Target:
 
     `listed`: the pool says it serves this model; `window`: tokens that it reads, 0 = not known;
     `thinks`: it may reason for long before it says anything; `prefill`: it can be handed the
-    beginning of its answer to continue.
+    beginning of its answer to continue; `spare`: it is for prompts too long for others, alone.
     """
 
     provider: str
@@ -27,6 +27,7 @@ class Target:
     window: int = 0
     thinks: bool = False
     prefill: bool = False
+    spare: bool = False
 
     @property
     def subject(self) -> str:

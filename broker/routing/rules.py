@@ -33,6 +33,8 @@ class Section(msgspec.Struct, forbid_unknown_fields=True):
     aliases: dict[str, str | list[str] | _Alias] = {}
     # Model -> what is tried after it.
     fallbacks: dict[str, list[str]] = {}
+    # Model -> what is tried where a prompt is too long for it.
+    context_fallbacks: dict[str, list[str]] = {}
     # Provider -> regions that it is certified for.
     compliance: dict[str, list[str]] = {}
     # Providers that keep nothing of a request.
@@ -66,6 +68,9 @@ def rules(section: Section) -> Rules:
     return Rules(
         aliases={name: _alias(written) for name, written in section.aliases.items()},
         fallbacks={model: tuple(names) for model, names in section.fallbacks.items()},
+        context_fallbacks={
+            model: tuple(names) for model, names in section.context_fallbacks.items()
+        },
         compliance={
             _provider(name): frozenset(map(str.upper, codes))
             for name, codes in section.compliance.items()

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from broker.routing import names
 from broker.routing.names import Wish
-from broker.routing.world import Alias, Rules, World
+from broker.routing.world import Alias, World
 
 # What is asked for of one deployment: a wish, and its weight.
 Ways = list[tuple[Wish, float]]
@@ -36,15 +36,17 @@ def alias(asked: str, wish: Wish, world: World) -> tuple[Ways, Alias] | None:
     return (ways, found) if ways else None
 
 
-def fallbacks(asked: str, wish: Wish, rules: Rules, known: Collection[str]) -> tuple[str, ...]:
-    """What is tried after a model: as it is written for this very name, else for its model.
+def written_for(
+    asked: str, wish: Wish, written: Mapping[str, tuple[str, ...]], known: Collection[str]
+) -> tuple[str, ...]:
+    """What is tried after a model: as it is `written` for this very name, else for its model.
 
     What is written for its provider goes before what is written for any, and where a request names
     no provider the first that is written for the model counts.
     """
-    if (exact := rules.fallbacks.get(asked)) is not None:
+    if (exact := written.get(asked)) is not None:
         return exact
-    found = sorted(_matching(wish, rules.fallbacks, known), key=lambda one: one[0])
+    found = sorted(_matching(wish, written, known), key=lambda one: one[0])
     return found[0][1] if found else ()
 
 

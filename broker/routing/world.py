@@ -59,12 +59,14 @@ class Rules:
     """What the operator has written.
 
     `compliance`: provider -> regions it is certified for. `private`: providers that keep nothing
-    and train on nothing (zdr). `fallbacks`: model -> what is tried after it. `hedge_after_ms`:
-    model as it is asked for -> how long it may say nothing until it is asked twice.
+    and train on nothing (zdr). `fallbacks`: model -> what is tried after it, `context_fallbacks`
+    where the prompt is too long for it. `hedge_after_ms`: model as it is asked for -> how long it
+    may say nothing until it is asked twice.
     """
 
     aliases: Mapping[str, Alias] = field(default_factory=dict)
     fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    context_fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     compliance: Mapping[str, frozenset[str]] = field(default_factory=dict)
     private: frozenset[str] = frozenset()
     quantizations: Mapping[str, str] = field(default_factory=dict)

@@ -39,7 +39,8 @@ def ask(request: generation_pb2.Request) -> None:
 def metadata(decision: Decision, plan: Plan, attempt: int, *, route: str, byok: bool) -> bytes:
     """The object, of a request whose attempt of this number answered."""
     target = plan.target
-    answered = next((one for one in decision.chosen if one.target == target), decision.chosen[0])
+    chosen, out = (*decision.chosen, *decision.spare), decision.left_out
+    answered = next((one for one in chosen if one.target == target), chosen[0])
     tried = [
         {
             "provider": error.provider,
@@ -50,7 +51,6 @@ def metadata(decision: Decision, plan: Plan, attempt: int, *, route: str, byok: 
         for error in plan.errors
     ]
     tried.append({"provider": target.provider, "model": target.model, "status": 200})
-    chosen, out = decision.chosen, decision.left_out
     by = route or decision.strategy
     return _json(
         {

@@ -164,10 +164,13 @@ class Candidate(_message.Message):
     ROUTE_FIELD_NUMBER: _builtins.int
     LISTED_FIELD_NUMBER: _builtins.int
     WINDOW_FIELD_NUMBER: _builtins.int
+    SPARE_FIELD_NUMBER: _builtins.int
     listed: _builtins.bool
     """The pool says that it serves this model."""
     window: _builtins.int
     """Tokens that the model reads; 0 = not known."""
+    spare: _builtins.bool
+    """For prompts that are too long elsewhere, alone."""
     @_builtins.property
     def route(self) -> Global___Route: ...
     def __init__(
@@ -176,10 +179,11 @@ class Candidate(_message.Message):
         route: Global___Route | None = ...,
         listed: _builtins.bool = ...,
         window: _builtins.int = ...,
+        spare: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["route", b"route"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["listed", b"listed", "route", b"route", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["listed", b"listed", "route", b"route", "spare", b"spare", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

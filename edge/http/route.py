@@ -39,6 +39,7 @@ def shown(decision: Decision) -> dict[str, Any]:
         "requested": decision.requested,
         "strategy": decision.strategy,
         "candidates": [_shown(candidate) for candidate in decision.chosen],
+        "context_fallbacks": [_shown(candidate) for candidate in decision.spare],
         "left_out": [_shown(c) | {"reason": c.excluded} for c in decision.left_out],
     }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -354,6 +356,28 @@ def test_a_prompt_that_is_too_long_goes_to_a_larger_window_alone() -> None:
     assert isinstance(fail(plan, "context_length_exceeded"), GiveUp)
     # Where the window is not known nothing is known to be larger.
     assert isinstance(fail(Plan([unknown, large]), "context_length_exceeded"), GiveUp)
+
+
+def test_a_prompt_that_is_too_long_goes_to_who_is_named_for_that_and_nothing_else_does() -> None:
+    first, second, last = (Target(name, "main", "m", listed=True) for name in "abc")
+    spare = [replace(target, spare=True) for target in (second, last)]
+    plan = Plan([first, second, *spare])
+    assert fail(plan, "context_length_exceeded") == Again()
+    assert plan.target is spare[0]
+    assert fail(plan, "context_length_exceeded") == Again()
+    assert plan.target is spare[1]
+    assert isinstance(fail(plan, "context_length_exceeded"), GiveUp)
+    # Whoever was asked in its turn is not asked once more.
+    plan = Plan([first, second, *spare], index=1)
+    assert not plan.has_next
+    assert fail(plan, "context_length_exceeded") == Again()
+    assert plan.target is spare[1]
+    # What fails otherwise goes to none of them, but from one to the next.
+    plan = Plan([first, *spare])
+    assert isinstance(fail(plan, "invalid_request"), GiveUp)
+    plan = Plan([first, *spare], index=1)
+    assert fail(plan, "model_not_found") == Again()
+    assert plan.target is spare[1]
 
 
 def test_lost_alone_is_poison() -> None:

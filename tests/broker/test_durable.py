@@ -125,7 +125,10 @@ def test_what_is_over_cannot_be_cancelled() -> None:
 
 
 def test_a_plan_travels_in_its_job() -> None:
-    targets = [Target("a", "main", "m", listed=True), Target("b", "p", "n", listed=False)]
+    targets = [
+        Target("a", "main", "m", listed=True, window=8),
+        Target("b", "p", "n", listed=False, spare=True),
+    ]
     plan = Plan(targets, index=1, tries=2, losses=3, dead_keys=["x"], tired_keys=["y"])
     plan.left.append(InferenceError("upstream_overloaded", "busy", provider="a", model="m"))
     job = job_pb2.Job()

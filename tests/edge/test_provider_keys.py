@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,14 @@ def test_a_key_in_the_header_goes_to_one_provider_that_the_model_names() -> None
     assert "openai/m" in error.message
     other_pool = Target("openai", "second", "m", listed=True)
     assert found(OPENAI, other_pool, given="sk-own")[1] == {"openai": "sk-own"}
+
+
+def test_who_is_named_for_longer_prompts_alone_gets_nothing_with_the_key_of_another() -> None:
+    spare = replace(ANTHROPIC, spare=True)
+    assert found(OPENAI, spare, given="sk-own") == ([OPENAI], {"openai": "sk-own"})
+    assert found(OPENAI, spare, use=True, key=record(openai="sk-1"))[0] == [OPENAI]
+    assert "no key of yours for openai:" in refused(OPENAI, spare, use=True).message
+    assert refused(OPENAI, spare, use=True, key=record(anthropic="sk")).row.http == 401
 
 
 def test_with_stored_keys_only_their_providers_are_candidates() -> None:

@@ -25,6 +25,7 @@ RULES = {
         "pair": ["groq/a", "cerebras/b"],
     },
     "fallbacks": {"groq/lonely": ["together_ai/friend"]},
+    "context_fallbacks": {"groq/brief": ["cerebras/roomy"]},
     "compliance": {"cerebras": ["EU"]},
     "offers": [
         {"provider": "groq", "model": "short", "max_input": 100},
@@ -131,6 +132,9 @@ async def test_fallbacks_take_over_where_that_is_right(town: Town) -> None:
             ["groq", "together_ai"],
         ),
         ("groq/short", {"models": ["cerebras/y"]}, Said(400, long), 400, ["groq"]),
+        # Of a model that nobody knows, the settings say where; nothing else goes there.
+        ("groq/brief", {"models": ["together_ai/y"]}, Said(400, long), 200, ["groq", "cerebras"]),
+        ("groq/brief", {}, broken, 503, ["groq"]),
     ]
     for model, fields, failure, status, called in cases:
         town.failing = {"groq": failure}

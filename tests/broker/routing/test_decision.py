@@ -578,6 +578,25 @@ def test_configured_fallbacks_follow_their_model_however_it_is_spelled(
     assert ("my_vllm" in providers(asked, world(rules=rules))) is follows
 
 
+def test_who_is_named_for_longer_prompts_comes_last_and_meets_the_conditions() -> None:
+    written = {"openai/gpt-4o": ("my_vllm/own-7b", "nobody/x", "mistral/y", LLAMA)}
+    given = world(rules=Rules(context_fallbacks=written, private=frozenset({"openai", "my_vllm"})))
+    found = decision("gpt-4o:floor", given, models=("groq/x",))
+    assert {c.provider for c in found.chosen} == {"openai", "azure", "groq"}
+    # Who is away is left out; of several hosts the cheapest is first.
+    named = [c.provider for c in found.spare]
+    assert (named[0], named[-1]) == ("my_vllm", "bedrock")
+    assert "mistral" not in named
+    chosen, spare = found.targets[: len(found.chosen)], found.targets[len(found.chosen) :]
+    assert all(target.spare for target in spare)
+    assert not any(target.spare for target in chosen)
+    assert found.explained.endswith("; longer prompts: " + ", ".join(c.name for c in found.spare))
+    private = decision("openai/gpt-4o", given, provider={"zdr": True})
+    assert [c.provider for c in private.spare] == ["my_vllm"]
+    assert not decision("openai/gpt-4o", given, provider={"allow_fallbacks": False}).spare
+    assert not decision("gpt-4o@azure", given).spare
+
+
 def test_of_fallbacks_the_closest_counts() -> None:
     rules = Rules(
         fallbacks={"gpt-4o": ("own-7b",), "azure/gpt-4o": ("groq/x",), "gpt-4o:nitro": ("groq/y",)}
