@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from broker.batch import webhooks
 from broker.batching.run import Run
+from broker.bus.ending import end
 from broker.settings import Webhook
 from broker.v1 import batch_pb2
 
@@ -36,14 +37,20 @@ class Telling:
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
     async def tell(self, run: Run) -> None:
-        """Return when nobody has to be told any more."""
+        """Return when nobody has to be told any more. Raises `BusError`, `FencedError`."""
         event = webhooks.event_of(run.record)
         wanted = [
             hook
             for hook in self._hooks
             if event in hook.events and webhooks.mark(hook.url) not in run.record.told
         ]
-        await asyncio.gather(*(self._insist(run, hook) for hook in wanted))
+        tasks = [asyncio.create_task(self._insist(run, hook), name="webhook") for hook in wanted]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            # Whoever begins anew tells the others, too.
+            for task in tasks:
+                await end(task)
 
     async def close(self) -> None:
         """Leave the connections."""

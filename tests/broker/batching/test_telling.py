@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from aiohttp import web
 
-from broker.bus import Bus
+from broker.batch import states
+from broker.batching.telling import Telling
+from broker.bus import Bus, BusError
 from broker.bus.ending import end
 from broker.bus.layout import ensure_layout, ensure_pool
 from broker.settings import Webhook
+from broker.v1 import batch_pb2
 from tests.broker.batching.leading import Author, Leader, Worker
 from tests.broker.bus.server import NatsServer, until
 
@@ -120,3 +125,21 @@ async def test_who_takes_over_tells_those_that_were_not_told(
     assert "/hook" not in caplog.text
     assert "token" not in caplog.text
     assert len((await author.get(batch)).told) == 2
+
+
+async def test_what_cannot_be_written_down_leaves_no_webhook_that_is_told_by_two(
+    serve: Callable[[Receiver], Awaitable[str]],
+) -> None:
+    down, quick = Receiver(*[503] * 99), Receiver()
+    telling = Telling([Webhook(await serve(down), "s"), Webhook(await serve(quick), "s")], [60.0])
+
+    async def fail(_edit: object) -> None:
+        raise BusError("no answer")
+
+    record = batch_pb2.StoredBatch(id="batch_1", status=states.COMPLETED)
+    run: Any = SimpleNamespace(record=record, services=SimpleNamespace(now=int), edit=fail)
+    with pytest.raises(BusError):
+        await telling.tell(run)
+    assert quick.came
+    assert not [task for task in asyncio.all_tasks() if "_insist" in str(task.get_coro())]
+    await telling.close()
