@@ -198,6 +198,8 @@ class Publishing:
                 # be. What only could not be read is read on from where it broke off.
                 run.doubt()
                 lane.go_back()
+            for made in group:
+                self._sent.subtract(made.demand)
             raise
         return sum(max(1, done.asked) for done in group)
 

@@ -517,6 +517,24 @@ async def test_a_batch_whose_lines_the_queue_refuses_holds_no_other_one_up(
     assert not await author.over(batch)
 
 
+async def test_lines_that_could_not_be_queued_are_not_taken_for_fast_ones(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[int] = []
+
+    async def refuse(_bus: Bus, messages: Sequence[atomic.Message]) -> bool:
+        tries.append(len(messages))
+        raise BusError("refused")
+
+    monkeypatch.setattr(publish, "_REST_S", 0.05)
+    await Author(bus).create(lines(64))
+    async with Leader(bus, monkeypatch) as leader:
+        monkeypatch.setattr(publish, "publish_all", refuse)
+        await until(lambda: len(tries) > 3, "it was tried", 20)
+        publishing = leader.engine._publishing
+        assert publishing._rates.of(subjects.job(subjects.BATCH, "sim", "main", "m")) == 0
+
+
 async def test_what_workers_say_lines_wait_for_is_in_the_progress_until_the_batch_is_over(
     bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
