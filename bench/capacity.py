@@ -9,16 +9,24 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
+import os
 import sys
 import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
+import uvloop
+
+from bench.load import Job, Load, Outcome
+from bench.meter import Roles, cpu_by_role
 from tests.system.stack import KEY, Stack
 
 WARM_S = 5.0
+_LOOK_S = 0.25
+_LONGEST_S = 600.0
 USED = 0.9
 MOST_REFUSED = {True: 0.02, False: 0.05}
 
@@ -30,51 +38,40 @@ class Run:
     stack: Stack
     model: str
     requests: int
-    statuses: dict[int, int] = field(default_factory=dict)
+    # How many answers there were, and what else.
+    answered: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
     # Seconds since the beginning, calls, refusals and answers by then.
     seen: list[tuple[float, int, int, int]] = field(default_factory=list)
-    left: int = 0
 
     async def run(self, clients: int) -> None:
-        self.left = self.requests
-        before = await self.stack.sim_stats()
-        watching = asyncio.create_task(self._watch(before))
-        await asyncio.gather(*(self._client() for _ in range(clients)))
-        await asyncio.sleep(0.2)
-        watching.cancel()
-
-    async def _client(self) -> None:
-        body = json.dumps(
-            {"model": f"sim/{self.model}", "messages": [{"role": "user", "content": "hello"}]}
-        ).encode()
-        head = (
-            "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n"
-            f"authorization: Bearer {KEY}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\n\r\n"
-        )
         port = self.stack.edges["edge"][0]
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        while self.left > 0:
-            self.left -= 1
-            writer.write(head.encode() + body)
-            lines = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
-            length = next(line for line in lines if line.startswith(b"content-length:"))
-            await reader.readexactly(int(length.partition(b":")[2]))
-            status = int(lines[0].split()[1])
-            self.statuses[status] = self.statuses.get(status, 0) + 1
-        writer.close()
+        body = {"model": self.model, "messages": [{"role": "user", "content": "hello"}]}
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.stack.sim_port}") as sim:
+            answer = (await sim.post("/v1/chat/completions", json=body)).json()
+            text = answer["choices"][0]["message"]["content"]
+            asked = body | {"model": f"sim/{self.model}"}
+            job = Job(
+                "127.0.0.1", port, KEY, asked, clients, _LONGEST_S, text, requests=self.requests
+            )
+            load = Load(job)
+            watching = asyncio.create_task(self._watch(sim, load.outcome))
+            await load.run()
+            await asyncio.sleep(2 * _LOOK_S)
+            watching.cancel()
+        self.answered, self.errors = len(load.outcome.latencies), load.outcome.errors
 
-    async def _watch(self, before: dict[str, object]) -> None:
+    async def _watch(self, sim: httpx.AsyncClient, outcome: Outcome) -> None:
+        before: tuple[int, int] | None = None
         begun = time.monotonic()
         while True:
-            stats = await self.stack.sim_stats()
-            calls, refused = (
-                stats[of].get(name, 0) - before[of].get(name, 0)  # type: ignore[attr-defined]
-                for of, name in (("by_model", self.model), ("by_status", "429"))
-            )
-            answered = self.statuses.get(200, 0)
-            self.seen.append((time.monotonic() - begun, calls, refused, answered))
-            await asyncio.sleep(0.1)
+            stats = (await sim.get("/stats")).json()
+            calls = stats["by_model"].get(self.model, 0), stats["by_status"].get("429", 0)
+            before = before or calls
+            answered = len(outcome.latencies)
+            now = time.monotonic() - begun
+            self.seen.append((now, calls[0] - before[0], calls[1] - before[1], answered))
+            await asyncio.sleep(_LOOK_S)
 
     def after(self, seconds: float) -> tuple[float, int, int, int]:
         """Seconds, calls, refusals and answers from then on."""
@@ -105,21 +102,42 @@ async def main(arguments: argparse.Namespace) -> bool:
                     f"allow_rate={arguments.rate}{',advertise' if advertised else ''}"
                 )
                 run = Run(stack, model, arguments.requests)
+                roles = _roles(stack)
+                cpu = cpu_by_role(roles)
                 await run.run(arguments.clients)
+                used_us = {
+                    role: (after - cpu[role]) / 1000 / arguments.requests
+                    for role, after in cpu_by_role(roles).items()
+                }
                 took, calls, refused, answered = run.after(WARM_S)
                 part, used = refused / max(1, calls), answered / took / allowed
                 whole = arguments.requests / run.seen[-1][0] / allowed
                 met = part <= MOST_REFUSED[advertised] and (used >= USED or not advertised)
-                good = good and met and set(run.statuses) == {200}
+                good = good and met and run.answered == run.requests
                 name = "in headers" if advertised else "not told"
                 print(
                     f"{name:10}  after {WARM_S:g} s: {refused} of {calls} calls refused "
                     f"({part:.2%}), {used:.0%} used; from the beginning {run.seen[-1][2]} refused, "
-                    f"{whole:.0%} used; answers {run.statuses}{'' if met else '  MISSED'}"
+                    f"{whole:.0%} used; {_answers(run)}{'' if met else '  MISSED'}"
                 )
+                each = ", ".join(f"{role} {us:.0f}" for role, us in used_us.items())
+                print(f"{'':10}  CPU us a request: {each}; all {sum(used_us.values()):.0f}")
         finally:
             await stack.stop()
     return good
+
+
+def _answers(run: Run) -> str:
+    wrong = "".join(f", {count} x {what}" for what, count in run.errors.items())
+    return f"{run.answered} answered{wrong}"
+
+
+def _roles(stack: Stack) -> Roles:
+    """The processes by what they are, and this one, which asks."""
+    roles: dict[str, list[int]] = {"clients": [os.getpid()]}
+    for name, process in stack.processes.items():
+        roles.setdefault(name.rstrip("0123456789"), []).append(process.popen.pid)
+    return roles
 
 
 def _arguments() -> argparse.Namespace:
@@ -135,4 +153,5 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(not asyncio.run(main(_arguments())))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        sys.exit(not runner.run(main(_arguments())))
