@@ -1,7 +1,7 @@
 # "make" prints this list. Everything is installed into .venv from the pinned locks in deploy/.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help install dev clients run test check fix pages protos buf soak soak-batch bench bench-batch lock clean
+.PHONY: help install dev clients run test check fix pages protos buf soak soak-batch bench bench-batch bench-capacity bench-lanes lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -76,6 +76,12 @@ bench: $(DEV) ## measure; PEERS=1 measures LiteLLM's proxy and a bare relay in t
 
 bench-batch: $(DEV) ## measure a batch of a million lines; LINES=20000 for a look
 	@$(BIN)/python -m bench.batch --lines $(or $(LINES),1000000) $(ARGS)
+
+bench-capacity: $(DEV) ## measure how ten workers keep within what a provider allows, and use it
+	@$(BIN)/python -m bench.capacity $(ARGS)
+
+bench-lanes: $(DEV) ## measure what a batch costs requests that come beside it, over a minute
+	@$(BIN)/python -m bench.lanes $(ARGS)
 
 lock: $(DEV) ## renew deploy/*.lock to the newest versions that fit pyproject.toml
 	$(PIP_INSTALL) uv
