@@ -15,13 +15,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from broker import subjects
-from broker.capacity import ANY, LONGEST_REST_S, RESERVE, Allowance, Seen, Share
+from broker.capacity import LONGEST_REST_S, RESERVE, Allowance, Seen
 from broker.dispatch import PATIENCE_S
 from broker.errors import InferenceError
 from broker.limits import Configured
 from broker.v1 import job_pb2
 from workers.keys import Key, Keys
-from workers.place import NO_LIMIT, ORDER, Place
+from workers.place import ORDER, Place
+from workers.places import Places
 from workers.seats import Seat, Seats
 
 # Jobs wait here for so long; then somebody else may have room for them.
@@ -38,10 +39,6 @@ _SATED_S = 0.05
 _PAUSE_S = 0.2
 # A rest that is shorter is over before others hear of it.
 _NEWS_S = 0.2
-# Places that nobody used for so long are forgotten when there are so many, so often at most.
-_MOST_PLACES, _FORGET_S, _FORGET_EVERY_S = 1000, 60.0, 1.0
-# A report tells of so many.
-_MOST_SEEN = 200
 
 
 class HandOn(Exception):  # noqa: N818
@@ -67,30 +64,18 @@ class Gate:
     ) -> None:
         self._keys = keys
         self._slots = slots
-        self._reserve = reserve
         self._on_room = on_room
         # Something happened that others should hear of at once.
         self.on_news = on_news
         self._loop = asyncio.get_running_loop()
-        self._places: dict[tuple[str, str], Place] = {}
-        # The shares of places that nobody used yet, by key.
-        limited = limits if limits is not None and limits != Configured() else None
-        self._defaults: dict[str, Share] = (
-            {one.fingerprint: _whole(limited) for one in keys.all} or {"": _whole(limited)}
-            if limited is not None
-            else {}
-        )
-        self._told: dict[tuple[str, str], tuple[int, Share]] = {}
+        self._places = Places(keys, limits, reserve, self.now)
         self._open_at = -math.inf
         self._sated_until = -math.inf
-        self._forget_at = -math.inf
         self._hungry: asyncio.TimerHandle | None = None
-        # Lines that wait outside, by model, and whom to call when some of them may begin.
-        self._outside: Mapping[str, int] = {}
         # Jobs that wait in slots.
         self._inside = 0
+        # Called when lines that wait outside may begin.
         self._on_seat: Callable[[], None] | None = None
-        self._key_news: dict[str, float] = {}
         keys.on_rest = self._key_rests
 
     def now(self) -> float:
@@ -109,7 +94,7 @@ class Gate:
         if self.open:
             return free
         now = self.now()
-        limited = [place for place in self._places.values() if not place.free_of_limits]
+        limited = [place for place in self._places if not place.free_of_limits]
         if not limited:
             return free
         if lane == subjects.INTERACTIVE and now < self._sated_until:
@@ -172,10 +157,8 @@ class Gate:
 
     def line_up(self, waiting: Mapping[str, int], on_seat: Callable[[], None]) -> None:
         """Have lines wait outside, so many of each model; `on_seat` is called when some may go."""
-        self._outside = waiting
         self._on_seat = on_seat
-        for place in self._places.values():
-            place.outside = waiting
+        self._places.line_up(waiting)
 
     def line_seats(self, job: job_pb2.Job) -> Seats | None:
         """The seats of a line, or of one that must not call at all; None: it waits outside."""
@@ -286,65 +269,31 @@ class Gate:
 
     def _key_rests(self, fingerprint: str, seconds: float) -> None:
         """A key is of no use for any model."""
-        self._key_news[fingerprint] = seconds
+        self._places.key_rests(fingerprint, seconds)
         self.on_news()
 
-    # What the leader says.
+    # What the leader says, and hears.
 
     def told(self, allowance: Allowance, worker: str) -> None:
         """Take what the leader allows."""
-        known = self._told.get((allowance.key, allowance.model))
-        if known is not None and allowance.epoch < known[0]:
-            return  # from one that was replaced
-        share = allowance.shares.get(worker)
-        if share is None:
-            share = _stranger(allowance)
-        self._told[allowance.key, allowance.model] = allowance.epoch, share
-        if allowance.model == ANY:
-            self._defaults[allowance.key] = share
-            if allowance.rest_s:
-                self._keys.rest(allowance.key, ANY, allowance.rest_s, self.now())
-            return
-        place = self._places.get((allowance.key, allowance.model))
-        if place is None:
-            place = self._place_of(allowance.key, allowance.model)
-        place.told(share)
-        if allowance.rest_s:
-            place.rest(allowance.rest_s, self.now())
-            self._keys.rest(allowance.key, allowance.model, allowance.rest_s, self.now())
-        self.serve(place)
-        self._on_room()
+        self._serve_changed(self._places.told(allowance, worker))
 
     def forgotten(self, key: str, model: str) -> None:
         """The leader allows everything again."""
-        self._told.pop((key, model), None)
-        if model == ANY:
-            self._defaults.pop(key, None)
-        elif (place := self._places.get((key, model))) is not None:
-            place.told(self._defaults.get(key, NO_LIMIT))
+        self._serve_changed(self._places.forgotten(key, model))
+
+    def _serve_changed(self, place: Place | None) -> None:
+        if place is not None:
             self.serve(place)
             self._on_room()
 
-    # Reports.
-
     def report(self) -> list[Seen]:
-        """What happened since the last report, at the places where anything did.
-
-        Of many, those first where others should hear of it; what is left is told the next time.
-        """
-        now = self.now()
-        told = [Seen(key, ANY, rest_s=seconds) for key, seconds in self._key_news.items()]
-        self._key_news.clear()
-        places = [place for place in self._places.values() if place.eventful]
-        places.sort(key=lambda place: (not (place.limited or place.rest_news), -place.started))
-        for place in places[:_MOST_SEEN]:
-            told.append(place.seen(now))
-            place.clear(now)
-        return told
+        """What happened since the last report, at the places where anything did."""
+        return self._places.report()
 
     def waiting(self) -> int:
         """Jobs that wait for an allowance."""
-        return sum(place.waiting for place in self._places.values())
+        return sum(place.waiting for place in self._places)
 
     # Inside.
 
@@ -355,17 +304,7 @@ class Gate:
         return self._keys.turn(job.request_id, model, job.avoid_keys, now, running)
 
     def _place(self, key: Key | None, model: str) -> Place:
-        name = key.fingerprint if key is not None else ""
-        place = self._places.get((name, model))
-        return self._place_of(name, model) if place is None else place
-
-    def _place_of(self, key: str, model: str) -> Place:
-        if len(self._places) >= _MOST_PLACES and self.now() >= self._forget_at:
-            self._forget()
-        _, share = self._told.get((key, model), (0, self._defaults.get(key, NO_LIMIT)))
-        place = self._places[key, model] = Place(key, model, share, self._reserve, self.now())
-        place.outside = self._outside
-        return place
+        return self._places.of(key.fingerprint if key is not None else "", model)
 
     def _held(self, place: Place) -> int:
         """How many jobs may wait at a place."""
@@ -383,35 +322,6 @@ class Gate:
             self._hungry = self._loop.call_later(max(left, 0.001), self._ask_again)
         else:
             self._on_room()
-
-    def _forget(self) -> None:
-        self._forget_at = self.now() + _FORGET_EVERY_S
-        idle = self.now() - _FORGET_S
-        for at, place in list(self._places.items()):
-            if not (place.running or place.waiting) and place.used_at < idle:
-                del self._places[at]
-
-
-def _whole(limits: Configured) -> Share:
-    """All that the settings allow: until the leader has divided it."""
-    tokens = limits.tokens_per_minute
-    return Share(
-        limits.concurrent,
-        limits.concurrent,
-        limits.requests_per_second,
-        tokens / 60 if tokens is not None else None,
-    )
-
-
-def _stranger(allowance: Allowance) -> Share:
-    """For a worker that the leader has not met yet: little, where there is a limit."""
-    workers = len(allowance.shares) + 1
-    return Share(
-        1 if allowance.slots is not None else None,
-        0 if allowance.slots is not None else None,
-        allowance.rate / workers if allowance.rate is not None else None,
-        allowance.tokens / workers if allowance.tokens is not None else None,
-    )
 
 
 def _resting(key: Key | None, seconds: float) -> InferenceError:

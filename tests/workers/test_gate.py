@@ -475,10 +475,10 @@ async def test_places_that_nobody_uses_are_forgotten_though_nobody_reports(gate:
         seats = gate.seats(INT, job(f"m{number}"))
         assert seats is not None
         await call(seats)
-    assert len(gate._places) == 1201  # all of them were just used
-    for place in gate._places.values():
+    assert len(list(gate._places)) == 1201  # all of them were just used
+    for place in gate._places:
         place.used_at -= 61
-    gate._forget_at = gate.now()
+    gate._places._forget_at = gate.now()
     assert gate.seats(INT, job("new")) is not None
-    assert {model for _, model in gate._places} == {"runs", "new"}
+    assert {place.model for place in gate._places} == {"runs", "new"}
     assert runs is not None
