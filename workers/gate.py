@@ -93,14 +93,13 @@ class Gate:
         """Of `free` jobs of a lane that this worker could hold, how many are worth asking for."""
         if self.open:
             return free
-        now = self.now()
-        limited = [place for place in self._places if not place.free_of_limits]
-        if not limited:
+        if not self._places.limited:
             return free
+        now = self.now()
         if lane == subjects.INTERACTIVE and now < self._sated_until:
             return 0
         room = 0.0
-        for place in limited:
+        for place in self._places.limited:
             if place.rest_until <= now and (place.running or now - place.used_at < HOLD_S * 5):
                 lines = place.lines if lane == subjects.BATCH else 0
                 wait = place.before(lane) + lines
@@ -300,7 +299,9 @@ class Gate:
     def _turn(self, job: job_pb2.Job, now: float) -> Sequence[Key | None]:
         """The keys for a job, by their state and by what is in flight with each."""
         model, keys = job.route.model, self._keys.all
-        running = {one.fingerprint: self._place(one, model).running for one in keys}
+        running: dict[str, int] = {}
+        if len(keys) > 1:  # of one it says nothing
+            running = {one.fingerprint: self._place(one, model).running for one in keys}
         return self._keys.turn(job.request_id, model, job.avoid_keys, now, running)
 
     def _place(self, key: Key | None, model: str) -> Place:

@@ -30,9 +30,21 @@ _NEWEST = 0.2
 
 
 class Place:
-    """One key and model: its share, what is under way and what was seen since the last report."""
+    """One key and model: its share, what is under way and what was seen since the last report.
 
-    def __init__(self, key: str, model: str, share: Share, reserve: float, now: float) -> None:
+    While anything limits it, it is one of `limited`.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        model: str,
+        share: Share,
+        *,
+        reserve: float,
+        now: float,
+        limited: set[Place],
+    ) -> None:
         self.key = key
         self.model = model
         self.share = share
@@ -53,7 +65,7 @@ class Place:
         self.mean_tokens = 0.0
         # Calls that began in the last second or so, and when the last job comes that went back.
         self._pace = self._again_at = 0.0
-        self.free_of_limits = True
+        self._limited = limited
         self.bound()
         self.clear(now)
 
@@ -68,6 +80,7 @@ class Place:
         self.free_of_limits = (
             self.share == NO_LIMIT and not self.rest_until and self._guess == math.inf
         )
+        (self._limited.discard if self.free_of_limits else self._limited.add)(self)
 
     @property
     def lines(self) -> int:
@@ -166,7 +179,7 @@ class Place:
     def rest(self, seconds: float, now: float) -> None:
         self.rest_until = max(self.rest_until, now + min(seconds, LONGEST_REST_S))
         self._level = min(self._level, 1.0)
-        self.free_of_limits = False
+        self.bound()
 
     def told(self, share: Share) -> None:
         self.share = share

@@ -26,6 +26,8 @@ class Places:
         self._reserve = reserve
         self._now = now
         self._places: dict[tuple[str, str], Place] = {}
+        # Those of them that anything limits.
+        self.limited: set[Place] = set()
         # The shares of places that nobody used yet, by key.
         self._defaults: dict[str, Share] = {}
         if limits is not None and limits != Configured():
@@ -50,8 +52,9 @@ class Places:
         if len(self._places) >= _MOST and now >= self._forget_at:
             self._forget(now)
         _, share = self._told.get((key, model), (0, self._defaults.get(key, NO_LIMIT)))
-        place = self._places[key, model] = Place(key, model, share, self._reserve, now)
+        place = Place(key, model, share, reserve=self._reserve, now=now, limited=self.limited)
         place.outside = self._outside
+        self._places[key, model] = place
         return place
 
     def line_up(self, waiting: Mapping[str, int]) -> None:
@@ -120,6 +123,9 @@ class Places:
         for at, place in list(self._places.items()):
             if not (place.running or place.waiting) and place.used_at < now - _FORGET_S:
                 del self._places[at]
+                self.limited.discard(place)
+                if place.timer is not None:
+                    place.timer.cancel()
 
 
 def _whole(limits: Configured) -> Share:

@@ -475,10 +475,14 @@ async def test_places_that_nobody_uses_are_forgotten_though_nobody_reports(gate:
         seats = gate.seats(INT, job(f"m{number}"))
         assert seats is not None
         await call(seats)
+    for number in range(3):
+        allow(gate, Share(slots=1), model=f"m{number}")
+    assert len(gate._places.limited) == 3
     assert len(list(gate._places)) == 1201  # all of them were just used
     for place in gate._places:
         place.used_at -= 61
     gate._places._forget_at = gate.now()
     assert gate.seats(INT, job("new")) is not None
     assert {place.model for place in gate._places} == {"runs", "new"}
+    assert not gate._places.limited
     assert runs is not None
