@@ -19,10 +19,13 @@ from broker.v1 import batch_pb2, file_pb2
 from edge.batches.service import BatchService
 from edge.files import told
 
-# Lines that are asked for at a time, fewer where their results are large; and how often one is
-# looked at that is waited for.
+# Lines that are asked for at a time, and bytes, of which half fit; how often one is looked at that
+# is waited for.
 _AT_ONCE = 500
+_BYTES = 4 << 20
 _LOOK_S = 1.0
+# Rows go on together when they have so many bytes.
+_TOGETHER = 64 << 10
 # Behind the last row of a file.
 _NO_MORE = 1 << 62
 
@@ -37,6 +40,25 @@ class Answered:
     result: batch_pb2.LineResult | None = None
 
 
+class _Group:
+    """Rows that are handed on together."""
+
+    def __init__(self) -> None:
+        self.rows: list[Answered] = []
+        self._size = 0
+
+    def add(self, answered: Answered) -> bool:
+        """One more; whether that is enough."""
+        self.rows.append(answered)
+        self._size += len(answered.row)
+        return self._size >= _TOGETHER
+
+    def take(self) -> list[Answered]:
+        """All of them; the next one is of another group."""
+        rows, self.rows, self._size = self.rows, [], 0
+        return rows
+
+
 class Reading:
     """Reads the results of one batch."""
 
@@ -45,8 +67,8 @@ class Reading:
         self._owner = owner
         self._id = batch_id
 
-    async def rows(self, after: int, *, wait: bool) -> AsyncGenerator[Answered, None]:
-        """Results of lines behind `after`.
+    async def rows(self, after: int, *, wait: bool) -> AsyncGenerator[list[Answered], None]:
+        """Results of lines behind `after`: those together that are there, 64 KB of them.
 
         `wait`: every line, in order, as it ends. Otherwise those that have ended.
         """
@@ -60,16 +82,23 @@ class Reading:
             if more and len(numbers) > 1:
                 many = len(numbers) // 2
                 continue
+            if len(numbers) == many:
+                size = sum(result.ByteSize() for result in found.values())
+                many = max(1, min(_AT_ONCE, 2 * many, len(found) * _BYTES // max(1, size)))
             # What is missing may have gone into the files meanwhile.
             record = await self._service.get(self._owner, self._id)
             if record.status in states.FINAL:
                 break
+            group = _Group()
             for number in numbers:
                 if (result := found.pop(number, None)) is not None:
-                    yield Answered(number, await self._row(result), result)
+                    if group.add(Answered(number, await self._row(result), result)):
+                        yield group.take()
                 elif wait:
                     break
                 at = number
+            if group.rows:
+                yield group.take()
             if not wait and not numbers:
                 return
             # Those behind one that is missing are not read again each time.
@@ -77,8 +106,8 @@ class Reading:
             if not numbers or waiting:
                 await asyncio.sleep(_LOOK_S)
         async with aclosing(self._filed(record, at)) as filed:
-            async for answered in filed:
-                yield answered
+            async for some in filed:
+                yield some
 
     async def _live(self, numbers: range) -> tuple[dict[int, batch_pb2.LineResult], bool]:
         if not numbers:
@@ -97,18 +126,21 @@ class Reading:
 
     async def _filed(
         self, record: batch_pb2.StoredBatch, after: int
-    ) -> AsyncGenerator[Answered, None]:
+    ) -> AsyncGenerator[list[Answered], None]:
         """The rows of both files, merged by the number of the line that each tells."""
         files = [await self._file(name) for name in (record.output_file_id, record.error_file_id)]
         rows = [_Rows(self._service, file) for file in files]
+        group = _Group()
         async with aclosing(rows[0]), aclosing(rows[1]):
             while True:
                 number, first = min([(await one.number(), at) for at, one in enumerate(rows)])
                 if number == _NO_MORE:
-                    return
+                    break
                 row = rows[first].take()
-                if number > after:
-                    yield Answered(number, row)
+                if number > after and group.add(Answered(number, row)):
+                    yield group.take()
+            if group.rows:
+                yield group.take()
 
     async def _file(self, file_id: str) -> file_pb2.StoredFile | None:
         if not file_id:

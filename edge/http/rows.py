@@ -15,8 +15,6 @@ from broker.errors import InferenceError
 from edge.batches.reading import Reading
 from edge.http.protocol import Connection
 
-# Rows go out together when they are this many bytes.
-_FLUSH = 64 << 10
 _log = logging.getLogger(__name__)
 
 
@@ -88,14 +86,6 @@ class Rows(Response):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _chunks(self) -> AsyncGenerator[bytes, None]:
-        held: list[bytes] = []
-        size = 0
-        async with aclosing(self._reading.rows(self._after, wait=self._wait)) as rows:
-            async for answered in rows:
-                held.append(answered.row)
-                size += len(answered.row)
-                if size >= _FLUSH or self._wait:
-                    yield b"".join(held)
-                    held, size = [], 0
-        if held:
-            yield b"".join(held)
+        async with aclosing(self._reading.rows(self._after, wait=self._wait)) as groups:
+            async for group in groups:
+                yield b"".join(answered.row for answered in group)

@@ -99,11 +99,12 @@ class BatchService(pb_grpc.BatchServiceServicer):
             after = read_cursor(request.after_cursor)
             with self._streams.one(call.key.id):
                 reading = Reading(self._service, call.key.owner, request.batch_id)
-                rows = reading.rows(after, wait=request.follow)
-                async with contextlib.aclosing(rows):
-                    async for answered in rows:
-                        row = result(answered.number, answered.row, answered.result)
-                        await write(context, row, self._patience_s)
+                groups = reading.rows(after, wait=request.follow)
+                async with contextlib.aclosing(groups):
+                    async for group in groups:
+                        for answered in group:
+                            row = result(answered.number, answered.row, answered.result)
+                            await write(context, row, self._patience_s)
 
     async def CancelBatch(  # noqa: N802
         self, request: pb.CancelBatchRequest, context: Context

@@ -123,8 +123,8 @@ class _World:
         return record.id
 
     async def numbers(self, batch_id: str, *, wait: bool = False) -> list[int]:
-        rows = Reading(self.service, _OWNER, batch_id).rows(0, wait=wait)
-        return [answered.number async for answered in rows]
+        groups = Reading(self.service, _OWNER, batch_id).rows(0, wait=wait)
+        return [answered.number async for group in groups for answered in group]
 
     def estimating(self, *offers: Offer, fleet: object = None) -> Estimating:
         made: Any = (self.files, _Routes(), Bill(Catalog(offers)), fleet or _Fleet(), _Capacity())
@@ -354,6 +354,15 @@ async def test_large_results_are_read_a_few_at_a_time() -> None:
     assert await world.numbers(batch) == list(range(1, 201))
 
 
+async def test_behind_large_results_many_are_read_at_a_time_again() -> None:
+    world = _World(most=1000)
+    progress = batch_pb2.BatchProgress(next_line=2001, total=2000)
+    batch = world.batch(states.IN_PROGRESS, b"", progress=progress)
+    world.results.kept = {n: result(n, 900 if n <= 10 else 2) for n in range(1, 2001)}
+    assert await world.numbers(batch) == list(range(1, 2001))
+    assert len(world.results.asked) < 50
+
+
 async def test_rows_stay_readable_while_lines_that_were_left_are_queued_again() -> None:
     world = _World()
     progress = batch_pb2.BatchProgress(next_line=1, total=9, epoch=1)
@@ -370,8 +379,8 @@ async def test_while_a_line_is_waited_for_those_behind_it_are_not_read_again(
     progress = batch_pb2.BatchProgress(next_line=101, total=100)
     batch = world.batch(states.IN_PROGRESS, b"", progress=progress)
     world.results.kept = {n: result(n) for n in range(1, 101) if n != 7}
-    rows = Reading(world.service, _OWNER, batch).rows(0, wait=True)
-    assert [(await anext(rows)).number for _ in range(6)] == list(range(1, 7))
+    groups = Reading(world.service, _OWNER, batch).rows(0, wait=True)
+    assert [answered.number for answered in await anext(groups)] == list(range(1, 7))
     some = world.results.some
 
     async def once_it_was_asked_often(
@@ -382,9 +391,20 @@ async def test_while_a_line_is_waited_for_those_behind_it_are_not_read_again(
         return await some(batch_id, numbers)
 
     monkeypatch.setattr(world.results, "some", once_it_was_asked_often)
-    assert [(await anext(rows)).number for _ in range(94)] == list(range(7, 101))
+    found = [answered.number for _ in range(2) for answered in await anext(groups)]
+    assert found == list(range(7, 101))
     assert world.results.asked == [100, *[1] * 20, 93]
-    await rows.aclose()
+    await groups.aclose()
+
+
+async def test_rows_that_are_there_come_together_and_large_ones_a_few_at_a_time() -> None:
+    world = _World(most=8 << 20)
+    progress = batch_pb2.BatchProgress(next_line=401, total=400)
+    batch = world.batch(states.IN_PROGRESS, b"", progress=progress)
+    world.results.kept = {n: result(n, 2 if n <= 300 else 40_000) for n in range(1, 401)}
+    groups = Reading(world.service, _OWNER, batch).rows(0, wait=False)
+    sizes = [len(group) async for group in groups]
+    assert sizes == [301, *[2] * 49, 1]
 
 
 # --- asked again ---
