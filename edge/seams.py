@@ -24,7 +24,7 @@ class ExchangeLike(Protocol):
 
     @property
     def route(self) -> str:
-        """How it was decided where the request goes; empty where there was no choice."""
+        """How it was decided where the request goes; empty in a stored answer."""
 
     async def next(self) -> Sequence[event_pb2.Event]:
         """The next events, the first being `started`; empty after `completed`.

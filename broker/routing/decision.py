@@ -39,9 +39,7 @@ class Decision:
 
     @property
     def explained(self) -> str:
-        """In a line, for a header; empty where there was nothing to decide."""
-        if len(self.chosen) + len(self.left_out) + len(self.spare) < 2:
-            return ""
+        """In a line, for a header."""
         tried = ", ".join([candidate.name for candidate in self.chosen])
         said = f"{self.strategy}; {tried}"
         if not self.spare:

@@ -35,7 +35,7 @@ class Half:
         self._provider_keys = SimpleNamespace(of=lambda *_: ((FIRST, SECOND), keys))
 
     async def _decide(self, _request: Any) -> Any:
-        return SimpleNamespace(targets=(FIRST, SECOND), explained="")
+        return SimpleNamespace(targets=(FIRST, SECOND), explained="price; groq/m")
 
     def _enter(self, exchange: Any, **_: Any) -> None:
         if self.refusal is not None:

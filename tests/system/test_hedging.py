@@ -103,7 +103,7 @@ async def test_the_settings_hedge_a_model_and_a_request_may_say_no(stack: Stack)
 
 async def test_the_same_target_is_asked_again_where_there_is_no_other(stack: Stack) -> None:
     _, headers = await took(stack, f"sim/{STUCK}", hedge_after_ms=AFTER_MS)
-    assert headers["x-millrace-route"] == f"hedge sim/{STUCK} won"
+    assert headers["x-millrace-route"] == f"price; sim/{STUCK}; hedge sim/{STUCK} won"
     stats = await stack.sim_stats()
     assert (stats["calls"], stats["finished"]) == (2, 1)
     await until(lambda: aborted(stack), "the call that hung is closed", SOON_S)
@@ -118,7 +118,7 @@ async def test_a_first_attempt_that_is_quicker_wins_and_the_second_is_closed(sta
 
 async def test_no_slot_is_taken_that_another_request_could_use(stack: Stack) -> None:
     _, headers = await took(stack, "tight/tokens=1,ttft_ms=1000", hedge_after_ms=AFTER_MS)
-    assert "x-millrace-route" not in headers
+    assert "hedge" not in headers["x-millrace-route"]
     assert (await stack.sim_stats())["calls"] == 1
 
 
