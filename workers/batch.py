@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
 from functools import partial
 
 from broker import durable, subjects
@@ -31,6 +31,7 @@ from broker.bus.responses import Blobs
 from broker.dispatch import LOSSES_BEFORE_ALONE, Again
 from broker.errors import InferenceError
 from broker.settings import ProviderSettings
+from broker.tasks import Tasks
 from broker.v1 import batch_pb2, job_pb2
 from workers.lineattempt import LineAttempt
 from workers.native import Native
@@ -77,7 +78,7 @@ class Batch:
         self._lines: dict[str, Line] = {}
         self._waiting = Waiting(max(2, slots.count // _PART_WAITING))
         tools.gate.line_up(self._waiting.models, self._begin)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._passing_on = Tasks()
         self._now = asyncio.get_running_loop().time
         lane = subjects.BATCH
         self._puller = Puller(
@@ -105,8 +106,7 @@ class Batch:
         while self._lines and self._now() < deadline:  # noqa: ASYNC110  # once in a process's life
             await asyncio.sleep(0.02)
         await self._outcomes.close()
-        for task in self._tasks:
-            task.cancel()
+        await self._passing_on.close()
         await self._stops.close()
         await self._live.close()
 
@@ -139,7 +139,7 @@ class Batch:
     def _trim(self) -> None:
         """Have what cannot begin soon come again later: lines of other models may be behind it."""
         for line, delay_s in self._waiting.trim(self._now()):
-            self._spawn(self._pass_on(line, delay_s))
+            self._passing_on.spawn(self._pass_on(line, delay_s), "pass on")
 
     def _room(self) -> int:
         slots = self._slots
@@ -168,7 +168,7 @@ class Batch:
         line = Line(job, delivery.reply, job.losses + before, again, self._now())
         self._lines[name] = line
         if self._slots.draining:
-            self._spawn(self._pass_on(line))
+            self._passing_on.spawn(self._pass_on(line), "pass on")
         else:
             self._waiting.add(line)
             self._begin()
@@ -315,7 +315,7 @@ class Batch:
 
     def _pass_all_on(self, lines: Iterable[Line]) -> None:
         for line in lines:
-            self._spawn(self._pass_on(line))
+            self._passing_on.spawn(self._pass_on(line), "pass on")
 
     async def _pass_on(self, line: Line, delay_s: float = 0.0) -> None:
         """Make the line any worker's, as its next attempt; where that fails it stays here."""
@@ -327,8 +327,11 @@ class Batch:
             if not self._slots.draining:
                 line.since = self._now()
                 self._waiting.add(line)
-            return
-        self._settle(line)
+        except Exception:
+            self._forget(line)  # as in `_run`
+            raise
+        else:
+            self._settle(line)
 
     async def _bury(self, line: Line, attempt: LineAttempt) -> None:
         """A line that was lost alone is put aside, its author told first (R6)."""
@@ -366,11 +369,6 @@ class Batch:
                 return b"".join([chunk async for chunk in chunks])
         except GoneError as exc:
             raise _gone() from exc
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work, name="line")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 class _Both:

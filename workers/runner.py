@@ -300,6 +300,10 @@ class Runner:
         except asyncio.CancelledError:
             self._slots.answer(reply, nak(0.0))
             raise
+        except Exception:
+            # Its lease runs out, and another worker has it.
+            self._slots.let_go(reply)
+            raise
 
     async def _admit_and_run(
         self, job: job_pb2.Job, reply: str, seats: Seats | None, *, alone: bool

@@ -121,6 +121,12 @@ def job(edge: EdgeStandIn, number: int = 1, model: str = "sim", **fields: Any) -
     )
 
 
+def line(model: str = "sim") -> job_pb2.BatchLine:
+    body = b'{"model": "%b", "messages": [{"role": "user", "content": "hello"}]}' % model.encode()
+    endpoint = "/v1/chat/completions"
+    return job_pb2.BatchLine(batch_id="b", number=1, endpoint=endpoint, json=body)
+
+
 async def publish(bus: Bus, *jobs: job_pb2.Job, lane: str = "int") -> None:
     for one in jobs:
         await bus.js.publish(subjects.job(lane, "sim", "main", "_"), one.SerializeToString())
@@ -281,6 +287,25 @@ async def test_what_is_no_job_is_dropped_and_holds_nothing(
     await all_quiet(runner)
 
 
+async def test_what_a_bug_ends_is_told_and_held_no_longer(
+    bus: Bus, edge: EdgeStandIn, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its lease would be extended for ever, and no other worker have it."""
+    runner = await start()
+    none = Allowance("sim", "", "none", 1, slots=0, shares={runner.name: Share(slots=0)})
+    runner.gate.told(none, runner.name)
+    await publish(bus, job(edge, 1, "none", line=line("none")), lane="bat")
+    await until(lambda: len(runner._batch._waiting), "the line waits")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("workers.batch.Batch._publish_next", lambda *_: 1 / 0)
+        patch.setattr("workers.edges.EdgeLink", lambda *_: 1 / 0)
+        await publish(bus, job(edge, 2))
+        await until(lambda: "ZeroDivisionError" in caplog.text, "the job has failed")
+        await runner._batch.close()
+        await all_quiet(runner)
+    assert caplog.text.count("ZeroDivisionError") == 2
+
+
 async def test_a_killed_attempt_closes_its_call_and_leaves_a_record(
     bus: Bus, edge: EdgeStandIn, start: Start, sim: Sim
 ) -> None:
@@ -419,12 +444,7 @@ async def test_a_suspect_that_waits_holds_no_seat_that_another_needs(
     await until(lambda: sim.stats()["calls"] == 8, "the first calls are made")
     suspect = job(edge, 2, model, losses=2)
     if lane == "bat":
-        body = b'{"model": "%b", "messages": [{"role": "user", "content": "hello"}]}'
-        suspect.line.CopyFrom(
-            job_pb2.BatchLine(
-                batch_id="b", number=1, endpoint="/v1/chat/completions", json=body % model.encode()
-            )
-        )
+        suspect.line.CopyFrom(line(model))
     await publish(bus, suspect, lane=lane)
     await until(lambda: runner._slots.reserved, "the suspect waits")
     allow(1)
