@@ -94,12 +94,8 @@ class Background:
         await self._givings_up.close()
 
     def wanted(self) -> int:
-        """Jobs to ask for: none while the pull that stands has plenty of credit left."""
-        if self._slots.draining or self._slots.reserved:
-            return 0
-        standing = self._puller.credits
-        free = self._slots.worth(subjects.BACKGROUND) - standing
-        return free if free > 0 and (free * 4 >= self._slots.count or standing < free) else 0
+        """Jobs to ask for now."""
+        return self._slots.asks(subjects.BACKGROUND, self._puller.credits)
 
     def pull(self) -> None:
         """Ask for as many jobs as may run here now."""
@@ -109,8 +105,7 @@ class Background:
     def _delivered(self, delivery: Delivery) -> None:
         slots = self._slots
         if slots.draining or slots.reserved or slots.room(subjects.BACKGROUND) <= 0:
-            slots.hold(delivery.reply)
-            slots.answer(delivery.reply, nak(0.0 if slots.draining else _ROOM_S))
+            slots.refuse(delivery.reply, _ROOM_S)
         elif (job := slots.take(delivery)) is not None:
             work = self._run(job, delivery)
             self._running[job.request_id] = slots.occupy(work, f"background {job.request_id}")

@@ -118,17 +118,14 @@ class Batch:
     def pull(self) -> None:
         """Begin what waits, and ask for as many lines as may run here now."""
         self._begin()
-        if (wanted := self._wanted(self._room())) > 0:
+        if wanted := self._wanted(self._room()):
             self._puller.pull(wanted)
 
     def _wanted(self, room: int) -> int:
-        """Lines to ask for: none while the pull that stands has plenty of credit left."""
         # Where all is limited some wait for the next tick: others' lines may come behind them.
         if not self._tools.gate.open and 2 * len(self._waiting) >= self._slots.count:
             return 0
-        standing = self._puller.credits
-        free = min(room, self._slots.worth(subjects.BATCH)) - standing
-        return free if free * 4 >= self._slots.count or standing < free else 0
+        return self._slots.asks(subjects.BATCH, self._puller.credits, room)
 
     def tick(self, seconds: float) -> None:
         """Pass on what waits for too long; called every so many seconds."""

@@ -245,14 +245,11 @@ class Runner:
             self._pull_timer = loop.call_later(_PULL_DELAY_S, self._start_pull)
 
     def _wanted(self) -> int:
-        """Slots to ask for: none while the pull that stands has plenty of credit left."""
-        standing = self._puller.credits
-        free = self._slots.worth(subjects.INTERACTIVE) - standing
-        return free if free * 4 >= self._settings.slots or standing < free else 0
+        return self._slots.asks(subjects.INTERACTIVE, self._puller.credits)
 
     def _start_pull(self) -> None:
         self._pull_timer = None
-        if self._slots.open and (wanted := self._wanted()) > 0:
+        if wanted := self._wanted():
             self._puller.pull(wanted)
         self._lane.pull()
         self._batch.pull()
@@ -260,8 +257,7 @@ class Runner:
     def _delivered(self, delivery: Delivery) -> None:
         # Pulls of all lanes stand at a time: what has no room goes back, and its credit with it.
         if not self._slots.open:
-            self._slots.hold(delivery.reply)
-            self._slots.answer(delivery.reply, nak(0.0 if self._slots.draining else _FULL_S))
+            self._slots.refuse(delivery.reply, _FULL_S)
         elif (job := self._slots.take(delivery)) is not None:
             self._begin(job, delivery)
 

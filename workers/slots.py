@@ -16,7 +16,7 @@ from broker import subjects
 from broker.allocator import kept
 from broker.bus import Bus
 from broker.bus.jobs import settle
-from broker.bus.queue import ACK, IN_PROGRESS, Delivery
+from broker.bus.queue import ACK, IN_PROGRESS, Delivery, nak
 from broker.v1 import job_pb2
 from workers.gate import Gate
 
@@ -82,6 +82,17 @@ class Slots:
         """For how many of these it is worth asking for jobs, by what providers let through."""
         return self._gate.room(lane, max(0, self.room(lane)))
 
+    def asks(self, lane: str, standing: int, room: int | None = None) -> int:
+        """How many jobs of a lane to ask for, where it may have no more than `room`.
+
+        None while the pull that stands has plenty of its credit left, which is `standing`.
+        """
+        if self.draining or self.reserved:
+            return 0
+        worth = self.worth(lane)
+        free = (worth if room is None else min(room, worth)) - standing
+        return free if free * 4 >= self.count or standing < free else 0
+
     def occupy(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
         """Run `work` in a slot."""
         self.busy += 1
@@ -135,6 +146,11 @@ class Slots:
     def hold(self, reply: str) -> None:
         """Extend the lease of a delivery until it is answered."""
         self._held.add(reply)
+
+    def refuse(self, reply: str, delay_s: float) -> None:
+        """Hand a delivery back: it comes again after so long, at once when this worker leaves."""
+        self.hold(reply)
+        self.answer(reply, nak(0.0 if self.draining else delay_s))
 
     def swap(self, reply: str, newer: str) -> None:
         """A delivery that is held came again: only the newer one can be settled."""
