@@ -255,6 +255,21 @@ def test_an_estimate_prices_rows_without_running_them(env: dict[str, str], tmp_p
     until(timed, 15)  # workers tell their pace every few seconds
 
 
+def test_an_estimate_names_mistakes_by_the_rows_of_the_file(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text('id,prompt\nsame,"two\nlines"\n' + "same,b\n" * 20)
+    result = millrace("batch", "estimate", str(source), *ECHO, env=env)
+    assert result.returncode == 1
+    told = result.stderr.splitlines()
+    assert told[0].startswith("  row 4: ")
+    assert told[10:] == [
+        "  and 10 more",
+        f"millrace: {source} would be refused for 20 mistakes",
+    ]
+
+
 # --- wrong input ---
 
 WRONG = {

@@ -13,9 +13,8 @@ import typer
 from rich.table import Table
 
 from broker.batch.meter import Speed
-from broker.batch.states import MORE_ERRORS
 from broker.cli.api import client
-from broker.cli.batch import answers
+from broker.cli.batch import answers, mistakes
 from broker.cli.batch.calls import Calls
 from broker.cli.batch.progress import below, describe, display, follow, span
 from broker.cli.batch.run import Job, explained, prepare
@@ -63,9 +62,8 @@ def show(settings: Settings, batch_id: str, *, as_json: bool) -> None:
     for name in ("input_file_id", "output_file_id", "error_file_id"):
         if batch.get(name):
             typer.echo(f"  {name.removesuffix('_id').replace('_', ' ')}: {batch[name]}")
-    for error in ((batch.get("errors") or {}).get("data")) or ():
-        where = f"line {error['line']}: " if error.get("line") else ""
-        typer.echo(f"  {where}{error['message']} ({error['code']})")
+    for text in mistakes.words(mistakes.of(batch)):
+        typer.echo(f"  {text}")
 
 
 def watch(settings: Settings, batch_id: str) -> None:
@@ -125,14 +123,11 @@ def estimate(settings: Settings, job: Job) -> None:
 
 
 def _tell(found: dict[str, Any], job: Job) -> None:
-    errors = (found.get("errors") or {}).get("data") or ()
-    for error in errors:
-        where = f"line {error['line']}: " if error.get("line") else ""
-        typer.echo(f"  {where}{error['message']} ({error['code']})", err=True)
+    errors = mistakes.of(found)
+    for text in mistakes.words(errors, job.source):
+        typer.echo(f"  {text}", err=True)
     if errors:
-        more = errors[-1]["code"] == MORE_ERRORS.code
-        count = f"more than {len(errors) - 1:,}" if more else f"{len(errors):,}"
-        fail(f"{job.source} would be refused for {count} mistakes")
+        fail(f"{job.source} would be refused for {mistakes.count(errors)} mistakes")
     typer.echo(f"lines           {found['total']:,}")
     for model, count in found["models"].items():
         typer.echo(f"  {model}  {count:,}")

@@ -13,18 +13,14 @@ from typing import Any, BinaryIO
 
 import typer
 
-from broker.batch.states import MORE_ERRORS
 from broker.cli.api import client
-from broker.cli.batch import answers, rows, saved
+from broker.cli.batch import answers, mistakes, rows, saved
 from broker.cli.batch.calls import Calls
 from broker.cli.batch.lines import Wish, check_columns, endpoint_of, line
 from broker.cli.batch.progress import Display, display, follow
 from broker.cli.batch.rows import InputError
 from broker.cli.options import fail
 from broker.settings import Settings
-
-# Mistakes that are shown, of however many there are.
-_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +95,8 @@ def prepare(job: Job, content: BinaryIO) -> Prepared:
         digest.update(data)
         content.write(data)
     if wrong:
-        more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
-        raise InputError(f"{job.source}: " + "; ".join(wrong[:_SHOWN]) + more)
+        more = f"; and {len(wrong) - mistakes.SHOWN} more" if len(wrong) > mistakes.SHOWN else ""
+        raise InputError(f"{job.source}: " + "; ".join(wrong[: mistakes.SHOWN]) + more)
     if not count:
         raise InputError(f"{job.source} has no rows")
     return Prepared(content, wish.endpoint, count, lines, digest.hexdigest())
@@ -193,27 +189,11 @@ def finish(batch: dict[str, Any], job: Job) -> None:
     counts = batch["request_counts"]
     status, missing = batch["status"], counts["total"] - counts["completed"]
     if status == "failed":
-        _tell_mistakes((batch.get("errors") or {}).get("data") or [], job)
+        for text in mistakes.words(mistakes.of(batch), job.source):
+            typer.echo(f"  {text}", err=True)
         fail(f"{batch['id']} failed: nothing was run; mend {job.source} and run it again")
     typer.echo(f"{job.output}: {counts['completed']:,} of {counts['total']:,} answered", err=True)
     if status != "completed":
         fail(f"{batch['id']} is {status}; the same command with --retry runs the rest")
     if missing:
         fail(f"{missing:,} failed; the same command with --retry runs them again")
-
-
-def _tell_mistakes(errors: list[dict[str, Any]], job: Job) -> None:
-    """Say what was wrong, by the rows of the input: the batch's lines are numbered without gaps."""
-    shown = {error["line"] for error in errors[:_SHOWN] if error.get("line")}
-    numbers: dict[int, int] = {}
-    with contextlib.suppress(InputError):
-        given = enumerate(rows.read(job.source), 1)
-        numbers = {at: row.number for at, row in given if at in shown}
-    for error in errors[:_SHOWN]:
-        line = error.get("line")
-        where = f"row {numbers.get(line, line)}: " if line else ""
-        typer.echo(f"  {where}{error['message']} ({error['code']})", err=True)
-    if left := len(errors[_SHOWN:]):
-        # The last one says that there are more than are listed.
-        most = errors[-1]["code"] == MORE_ERRORS.code
-        typer.echo(f"  and {f'more than {left - 1:,}' if most else f'{left:,}'} more", err=True)
