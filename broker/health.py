@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 
 from broker.bus import Bus
 from broker.bus.breakers import SharedBreakers
@@ -14,6 +14,7 @@ from broker.routing import Target
 from broker.routing.breakers import Breakers, Opened, Place
 from broker.routing.spread import Spread
 from broker.routing.world import Live
+from broker.tasks import Tasks, Work
 
 # A large fleet tells something all the time, and what is made of it costs more than a decision.
 _NEWS_S = 1.0
@@ -43,7 +44,7 @@ class Health:
         # The newest news that routes go by, and since when.
         self._heard = 0
         self._heard_at = -math.inf
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._claiming: set[Place] = set()
 
     @property
@@ -66,9 +67,7 @@ class Health:
 
     async def close(self) -> None:
         """Stop following."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
         await self._shared.close()
 
     def failed(self, target: Target, error: InferenceError, begun: float) -> None:
@@ -134,7 +133,5 @@ class Health:
     def _told(self, news: Opened) -> None:
         self._breakers.told(news.entry, news.rest_s, self._loop.time(), news.interval_s)
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work, name="breaker")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _spawn(self, work: Work) -> None:
+        self._tasks.spawn(work, "breaker")

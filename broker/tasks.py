@@ -35,6 +35,9 @@ class Tasks:
     def __init__(self) -> None:
         self._running: set[asyncio.Task[None]] = set()
 
+    def __len__(self) -> int:
+        return len(self._running)
+
     def spawn(self, work: Work, name: str) -> None:
         """Run `work` from now on."""
         task = asyncio.create_task(work, name=name)
@@ -45,14 +48,22 @@ class Tasks:
         """Run `work()` from now on, and again whenever that fails."""
         self.spawn(_kept(work, name), name)
 
+    async def settle(self, wait_s: float | None = None) -> None:
+        """Wait for the end of what runs now, for `wait_s` at most."""
+        if self._running:
+            await asyncio.wait(list(self._running), timeout=wait_s)
+
+    def cancel(self) -> None:
+        """Have what runs end soon."""
+        for task in self._running:
+            task.cancel()
+
     async def close(self, wait_s: float = 0.0) -> None:
         """Cancel what runs, and wait for its end; `wait_s` is what it has to come to it itself."""
-        running = list(self._running)
-        if running and wait_s:
-            await asyncio.wait(running, timeout=wait_s)
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        if wait_s:
+            await self.settle(wait_s)
+        self.cancel()
+        await self.settle()
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)

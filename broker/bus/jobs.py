@@ -15,6 +15,7 @@ from nats.js.errors import Error as JetStreamError
 from broker import subjects
 from broker.bus.connection import Bus
 from broker.deadletter import letter
+from broker.tasks import Tasks
 from broker.v1 import job_pb2
 
 _log = logging.getLogger(__name__)
@@ -33,13 +34,11 @@ class Jobs:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self._slots = asyncio.Semaphore(_PARALLEL)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
 
     def delete(self, stream: str, sequence: int) -> None:
         """Delete a superseded job in the background: it never starts and frees its slot (R2)."""
-        task = asyncio.create_task(self._delete(stream, sequence), name="delete job")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.spawn(self._delete(stream, sequence), "delete job")
 
     async def _delete(self, stream: str, sequence: int) -> None:
         async with self._slots:
@@ -82,12 +81,7 @@ class Jobs:
 
     async def close(self) -> None:
         """Let deletions under way finish, for 2 s at most."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=2)
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._tasks.close(2.0)
 
 
 async def serve_direct(

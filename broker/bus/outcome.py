@@ -20,6 +20,7 @@ from broker.bus.connection import Bus, BusError
 from broker.bus.layout import MAX_INLINE_BODY
 from broker.bus.queue import STREAM_FULL, TOO_LARGE, PubAck, Publisher
 from broker.bus.responses import RESULT_OF, Blobs
+from broker.tasks import Tasks
 from broker.v1 import batch_pb2
 
 _log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class Outcomes:
         self._bus = bus
         self._publisher = publisher
         self._blobs = blobs
-        self._insisting: set[asyncio.Task[None]] = set()
+        self._insisting = Tasks()
         self._closed = False
         # Why the last result could not be written: all of them tell the same.
         self._trouble = ""
@@ -65,10 +66,7 @@ class Outcomes:
     async def close(self) -> None:
         """Try no longer, nor anew when the publisher says that it is closed."""
         self._closed = True
-        for task in self._insisting:
-            task.cancel()
-        if self._insisting:
-            await asyncio.wait(self._insisting)
+        await self._insisting.close()
 
     def _answered(
         self,
@@ -87,9 +85,7 @@ class Outcomes:
     ) -> None:
         if self._closed:
             return
-        task = asyncio.create_task(self._until_stored(batch_id, result, on_stored), name="result")
-        self._insisting.add(task)
-        task.add_done_callback(self._insisting.discard)
+        self._insisting.spawn(self._until_stored(batch_id, result, on_stored), "result")
 
     async def _until_stored(
         self, batch_id: str, result: batch_pb2.LineResult, on_stored: Callable[[], None]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,7 +19,7 @@ from nats.errors import Error as NatsError
 
 from broker.bus.clock import Clock
 from broker.bus.connection import Bus
-from broker.tasks import keep
+from broker.tasks import Tasks, Work, keep
 
 _log = logging.getLogger(__name__)
 
@@ -248,7 +248,7 @@ class Puller:
         # Inboxes of a broken connection are being left: what they still get is not known yet.
         self._leaving = 0
         self._closed = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._watcher: asyncio.Task[None] | None = None
         self._unheard: Callable[[], object] = lambda: None
         self.credits = 0
@@ -278,7 +278,9 @@ class Puller:
         if self._watcher is not None:
             self._watcher.cancel()
         inboxes, self._inboxes = self._inboxes, []
-        await asyncio.gather(*(self._leave(inbox) for inbox in inboxes), *self._tasks)
+        for inbox in inboxes:
+            self._spawn(self._leave(inbox))
+        await self._tasks.close(2 * _LEAVE_S)
 
     def _free_inbox(self) -> _Inbox | None:
         if self._closed or self._leaving or not self._bus.connected:
@@ -396,7 +398,5 @@ class Puller:
             if stale:
                 self._unused()
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work, name=f"pull {self._subject}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _spawn(self, work: Work) -> None:
+        self._tasks.spawn(work, f"pull {self._subject}")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from broker import subjects
 from broker.bus.queue import TOO_LARGE, PubAck, Publisher
+from broker.tasks import Tasks
 from broker.v1 import record_pb2
 
 _log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class Recorder:
         self._publisher = publisher
         self._groups: dict[str, _Group] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._sending: set[asyncio.Task[None]] = set()
+        self._sending = Tasks()
         self.pending = 0
 
     def attempt(self, record: record_pb2.AttemptRecord, committed: Callable[[], None]) -> None:
@@ -61,18 +62,14 @@ class Recorder:
     async def drain(self, timeout_s: float = 3.0) -> None:
         """Wait until everything is stored."""
         self._flush()
-        if self._sending:
-            await asyncio.wait(self._sending, timeout=timeout_s)
+        await self._sending.settle(timeout_s)
 
     async def close(self, timeout_s: float = 3.0) -> None:
         """Wait until everything is stored, then give up what is not, and say so."""
         await self.drain(timeout_s)
         if self.pending:
             _log.error("%d usage records were not stored before the end", self.pending)
-        for task in self._sending:
-            task.cancel()
-        if self._sending:
-            await asyncio.wait(self._sending)
+        await self._sending.close()
 
     def _group(self, tenant: str, size: int) -> _Group:
         """The group that a record of this size goes into: never more than one message takes."""
@@ -96,11 +93,7 @@ class Recorder:
             self._timer = None
         groups, self._groups = self._groups, {}
         for tenant, group in groups.items():
-            task = asyncio.create_task(
-                self._send(tenant, group.records, group.callbacks), name="records"
-            )
-            self._sending.add(task)
-            task.add_done_callback(self._sending.discard)
+            self._sending.spawn(self._send(tenant, group.records, group.callbacks), "records")
 
     async def _send(
         self, tenant: str, group: record_pb2.RecordGroup, callbacks: list[Callable[[], None]]

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import grpc
 
+from broker.tasks import Tasks
 from broker.v1 import inference_service_pb2 as pb
 from edge.rpc.calls import Context, unreadable
 from edge.rpc.linger import linger
@@ -70,7 +70,7 @@ class Bulk:
         self._reader: asyncio.Task[None] | None = None
         self._read_so_far = 0
         self._discarding = False
-        self._running: set[asyncio.Task[None]] = set()
+        self._running = Tasks()
         # None comes last.
         self._results: asyncio.Queue[tuple[pb.InferManyResponse, int] | None] = asyncio.Queue()
 
@@ -99,18 +99,16 @@ class Bulk:
     async def close(self) -> None:
         """Let go of everything."""
         self._stop()
-        tasks: set[asyncio.Task[Any]] = set(self._running)
+        await self._running.close()
         if self._reader is not None:
             self._reader.cancel()
-            tasks.add(self._reader)
-        await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(self._reader, return_exceptions=True)
 
     def _stop(self) -> None:
         """End what runs, and let the reader read on for nothing."""
         self._discarding = True
         self._places.close()
-        for task in self._running:
-            task.cancel()
+        self._running.cancel()
 
     async def _read(self, answer: Answer) -> None:
         try:
@@ -122,13 +120,10 @@ class Bulk:
                     raise unreadable()
                 size = item.ByteSize()
                 if await self._places.take(size):
-                    task = asyncio.create_task(self._one(answer, item, size), name="bulk item")
-                    self._running.add(task)
-                    task.add_done_callback(self._running.discard)
+                    self._running.spawn(self._one(answer, item, size), "bulk item")
         finally:
             # What runs has been paid for: it is answered whatever became of the reading.
-            if self._running:
-                await asyncio.wait(set(self._running))
+            await self._running.settle()
             self._results.put_nowait(None)
 
     async def _one(self, answer: Answer, item: pb.InferManyRequest, size: int) -> None:

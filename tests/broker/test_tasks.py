@@ -54,3 +54,17 @@ async def test_what_is_not_kept_fails_once_and_says_so(caplog: pytest.LogCapture
     await asyncio.sleep(0.01)
     assert "task one thing failed" in caplog.text
     await owner.close()
+
+
+async def test_those_who_settle_are_waited_for_and_others_only_so_long() -> None:
+    owner, ends = Tasks(), asyncio.Event()
+
+    async def one() -> None:
+        await ends.wait()
+
+    owner.spawn(one(), "one")
+    await owner.settle(0.01)
+    assert len(owner) == 1
+    asyncio.get_running_loop().call_later(0.01, ends.set)
+    await asyncio.wait_for(owner.settle(), 5)
+    assert not owner

@@ -171,8 +171,7 @@ class Leader:
     async def __aexit__(self, *_: object) -> None:
         for task in self._tasks:
             await end(task)
-        for task in list(self._recorder._sending):  # what a killed process had not sent
-            task.cancel()
+        self._recorder._sending.cancel()  # what a killed process had not sent
         await self._telling.close()
         await self._publisher.close()
 

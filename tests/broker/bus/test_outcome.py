@@ -122,3 +122,13 @@ async def test_what_was_not_answered_at_the_end_is_insisted_on_no_longer(
     for _ in range(3):
         await asyncio.sleep(0)
     assert "result" not in {task.get_name() for task in asyncio.all_tasks()}
+
+
+async def test_a_bug_behind_a_result_that_was_insisted_on_is_told(
+    outcomes: Outcomes, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails() -> None:
+        raise ValueError("a bug")
+
+    await outcomes.write(BATCH, result(LARGE), fails)
+    await until(lambda: "task result failed" in caplog.text, "it is told")
