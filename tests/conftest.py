@@ -1,6 +1,7 @@
 """Shares tests out among processes: by file, those that measure one after the other.
 
-It also says which event loop tests run in, where their folder does not say otherwise.
+It also says which event loop tests run in, where their folder does not say otherwise, and prints
+what tests measured.
 """
 
 from __future__ import annotations
@@ -65,3 +66,10 @@ def _turn(scope: str) -> int:
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The properties that tests recorded, of those that passed too."""
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"MEASURED {name}: {value} by {report.nodeid}")
