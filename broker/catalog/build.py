@@ -5,7 +5,7 @@
 
 Both are MIT-licensed and used as data alone: neither is imported at run time. LiteLLM's file has
 the limits and abilities, so it leads; genai-prices adds offers that it lacks, and the report lists
-each price on which they disagree. The date is the day of the download.
+each window and price on which they disagree. The date is the day of the download.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from broker.catalog.cost import prices_at
 from broker.catalog.names import name_of
-from broker.catalog.offers import NANO, Data, Offer, Prices, Rates, Tier, encode
+from broker.catalog.offers import NANO, Data, Offer, Rates, Tier, encode
 
 DATA = Path(__file__).parent / "data"
 _MILLION = 1_000_000
@@ -259,12 +260,12 @@ def _real(provider: str, model: str) -> bool:
 
 def _genai_providers(wheel: zipfile.ZipFile) -> list[Any]:
     """Its data, without running what the package does on import."""
-    folder = tempfile.mkdtemp()
-    wheel.extractall(folder)
-    package = types.ModuleType("genai_prices")
-    package.__path__ = [f"{folder}/genai_prices"]
-    sys.modules["genai_prices"] = package
-    return list(importlib.import_module("genai_prices.data").providers)
+    with tempfile.TemporaryDirectory() as folder:
+        wheel.extractall(folder)
+        package = types.ModuleType("genai_prices")
+        package.__path__ = [f"{folder}/genai_prices"]
+        sys.modules["genai_prices"] = package
+        return list(importlib.import_module("genai_prices.data").providers)
 
 
 def _genai_rates(prices: Any) -> Rates:
@@ -285,8 +286,9 @@ def _genai_rates(prices: Any) -> Rates:
 
 _HEAD = """# Where the two sources disagree
 
-Prices in USD per million tokens. {theirs} offers are from LiteLLM, {others} from genai-prices;
-offers that both have are listed when a price differs by more than 1 %. LiteLLM's is used.
+Prices in USD per million tokens, `max_input` in tokens. {theirs} offers are from LiteLLM, {others}
+from genai-prices; offers that both have are listed when a price or the window differs by more than
+1 %. Prices of long inputs are compared where either source has other ones. LiteLLM's is used.
 
 | offer | class | LiteLLM | genai-prices |
 |---|---|---|---|
@@ -297,14 +299,23 @@ def _disagreements(
     theirs: dict[tuple[str, str], Offer], others: dict[tuple[str, str], Offer]
 ) -> Iterator[str]:
     for key in sorted(theirs.keys() & others.keys()):
-        mine, other = theirs[key].rates.prices, others[key].rates.prices
+        mine, other = _facts(theirs[key], others[key])
         for name in sorted(mine.keys() & other.keys()):
             if abs(mine[name] - other[name]) * 100 > max(mine[name], other[name]):
-                yield f"| {'/'.join(key)} | {name} | {_usd(mine, name)} | {_usd(other, name)} |\n"
+                yield f"| {'/'.join(key)} | {name} | {mine[name]:.10g} | {other[name]:.10g} |\n"
 
 
-def _usd(prices: Prices, name: str) -> str:
-    return f"{prices[name] / NANO:.6g}"
+def _facts(*offers: Offer) -> Iterator[dict[str, float]]:
+    """Of each offer what there is to compare, by what it is: the window, and USD by class."""
+    sizes = {tier.above for offer in offers for tier in offer.rates.tiers}
+    for offer in offers:
+        facts = {"max_input": float(offer.max_input)} if offer.max_input else {}
+        for name, price in offer.rates.prices.items():
+            facts[name] = price / NANO
+        for size in sizes:
+            for name, price in prices_at(offer.rates, size + 1).items():
+                facts[f"{name} above {size}"] = price / NANO
+        yield facts
 
 
 def _label(wheel: zipfile.ZipFile) -> str:

@@ -58,13 +58,18 @@ def prices_for(offer: Offer, usage: event_pb2.Usage, processing: str = "") -> Pr
 def _at(rates: Rates, usage: event_pb2.Usage) -> Prices:
     if not rates.tiers:
         return rates.prices
-    size = (
+    return prices_at(
+        rates,
         usage.input_tokens
         + usage.cache_read_tokens
         + usage.cache_write_tokens
         + usage.input_audio_tokens
-        + usage.input_image_tokens
+        + usage.input_image_tokens,
     )
+
+
+def prices_at(rates: Rates, size: int) -> Prices:
+    """What holds for an input of `size` tokens."""
     prices = rates.prices
     for tier in rates.tiers:
         if size > tier.above:
