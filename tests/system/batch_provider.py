@@ -1,4 +1,4 @@
-"""Batch APIs of providers on a real socket, and the live calls beside; Google's in its own file."""
+"""Batch APIs of providers on a real socket, and the live calls beside; most in files of their own."""
 
 from __future__ import annotations
 
@@ -8,31 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.system.file_batches import JOBS, FileApi, asked_of
 from tests.system.google_batches import GeminiApi, VertexApi, content_of
 from tests.system.provider import Received, Said
-
-TOKENS = {"prompt_tokens": 10, "completion_tokens": 7, "total_tokens": 17}
 
 
 def said_of(body: dict[str, Any]) -> str:
     """What the line asks, such as `say 5`."""
-    if "contents" in body:
-        return content_of(body)
-    content = body["messages"][-1]["content"]
-    return content if isinstance(content, str) else str(content[0]["text"])
-
-
-def completion(body: dict[str, Any]) -> dict[str, Any]:
-    """An answer of chat completions."""
-    message = {"role": "assistant", "content": f"native {said_of(body)}", "refusal": None}
-    return {
-        "id": "chatcmpl-1",
-        "object": "chat.completion",
-        "created": 1,
-        "model": body["model"],
-        "choices": [{"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}],
-        "usage": TOKENS,
-    }
+    return content_of(body) if "contents" in body else asked_of(body)
 
 
 def message(body: dict[str, Any]) -> dict[str, Any]:
@@ -70,7 +53,9 @@ class BatchProvider:
 
     def __init__(self) -> None:
         self._apis: dict[str, Callable[[str, Received], Said]] = {
-            "openai": self._openai,
+            "openai": FileApi(self, "openai"),
+            "groq": FileApi(self, "groq"),
+            "mistral": FileApi(self, "mistral", JOBS),
             "anthropic": self._messages,
             "gemini": GeminiApi(self),
             "vertex_ai": VertexApi(self),
@@ -117,48 +102,6 @@ class BatchProvider:
             return Said(said.status, whole[: len(whole) // 2], cut=True)
         return said
 
-    # OpenAI's.
-
-    def _openai(self, path: str, received: Received) -> Said:
-        if path == "/v1/chat/completions":
-            self.live.append(said_of(received.json))
-            return Said(body=completion(received.json))
-        if path == "/v1/files":
-            name = f"file-{len(self.files)}"
-            part = re.search(
-                rb'filename="[^"]+"\r\n(?:[^\r]+\r\n)*\r\n(.*?)\r\n--', received.body, re.DOTALL
-            )
-            assert part is not None
-            assert b'name="purpose"\r\n\r\nbatch\r\n' in received.body
-            self.files[name] = part[1]
-            return Said(body={"id": name, "object": "file", "purpose": "batch"})
-        if match := re.fullmatch(r"/v1/files/([^/]+)(/content)?", path):
-            if match[1] not in self.files:
-                return Said(404, {"error": {"message": "no such file", "code": None}})
-            if match[2]:
-                return Said(body=self.files[match[1]])
-            self.deleted.append(match[1])
-            del self.files[match[1]]
-            return Said(body={"id": match[1], "deleted": True})
-        if path == "/v1/batches" and received.body:
-            asked = received.json
-            lines = [json.loads(line) for line in self.files[asked["input_file_id"]].splitlines()]
-            assert {(line["method"], line["url"]) for line in lines} == {
-                ("POST", asked["endpoint"])
-            }
-            batch = self.new("openai", lines, asked)
-            batch.files["input_file_id"] = asked["input_file_id"]
-            return Said(body=self._told(batch), delay_s=self.slow_create_s)
-        if path == "/v1/batches":
-            told = [self._told(batch) for batch in self.newest("openai")]
-            return Said(body={"object": "list", "data": told, "has_more": False})
-        if match := re.fullmatch(r"/v1/batches/([^/]+)(/cancel)?", path):
-            batch = self.batches[match[1]]
-            if match[2] and batch.status == "in_progress":
-                self.end(batch, "cancelled")
-            return Said(body=self._told(batch))
-        return Said(404, {"error": {"message": path}})
-
     def newest(self, provider: str) -> list[Batch]:
         """Those of one of the providers."""
         return [batch for batch in reversed(self.batches.values()) if batch.provider == provider]
@@ -178,50 +121,13 @@ class BatchProvider:
         """It ends so."""
         batch.status = status
         api = self._apis[batch.provider]
-        if isinstance(api, GeminiApi | VertexApi):
+        if isinstance(api, FileApi | GeminiApi | VertexApi):
             api.answer(batch)
-        elif batch.provider == "openai":
-            self._answer(batch)
 
     def store(self, name: str, rows: list[dict[str, Any]]) -> str:
         """A file of rows; its name."""
         self.files[name] = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
         return name
-
-    def _answer(self, batch: Batch) -> None:
-        outputs: list[dict[str, Any]] = []
-        errors: list[dict[str, Any]] = []
-        # In any order but ours.
-        for line in reversed(batch.lines):
-            code = self.becomes(line["body"])
-            row: dict[str, Any] = {"id": "batch_req_1", "custom_id": line["custom_id"]}
-            if code is None:
-                response = {"status_code": 200, "request_id": "r", "body": completion(line["body"])}
-                outputs.append({**row, "response": response, "error": None})
-            elif code:
-                said = {"error": {"message": "refused there", "type": "x", "code": None}}
-                response = {"status_code": code, "request_id": "r", "body": said}
-                errors.append({**row, "response": response, "error": None})
-            else:
-                why = {"code": "batch_expired", "message": "too late"}
-                errors.append({**row, "response": None, "error": why})
-        for name, rows in (("output_file_id", outputs), ("error_file_id", errors)):
-            if rows:
-                batch.files[name] = self.store(f"{name}-{batch.id}", rows)
-
-    def _told(self, batch: Batch) -> dict[str, Any]:
-        why = batch.asked.get("why")
-        errors = {"data": [{"code": why, "message": "no"}]} if why else None
-        return {
-            "id": batch.id,
-            "object": "batch",
-            "status": batch.status,
-            "metadata": batch.asked.get("metadata"),
-            "errors": errors,
-            "output_file_id": batch.files.get("output_file_id"),
-            "error_file_id": batch.files.get("error_file_id"),
-            "input_file_id": batch.files.get("input_file_id"),
-        }
 
     # Anthropic's.
 

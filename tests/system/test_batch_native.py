@@ -20,11 +20,16 @@ from tests.system.stack import Stack, until
 _PRICE = 3_000 * 10**6
 MODELS = {
     "openai": "openai/gpt-4o",
+    "groq": "groq/llama-3.3-70b-versatile",
+    "mistral": "mistral/mistral-small-latest",
     "anthropic": "anthropic/claude-haiku-4-5",
     "gemini": "gemini/gemini-2.5-flash",
     "vertex_ai": "vertex_ai/gemini-2.5-flash",
 }
-OPENAI, GEMINI, VERTEX_AI = MODELS["openai"], MODELS["gemini"], MODELS["vertex_ai"]
+# Behind the address, where it is not Vertex AI.
+SUFFIXES = {"openai": "/v1", "groq": "/v1", "mistral": "/v1", "anthropic": "", "gemini": ""}
+OPENAI, MISTRAL = MODELS["openai"], MODELS["mistral"]
+GEMINI, VERTEX_AI = MODELS["gemini"], MODELS["vertex_ai"]
 OFFERS = [
     {
         "provider": name,
@@ -49,7 +54,7 @@ async def shared(
     async with fake_provider(provider) as fake:
         rows: dict[str, dict[str, Any]] = {
             name: {"base_url": fake.url(name) + suffix, "api_key": f"key-of-{name}"}
-            for name, suffix in (("openai", "/v1"), ("anthropic", ""), ("gemini", ""))
+            for name, suffix in SUFFIXES.items()
         }
         rows["vertex_ai"] = {
             "base_url": fake.url("vertex_ai"),
@@ -101,10 +106,11 @@ async def test_lines_are_answered_by_the_providers_batch_at_half_the_price(
     assert sum(ledger.lines[key].charges for key in ledger.lines if key[0] == runner.owner) == 120
 
 
+@pytest.mark.parametrize("model", [OPENAI, MISTRAL])
 async def test_files_that_were_made_at_the_provider_are_deleted(
-    runner: Runner, provider: BatchProvider
+    runner: Runner, provider: BatchProvider, model: str
 ) -> None:
-    await runner.over(await runner.create(lines(3), options=NATIVE))
+    await runner.over(await runner.create(lines(3, model), options=NATIVE))
     await until(lambda: not provider.files, "they are deleted")
     assert len(provider.deleted) == 2
 
@@ -177,7 +183,7 @@ async def test_a_batch_that_is_refused_for_a_limit_is_made_again_later(
     assert (len(provider.batches), provider.live) == (2, [])
 
 
-@pytest.mark.parametrize("model", [OPENAI, GEMINI, VERTEX_AI])
+@pytest.mark.parametrize("model", [OPENAI, MISTRAL, GEMINI, VERTEX_AI])
 async def test_a_batch_that_is_refused_for_good_runs_live_and_leaves_no_file(
     runner: Runner, provider: BatchProvider, model: str
 ) -> None:
@@ -226,7 +232,7 @@ async def test_what_is_not_done_near_the_deadline_is_cancelled_there_and_runs_li
     }
 
 
-@pytest.mark.parametrize("model", [OPENAI, VERTEX_AI])
+@pytest.mark.parametrize("model", [OPENAI, MISTRAL, VERTEX_AI])
 async def test_cancelling_a_batch_cancels_there_and_keeps_what_was_answered(
     runner: Runner, provider: BatchProvider, model: str
 ) -> None:
