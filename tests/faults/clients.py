@@ -22,6 +22,8 @@ class Heard:
     # What the answer itself says of its model.
     model: str = ""
     text: str = ""
+    # What a tool is called with, in a stream of chat's.
+    arguments: str = ""
     finish: str = ""
     # The API's own last word of a stream came: [DONE], or message_stop.
     done: bool = False
@@ -104,6 +106,8 @@ def _chunk(heard: Heard, said: Json) -> None:
         heard.usage = {"total": usage["total_tokens"]}
     for choice in said["choices"]:
         heard.text += choice["delta"].get("content") or ""
+        for call in choice["delta"].get("tool_calls") or ():
+            heard.arguments += call["function"]["arguments"]
         heard.finish = choice["finish_reason"] or heard.finish
 
 

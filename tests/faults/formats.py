@@ -10,6 +10,9 @@ from typing import Any
 # One delta each; some are of several bytes in UTF-8, which faults cut through.
 WORDS = tuple(f"wörd{n} " for n in range(60))
 TEXT = "".join(WORDS)
+# What a tool is called with, where one is offered: as many deltas.
+ARGUMENTS = (f'{{"words": "{WORDS[0]}', *WORDS[1:-1], f'{WORDS[-1]}"}}')
+TOOL = "say"
 # Deltas before a fault in the middle.
 SHOWN = 40
 
@@ -52,7 +55,7 @@ def parse(event: bytes) -> tuple[str, Json]:
     return name.strip().removeprefix("event: "), json.loads(data)
 
 
-def openai(model: str) -> Answer:
+def openai(model: str, *, tool: bool = False) -> Answer:
     base = {"id": "chatcmpl-1", "created": 1_700_000_000, "model": model}
     usage = {"prompt_tokens": 9, "completion_tokens": 60, "total_tokens": 69}
 
@@ -61,13 +64,24 @@ def openai(model: str) -> Answer:
         return sse({**base, "object": "chat.completion.chunk", "choices": [choice]})
 
     last = {**base, "object": "chat.completion.chunk", "choices": [], "usage": usage}
-    message = {"role": "assistant", "content": TEXT, "refusal": None}
+    message: Json = {"role": "assistant", "content": TEXT, "refusal": None}
+    begin: Json = {"role": "assistant", "content": ""}
+    deltas: list[Json] = [{"content": word} for word in WORDS]
+    finish = "stop"
+    if tool:
+        call = {"index": 0, "id": "call_1", "type": "function"}
+        begin = {"role": "assistant", "content": None}
+        begin["tool_calls"] = [{**call, "function": {"name": TOOL, "arguments": ""}}]
+        deltas = [
+            {"tool_calls": [{"index": 0, "function": {"arguments": piece}}]} for piece in ARGUMENTS
+        ]
+        finish = "tool_calls"
     return Answer(
         "openai",
         (
-            chunk({"role": "assistant", "content": ""}),
-            *(chunk({"content": word}) for word in WORDS),
-            chunk({}, "stop"),
+            chunk(begin),
+            *map(chunk, deltas),
+            chunk({}, finish),
             sse(last),
             sse("[DONE]"),
         ),
@@ -82,7 +96,7 @@ def openai(model: str) -> Answer:
     )
 
 
-def anthropic(model: str) -> Answer:
+def anthropic(model: str, *, tool: bool = False) -> Answer:
     message: Json = {
         "id": "msg_1",
         "type": "message",
@@ -93,19 +107,17 @@ def anthropic(model: str) -> Answer:
         "stop_sequence": None,
         "usage": {"input_tokens": 9, "output_tokens": 1},
     }
-    text = {"type": "text", "text": ""}
+    block: Json = {"type": "text", "text": ""}
+    deltas = [{"type": "text_delta", "text": word} for word in WORDS]
     stop = {"stop_reason": "end_turn", "stop_sequence": None}
+    if tool:
+        block = {"type": "tool_use", "id": "toolu_1", "name": TOOL, "input": {}}
+        deltas = [{"type": "input_json_delta", "partial_json": piece} for piece in ARGUMENTS]
+        stop["stop_reason"] = "tool_use"
     said: list[Json] = [
         {"type": "message_start", "message": message},
-        {"type": "content_block_start", "index": 0, "content_block": text},
-        *(
-            {
-                "type": "content_block_delta",
-                "index": 0,
-                "delta": {"type": "text_delta", "text": word},
-            }
-            for word in WORDS
-        ),
+        {"type": "content_block_start", "index": 0, "content_block": block},
+        *({"type": "content_block_delta", "index": 0, "delta": delta} for delta in deltas),
         {"type": "content_block_stop", "index": 0},
         {"type": "message_delta", "delta": stop, "usage": {"output_tokens": 60}},
         {"type": "message_stop"},
@@ -119,7 +131,8 @@ def anthropic(model: str) -> Answer:
     return Answer("anthropic", tuple(sse(e, e["type"]) for e in said), whole, head=2, tail=3)
 
 
-ANSWERS: dict[str, Callable[[str], Answer]] = {"openai": openai, "anthropic": anthropic}
+# Of a model; `tool`: calls one, streamed, instead of saying something.
+ANSWERS: dict[str, Callable[..., Answer]] = {"openai": openai, "anthropic": anthropic}
 
 _ANTHROPIC_TYPES = {
     401: "authentication_error",

@@ -114,11 +114,8 @@ class Provider:
             return [body(error(format_, 400, "this model takes no prefill"), 400)]
         hit = model not in self.mended and self.calls[model] <= (int(hits) or math.inf)
         play = SCENES[scene] if hit else fine
-        return play(
-            Asked(
-                ANSWERS[format_](model), bool(asked.get("stream")), time.time(), self.calls[model]
-            )
-        )
+        answer = ANSWERS[format_](model, tool="tools" in asked)
+        return play(Asked(answer, bool(asked.get("stream")), time.time(), self.calls[model]))
 
 
 async def _read(reader: asyncio.StreamReader) -> tuple[str, bytes]:

@@ -21,7 +21,7 @@ from broker.ledger import Ledger, Line
 from broker.rundir import RunFolder
 from tests.faults.catalogue import Case, End, cases
 from tests.faults.clients import ASK, Heard
-from tests.faults.formats import TEXT
+from tests.faults.formats import ARGUMENTS, SHOWN, TEXT, TOOL
 from tests.faults.stage import Stage, staged
 from tests.system.stack import until
 
@@ -42,6 +42,8 @@ TIMEOUTS = {
     "anthropic/late-token.0.first": {"first_token_s": 1.5},
     "openai/stall.1.stall": {"stall_s": 1.5},
     "openai/cut-then-hang.3.s08": {"first_token_s": 1.5},
+    # Who writes a tool call may fall silent for a minute otherwise.
+    **{f"{name}/stall.{hits}.tools-{name}": {"stall_s": 1.5} for name in BACKUP for hits in (0, 1)},
 }
 
 
@@ -179,6 +181,33 @@ async def test_s06_s07_s09_a_model_has_time_limits_of_its_own(
         heard = await ASK["chat"](http, model, stream=stream, models=[backup])
         assert (heard.by, heard.text) == (by, TEXT)
         assert 1.4 < time.monotonic() - begun < 9
+
+
+@pytest.mark.parametrize("provider", BACKUP)
+async def test_s09_a_tool_call_that_stalls_is_whole_in_the_end_or_a_typed_error(
+    stage: Stage, provider: str
+) -> None:
+    tools = [{"type": "function", "function": {"name": TOOL, "parameters": {"type": "object"}}}]
+
+    async def asked(http: httpx.AsyncClient, hits: int) -> Heard:
+        model = f"{provider}/stall.{hits}.tools-{provider}"
+        more = {"models": [BACKUP[provider]], "tools": tools}
+        begun = time.monotonic()
+        heard = await ASK["chat"](http, model, stream=True, **more)
+        assert 1.4 < time.monotonic() - begun < 9
+        assert not [*heard.strange()]
+        return heard
+
+    async with stage.client() as http:
+        once, always = await asyncio.gather(asked(http, 1), asked(http, 0))
+        calls = (await stage.stats(http))["calls"]
+    assert (once.by, once.arguments, once.finish) == (provider, "".join(ARGUMENTS), "tool_calls")
+    assert calls[f"stall.1.tools-{provider}"] == 2
+    # No other provider goes on with what one has begun.
+    assert always.error is not None
+    assert always.error["code"] == "stalled"
+    assert (always.by, "".join(ARGUMENTS).startswith(always.arguments)) == (provider, True)
+    assert always.arguments.endswith(ARGUMENTS[SHOWN - 1])
 
 
 async def test_s07_a_request_says_how_long_a_first_token_may_take(stage: Stage) -> None:
