@@ -18,8 +18,8 @@ _BREATH = 256
 class Check:
     """What is known of the lines so far; `seen` is called for each that is right.
 
-    `size` is the file's, in bytes. With `count_repeats` it is counted which lines ask what an
-    earlier one asks, and not kept.
+    `size` is the file's, in bytes. With `count_repeats` lines that ask what an earlier one asks are
+    counted though the batch does not ask them once; which they are is not kept then.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Check:
         self._endpoint = record.endpoint
         self._options = record.options
         self._ids = Spill(lines.DIGEST)
-        self._keeps_repeats = record.options.dedupe and not count_repeats
+        self._keeps_repeats = record.options.dedupe
         repeats = record.options.dedupe or count_repeats
         self._bodies = Spill(lines.DIGEST) if repeats else None
         self._splitter = Splitter()

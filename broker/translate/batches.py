@@ -22,6 +22,8 @@ from broker.v1 import batch_pb2, event_pb2
 
 ENDPOINTS = tuple(FORMS)
 EXECUTIONS = ("live", "native", "auto")
+# The window that OpenAI has.
+DAY = "24h"
 _WINDOW = re.compile(r"([1-9]\d{0,5})([mhd])")
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400}
 SHORTEST_S, LONGEST_S = 600, 14 * 86_400
@@ -79,8 +81,10 @@ class EstimateBody(Struct):
 
     input_file_id: Annotated[str, Meta(min_length=1, max_length=128)]
     endpoint: str
+    completion_window: str = DAY
     mixed_models: bool = False
     large: bool = False
+    dedupe: bool = False
     execution: str = "live"
 
 
@@ -114,9 +118,11 @@ def read_estimate(data: bytes) -> batch_pb2.StoredBatch:
     return batch_pb2.StoredBatch(
         input_file_id=body.input_file_id,
         endpoint=one_of("endpoint", body.endpoint, ENDPOINTS),
+        window_s=window_s(body.completion_window),
         options=batch_pb2.BatchOptions(
             mixed_models=body.mixed_models,
             large=body.large,
+            dedupe=body.dedupe,
             execution=one_of("execution", body.execution, EXECUTIONS),
         ),
     )

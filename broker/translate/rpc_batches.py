@@ -6,7 +6,7 @@ import orjson
 from google.rpc import status_pb2
 
 from broker.errors import InferenceError
-from broker.translate.batches import ENDPOINTS, EXECUTIONS, FILES_KEPT_S, one_of, window_s
+from broker.translate.batches import DAY, ENDPOINTS, EXECUTIONS, FILES_KEPT_S, one_of, window_s
 from broker.translate.metadata import read_metadata
 from broker.translate.pages import DEFAULT_LIMIT, MAX_LIMIT
 from broker.translate.refusals import invalid, missing
@@ -14,14 +14,12 @@ from broker.translate.rpc_errors import error_details
 from broker.v1 import batch_pb2
 from broker.v1 import batch_service_pb2 as pb
 
-_DAY = "24h"
-
 
 def read_create(request: pb.CreateBatchRequest) -> batch_pb2.StoredBatch:
     """A batch as it is asked for, without an id. Raises `InferenceError` invalid_request."""
     if not request.input_file_id:
         raise missing("input_file_id")
-    window = request.completion_window or _DAY
+    window = request.completion_window or DAY
     expires = request.output_expires_after_s
     if expires and expires not in FILES_KEPT_S:
         message = f"Expected {FILES_KEPT_S.start} to {FILES_KEPT_S.stop - 1} seconds."
@@ -44,6 +42,7 @@ def read_estimate(request: pb.EstimateBatchRequest) -> batch_pb2.StoredBatch:
     return batch_pb2.StoredBatch(
         input_file_id=request.input_file_id,
         endpoint=one_of("endpoint", request.endpoint, ENDPOINTS),
+        window_s=window_s(request.completion_window or DAY),
         options=_options(request.options),
     )
 

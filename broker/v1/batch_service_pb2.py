@@ -28,7 +28,7 @@ from broker.v1 import event_pb2 as broker_dot_v1_dot_event__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x62roker/v1/batch_service.proto\x12\tbroker.v1\x1a\x15\x62roker/v1/batch.proto\x1a\x18\x62roker/v1/capacity.proto\x1a\x15\x62roker/v1/event.proto\x1a\x17google/rpc/status.proto\"\xe7\x04\n\x05\x42\x61tch\x12\n\n\x02id\x18\x01 \x01(\t\x12\x15\n\rinput_file_id\x18\x02 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\x12&\n\x06status\x18\x04 \x01(\x0e\x32\x16.broker.v1.BatchStatus\x12\x19\n\x11\x63ompletion_window\x18\x05 \x01(\t\x12\x30\n\x08metadata\x18\x06 \x03(\x0b\x32\x1e.broker.v1.Batch.MetadataEntry\x12(\n\x07options\x18\x07 \x01(\x0b\x32\x17.broker.v1.BatchOptions\x12\x0e\n\x06paused\x18\x08 \x01(\x08\x12\x12\n\ncreated_at\x18\t \x01(\x03\x12\x12\n\nexpires_at\x18\n \x01(\x03\x12\x10\n\x08\x65nded_at\x18\x0b \x01(\x03\x12\r\n\x05total\x18\x0c \x01(\x03\x12\x11\n\tcompleted\x18\r \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x0e \x01(\x03\x12\x1f\n\x05usage\x18\x0f \x01(\x0b\x32\x10.broker.v1.Usage\x12\x1d\n\x04\x63ost\x18\x10 \x01(\x0b\x32\x0f.broker.v1.Cost\x12%\n\x06\x65rrors\x18\x11 \x03(\x0b\x32\x15.broker.v1.BatchError\x12\x16\n\x0eoutput_file_id\x18\x12 \x01(\t\x12\x15\n\rerror_file_id\x18\x13 \x01(\t\x12\x10\n\x08retry_of\x18\x14 \x01(\t\x12%\n\x06\x64\x65lays\x18\x15 \x03(\x0b\x32\x15.broker.v1.BatchDelay\x12\x0e\n\x06native\x18\x16 \x01(\x03\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa6\x02\n\x12\x43reateBatchRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rinput_file_id\x18\x02 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\x12\x19\n\x11\x63ompletion_window\x18\x04 \x01(\t\x12=\n\x08metadata\x18\x05 \x03(\x0b\x32+.broker.v1.CreateBatchRequest.MetadataEntry\x12(\n\x07options\x18\x06 \x01(\x0b\x32\x17.broker.v1.BatchOptions\x12\x1e\n\x16output_expires_after_s\x18\x07 \x01(\x03\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"6\n\x13\x43reateBatchResponse\x12\x1f\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x10.broker.v1.Batch\"i\n\x14\x45stimateBatchRequest\x12\x15\n\rinput_file_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12(\n\x07options\x18\x03 \x01(\x0b\x32\x17.broker.v1.BatchOptions\"\xc9\x02\n\x15\x45stimateBatchResponse\x12\r\n\x05total\x18\x01 \x01(\x03\x12\x14\n\x0cinput_tokens\x18\x02 \x01(\x03\x12\x15\n\routput_tokens\x18\x03 \x01(\x03\x12\x1c\n\x03low\x18\x04 \x01(\x0b\x32\x0f.broker.v1.Cost\x12\x1d\n\x04high\x18\x05 \x01(\x0b\x32\x0f.broker.v1.Cost\x12\x0f\n\x07seconds\x18\x06 \x01(\x03\x12%\n\x06\x65rrors\x18\x07 \x03(\x0b\x32\x15.broker.v1.BatchError\x12\x12\n\nduplicates\x18\x08 \x01(\x03\x12<\n\x06models\x18\t \x03(\x0b\x32,.broker.v1.EstimateBatchResponse.ModelsEntry\x1a-\n\x0bModelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"#\n\x0fGetBatchRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\"3\n\x10GetBatchResponse\x12\x1f\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x10.broker.v1.Batch\"2\n\x12ListBatchesRequest\x12\r\n\x05limit\x18\x01 \x01(\x05\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\"J\n\x13ListBatchesResponse\x12!\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32\x10.broker.v1.Batch\x12\x10\n\x08has_more\x18\x02 \x01(\x08\"%\n\x11WatchBatchRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\"\xac\x01\n\x12WatchBatchResponse\x12\x1f\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x10.broker.v1.Batch\x12\x18\n\x10lines_per_second\x18\x02 \x01(\x01\x12\x19\n\x11tokens_per_second\x18\x03 \x01(\x01\x12\x14\n\x0cseconds_left\x18\x04 \x01(\x03\x12*\n\x08\x63\x61pacity\x18\x05 \x03(\x0b\x32\x18.broker.v1.ModelCapacity\"L\n\x12ReadResultsRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\x14\n\x0c\x61\x66ter_cursor\x18\x02 \x01(\t\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\"\xda\x01\n\x13ReadResultsResponse\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\x12\x0c\n\x04line\x18\x02 \x01(\x03\x12\x11\n\tcustom_id\x18\x03 \x01(\t\x12\x0e\n\x06status\x18\x04 \x01(\x05\x12\x13\n\tbody_json\x18\x05 \x01(\x0cH\x00\x12#\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\x1f\n\x05usage\x18\x07 \x01(\x0b\x32\x10.broker.v1.Usage\x12\x1d\n\x04\x63ost\x18\x08 \x01(\x0b\x32\x0f.broker.v1.CostB\x08\n\x06result\"&\n\x12\x43\x61ncelBatchRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\"6\n\x13\x43\x61ncelBatchResponse\x12\x1f\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x10.broker.v1.Batch\"%\n\x11PauseBatchRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\"5\n\x12PauseBatchResponse\x12\x1f\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x10.broker.v1.Batch\"&\n\x12ResumeBatchRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\"6\n\x13ResumeBatchResponse\x12\x1f\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x10.broker.v1.Batch\"9\n\x11RetryBatchRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08\x62\x61tch_id\x18\x02 \x01(\t\"5\n\x12RetryBatchResponse\x12\x1f\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x10.broker.v1.Batch2\x92\x06\n\x0c\x42\x61tchService\x12L\n\x0b\x43reateBatch\x12\x1d.broker.v1.CreateBatchRequest\x1a\x1e.broker.v1.CreateBatchResponse\x12R\n\rEstimateBatch\x12\x1f.broker.v1.EstimateBatchRequest\x1a .broker.v1.EstimateBatchResponse\x12\x43\n\x08GetBatch\x12\x1a.broker.v1.GetBatchRequest\x1a\x1b.broker.v1.GetBatchResponse\x12L\n\x0bListBatches\x12\x1d.broker.v1.ListBatchesRequest\x1a\x1e.broker.v1.ListBatchesResponse\x12K\n\nWatchBatch\x12\x1c.broker.v1.WatchBatchRequest\x1a\x1d.broker.v1.WatchBatchResponse0\x01\x12N\n\x0bReadResults\x12\x1d.broker.v1.ReadResultsRequest\x1a\x1e.broker.v1.ReadResultsResponse0\x01\x12L\n\x0b\x43\x61ncelBatch\x12\x1d.broker.v1.CancelBatchRequest\x1a\x1e.broker.v1.CancelBatchResponse\x12I\n\nPauseBatch\x12\x1c.broker.v1.PauseBatchRequest\x1a\x1d.broker.v1.PauseBatchResponse\x12L\n\x0bResumeBatch\x12\x1d.broker.v1.ResumeBatchRequest\x1a\x1e.broker.v1.ResumeBatchResponse\x12I\n\nRetryBatch\x12\x1c.broker.v1.RetryBatchRequest\x1a\x1d.broker.v1.RetryBatchResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x62roker/v1/batch_service.proto\x12\tbroker.v1\x1a\x15\x62roker/v1/batch.proto\x1a\x18\x62roker/v1/capacity.proto\x1a\x15\x62roker/v1/event.proto\x1a\x17google/rpc/status.proto\"\xe7\x04\n\x05\x42\x61tch\x12\n\n\x02id\x18\x01 \x01(\t\x12\x15\n\rinput_file_id\x18\x02 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\x12&\n\x06status\x18\x04 \x01(\x0e\x32\x16.broker.v1.BatchStatus\x12\x19\n\x11\x63ompletion_window\x18\x05 \x01(\t\x12\x30\n\x08metadata\x18\x06 \x03(\x0b\x32\x1e.broker.v1.Batch.MetadataEntry\x12(\n\x07options\x18\x07 \x01(\x0b\x32\x17.broker.v1.BatchOptions\x12\x0e\n\x06paused\x18\x08 \x01(\x08\x12\x12\n\ncreated_at\x18\t \x01(\x03\x12\x12\n\nexpires_at\x18\n \x01(\x03\x12\x10\n\x08\x65nded_at\x18\x0b \x01(\x03\x12\r\n\x05total\x18\x0c \x01(\x03\x12\x11\n\tcompleted\x18\r \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x0e \x01(\x03\x12\x1f\n\x05usage\x18\x0f \x01(\x0b\x32\x10.broker.v1.Usage\x12\x1d\n\x04\x63ost\x18\x10 \x01(\x0b\x32\x0f.broker.v1.Cost\x12%\n\x06\x65rrors\x18\x11 \x03(\x0b\x32\x15.broker.v1.BatchError\x12\x16\n\x0eoutput_file_id\x18\x12 \x01(\t\x12\x15\n\rerror_file_id\x18\x13 \x01(\t\x12\x10\n\x08retry_of\x18\x14 \x01(\t\x12%\n\x06\x64\x65lays\x18\x15 \x03(\x0b\x32\x15.broker.v1.BatchDelay\x12\x0e\n\x06native\x18\x16 \x01(\x03\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa6\x02\n\x12\x43reateBatchRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rinput_file_id\x18\x02 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\x12\x19\n\x11\x63ompletion_window\x18\x04 \x01(\t\x12=\n\x08metadata\x18\x05 \x03(\x0b\x32+.broker.v1.CreateBatchRequest.MetadataEntry\x12(\n\x07options\x18\x06 \x01(\x0b\x32\x17.broker.v1.BatchOptions\x12\x1e\n\x16output_expires_after_s\x18\x07 \x01(\x03\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"6\n\x13\x43reateBatchResponse\x12\x1f\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x10.broker.v1.Batch\"\x84\x01\n\x14\x45stimateBatchRequest\x12\x15\n\rinput_file_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12(\n\x07options\x18\x03 \x01(\x0b\x32\x17.broker.v1.BatchOptions\x12\x19\n\x11\x63ompletion_window\x18\x04 \x01(\t\"\xc9\x02\n\x15\x45stimateBatchResponse\x12\r\n\x05total\x18\x01 \x01(\x03\x12\x14\n\x0cinput_tokens\x18\x02 \x01(\x03\x12\x15\n\routput_tokens\x18\x03 \x01(\x03\x12\x1c\n\x03low\x18\x04 \x01(\x0b\x32\x0f.broker.v1.Cost\x12\x1d\n\x04high\x18\x05 \x01(\x0b\x32\x0f.broker.v1.Cost\x12\x0f\n\x07seconds\x18\x06 \x01(\x03\x12%\n\x06\x65rrors\x18\x07 \x03(\x0b\x32\x15.broker.v1.BatchError\x12\x12\n\nduplicates\x18\x08 \x01(\x03\x12<\n\x06models\x18\t \x03(\x0b\x32,.broker.v1.EstimateBatchResponse.ModelsEntry\x1a-\n\x0bModelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"#\n\x0fGetBatchRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\"3\n\x10GetBatchResponse\x12\x1f\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x10.broker.v1.Batch\"2\n\x12ListBatchesRequest\x12\r\n\x05limit\x18\x01 \x01(\x05\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\"J\n\x13ListBatchesResponse\x12!\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32\x10.broker.v1.Batch\x12\x10\n\x08has_more\x18\x02 \x01(\x08\"%\n\x11WatchBatchRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\"\xac\x01\n\x12WatchBatchResponse\x12\x1f\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x10.broker.v1.Batch\x12\x18\n\x10lines_per_second\x18\x02 \x01(\x01\x12\x19\n\x11tokens_per_second\x18\x03 \x01(\x01\x12\x14\n\x0cseconds_left\x18\x04 \x01(\x03\x12*\n\x08\x63\x61pacity\x18\x05 \x03(\x0b\x32\x18.broker.v1.ModelCapacity\"L\n\x12ReadResultsRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\x14\n\x0c\x61\x66ter_cursor\x18\x02 \x01(\t\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\"\xda\x01\n\x13ReadResultsResponse\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\x12\x0c\n\x04line\x18\x02 \x01(\x03\x12\x11\n\tcustom_id\x18\x03 \x01(\t\x12\x0e\n\x06status\x18\x04 \x01(\x05\x12\x13\n\tbody_json\x18\x05 \x01(\x0cH\x00\x12#\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\x1f\n\x05usage\x18\x07 \x01(\x0b\x32\x10.broker.v1.Usage\x12\x1d\n\x04\x63ost\x18\x08 \x01(\x0b\x32\x0f.broker.v1.CostB\x08\n\x06result\"&\n\x12\x43\x61ncelBatchRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\"6\n\x13\x43\x61ncelBatchResponse\x12\x1f\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x10.broker.v1.Batch\"%\n\x11PauseBatchRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\"5\n\x12PauseBatchResponse\x12\x1f\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x10.broker.v1.Batch\"&\n\x12ResumeBatchRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\"6\n\x13ResumeBatchResponse\x12\x1f\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x10.broker.v1.Batch\"9\n\x11RetryBatchRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08\x62\x61tch_id\x18\x02 \x01(\t\"5\n\x12RetryBatchResponse\x12\x1f\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x10.broker.v1.Batch2\x92\x06\n\x0c\x42\x61tchService\x12L\n\x0b\x43reateBatch\x12\x1d.broker.v1.CreateBatchRequest\x1a\x1e.broker.v1.CreateBatchResponse\x12R\n\rEstimateBatch\x12\x1f.broker.v1.EstimateBatchRequest\x1a .broker.v1.EstimateBatchResponse\x12\x43\n\x08GetBatch\x12\x1a.broker.v1.GetBatchRequest\x1a\x1b.broker.v1.GetBatchResponse\x12L\n\x0bListBatches\x12\x1d.broker.v1.ListBatchesRequest\x1a\x1e.broker.v1.ListBatchesResponse\x12K\n\nWatchBatch\x12\x1c.broker.v1.WatchBatchRequest\x1a\x1d.broker.v1.WatchBatchResponse0\x01\x12N\n\x0bReadResults\x12\x1d.broker.v1.ReadResultsRequest\x1a\x1e.broker.v1.ReadResultsResponse0\x01\x12L\n\x0b\x43\x61ncelBatch\x12\x1d.broker.v1.CancelBatchRequest\x1a\x1e.broker.v1.CancelBatchResponse\x12I\n\nPauseBatch\x12\x1c.broker.v1.PauseBatchRequest\x1a\x1d.broker.v1.PauseBatchResponse\x12L\n\x0bResumeBatch\x12\x1d.broker.v1.ResumeBatchRequest\x1a\x1e.broker.v1.ResumeBatchResponse\x12I\n\nRetryBatch\x12\x1c.broker.v1.RetryBatchRequest\x1a\x1d.broker.v1.RetryBatchResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,44 +51,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEBATCHREQUEST_METADATAENTRY']._serialized_end=757
   _globals['_CREATEBATCHRESPONSE']._serialized_start=1056
   _globals['_CREATEBATCHRESPONSE']._serialized_end=1110
-  _globals['_ESTIMATEBATCHREQUEST']._serialized_start=1112
-  _globals['_ESTIMATEBATCHREQUEST']._serialized_end=1217
-  _globals['_ESTIMATEBATCHRESPONSE']._serialized_start=1220
-  _globals['_ESTIMATEBATCHRESPONSE']._serialized_end=1549
-  _globals['_ESTIMATEBATCHRESPONSE_MODELSENTRY']._serialized_start=1504
-  _globals['_ESTIMATEBATCHRESPONSE_MODELSENTRY']._serialized_end=1549
-  _globals['_GETBATCHREQUEST']._serialized_start=1551
-  _globals['_GETBATCHREQUEST']._serialized_end=1586
-  _globals['_GETBATCHRESPONSE']._serialized_start=1588
-  _globals['_GETBATCHRESPONSE']._serialized_end=1639
-  _globals['_LISTBATCHESREQUEST']._serialized_start=1641
-  _globals['_LISTBATCHESREQUEST']._serialized_end=1691
-  _globals['_LISTBATCHESRESPONSE']._serialized_start=1693
-  _globals['_LISTBATCHESRESPONSE']._serialized_end=1767
-  _globals['_WATCHBATCHREQUEST']._serialized_start=1769
-  _globals['_WATCHBATCHREQUEST']._serialized_end=1806
-  _globals['_WATCHBATCHRESPONSE']._serialized_start=1809
-  _globals['_WATCHBATCHRESPONSE']._serialized_end=1981
-  _globals['_READRESULTSREQUEST']._serialized_start=1983
-  _globals['_READRESULTSREQUEST']._serialized_end=2059
-  _globals['_READRESULTSRESPONSE']._serialized_start=2062
-  _globals['_READRESULTSRESPONSE']._serialized_end=2280
-  _globals['_CANCELBATCHREQUEST']._serialized_start=2282
-  _globals['_CANCELBATCHREQUEST']._serialized_end=2320
-  _globals['_CANCELBATCHRESPONSE']._serialized_start=2322
-  _globals['_CANCELBATCHRESPONSE']._serialized_end=2376
-  _globals['_PAUSEBATCHREQUEST']._serialized_start=2378
-  _globals['_PAUSEBATCHREQUEST']._serialized_end=2415
-  _globals['_PAUSEBATCHRESPONSE']._serialized_start=2417
-  _globals['_PAUSEBATCHRESPONSE']._serialized_end=2470
-  _globals['_RESUMEBATCHREQUEST']._serialized_start=2472
-  _globals['_RESUMEBATCHREQUEST']._serialized_end=2510
-  _globals['_RESUMEBATCHRESPONSE']._serialized_start=2512
-  _globals['_RESUMEBATCHRESPONSE']._serialized_end=2566
-  _globals['_RETRYBATCHREQUEST']._serialized_start=2568
-  _globals['_RETRYBATCHREQUEST']._serialized_end=2625
-  _globals['_RETRYBATCHRESPONSE']._serialized_start=2627
-  _globals['_RETRYBATCHRESPONSE']._serialized_end=2680
-  _globals['_BATCHSERVICE']._serialized_start=2683
-  _globals['_BATCHSERVICE']._serialized_end=3469
+  _globals['_ESTIMATEBATCHREQUEST']._serialized_start=1113
+  _globals['_ESTIMATEBATCHREQUEST']._serialized_end=1245
+  _globals['_ESTIMATEBATCHRESPONSE']._serialized_start=1248
+  _globals['_ESTIMATEBATCHRESPONSE']._serialized_end=1577
+  _globals['_ESTIMATEBATCHRESPONSE_MODELSENTRY']._serialized_start=1532
+  _globals['_ESTIMATEBATCHRESPONSE_MODELSENTRY']._serialized_end=1577
+  _globals['_GETBATCHREQUEST']._serialized_start=1579
+  _globals['_GETBATCHREQUEST']._serialized_end=1614
+  _globals['_GETBATCHRESPONSE']._serialized_start=1616
+  _globals['_GETBATCHRESPONSE']._serialized_end=1667
+  _globals['_LISTBATCHESREQUEST']._serialized_start=1669
+  _globals['_LISTBATCHESREQUEST']._serialized_end=1719
+  _globals['_LISTBATCHESRESPONSE']._serialized_start=1721
+  _globals['_LISTBATCHESRESPONSE']._serialized_end=1795
+  _globals['_WATCHBATCHREQUEST']._serialized_start=1797
+  _globals['_WATCHBATCHREQUEST']._serialized_end=1834
+  _globals['_WATCHBATCHRESPONSE']._serialized_start=1837
+  _globals['_WATCHBATCHRESPONSE']._serialized_end=2009
+  _globals['_READRESULTSREQUEST']._serialized_start=2011
+  _globals['_READRESULTSREQUEST']._serialized_end=2087
+  _globals['_READRESULTSRESPONSE']._serialized_start=2090
+  _globals['_READRESULTSRESPONSE']._serialized_end=2308
+  _globals['_CANCELBATCHREQUEST']._serialized_start=2310
+  _globals['_CANCELBATCHREQUEST']._serialized_end=2348
+  _globals['_CANCELBATCHRESPONSE']._serialized_start=2350
+  _globals['_CANCELBATCHRESPONSE']._serialized_end=2404
+  _globals['_PAUSEBATCHREQUEST']._serialized_start=2406
+  _globals['_PAUSEBATCHREQUEST']._serialized_end=2443
+  _globals['_PAUSEBATCHRESPONSE']._serialized_start=2445
+  _globals['_PAUSEBATCHRESPONSE']._serialized_end=2498
+  _globals['_RESUMEBATCHREQUEST']._serialized_start=2500
+  _globals['_RESUMEBATCHREQUEST']._serialized_end=2538
+  _globals['_RESUMEBATCHRESPONSE']._serialized_start=2540
+  _globals['_RESUMEBATCHRESPONSE']._serialized_end=2594
+  _globals['_RETRYBATCHREQUEST']._serialized_start=2596
+  _globals['_RETRYBATCHREQUEST']._serialized_end=2653
+  _globals['_RETRYBATCHRESPONSE']._serialized_start=2655
+  _globals['_RETRYBATCHRESPONSE']._serialized_end=2708
+  _globals['_BATCHSERVICE']._serialized_start=2711
+  _globals['_BATCHSERVICE']._serialized_end=3497
 # @@protoc_insertion_point(module_scope)

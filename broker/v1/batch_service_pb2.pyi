@@ -231,8 +231,11 @@ class EstimateBatchRequest(_message.Message):
     INPUT_FILE_ID_FIELD_NUMBER: _builtins.int
     ENDPOINT_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
+    COMPLETION_WINDOW_FIELD_NUMBER: _builtins.int
     input_file_id: _builtins.str
     endpoint: _builtins.str
+    completion_window: _builtins.str
+    """24h when empty."""
     @_builtins.property
     def options(self) -> _batch_pb2.BatchOptions: ...
     def __init__(
@@ -241,10 +244,11 @@ class EstimateBatchRequest(_message.Message):
         input_file_id: _builtins.str = ...,
         endpoint: _builtins.str = ...,
         options: _batch_pb2.BatchOptions | None = ...,
+        completion_window: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "input_file_id", b"input_file_id", "options", b"options"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_window", b"completion_window", "endpoint", b"endpoint", "input_file_id", b"input_file_id", "options", b"options"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from broker.batch import lines, states
-from broker.batch.native import AUTO, ENOUGH_LINES, NATIVE, handed_over
+from broker.batch import lines, native, states
 from broker.batch.sizes import size
+from broker.batch.splitter import Splitter
 from broker.batching.check import Check
 from broker.batching.routes import Routes, named
 from broker.bus.files import Files
@@ -36,6 +36,8 @@ _MOST_NAMES = 1000
 # Estimates that one edge makes at a time, and when one that is refused may ask again, in seconds.
 _AT_ONCE = 2
 _AGAIN_S = 10.0
+# Lines that are read without a pause.
+_BREATH = 256
 
 
 @dataclass(slots=True)
@@ -88,11 +90,7 @@ class Estimating:
                     message = f"The file names more than {_MOST_NAMES:,} models."
                     raise invalid("input_file_id", message)
                 known = models[model] = Lot()
-            read, written, unbounded = size(line.body)
-            known.count += 1
-            known.read += read
-            known.written += written
-            known.unbounded += unbounded
+            known.add(size(line.body))
 
         file = await self._input(owner, wanted.input_file_id)
         check = Check(wanted, seen, size=file.bytes, count_repeats=True)
@@ -102,7 +100,6 @@ class Estimating:
             errors = states.listed(check.mistakes)
             found = Estimate(
                 total=check.total,
-                input_tokens=sum(model.read for model in models.values()),
                 duplicates=check.duplicates,
                 models={
                     name: models[name].count
@@ -113,6 +110,9 @@ class Estimating:
         finally:
             check.close()
         if not errors:
+            if wanted.options.dedupe and check.duplicates:
+                await self._leave_out(file, check.firsts, models)
+            found.input_tokens = sum(model.read for model in models.values())
             await self._price(wanted, models, found)
         return found
 
@@ -131,16 +131,44 @@ class Estimating:
                     if check.enough:
                         return
 
+    async def _leave_out(
+        self, record: file_pb2.StoredFile, firsts: Sequence[int], models: Mapping[str, Lot]
+    ) -> None:
+        """Take lines out again that another one is asked for: which they are is known by now."""
+        splitter, number = Splitter(), 0
+
+        def leave(line: bytes) -> None:
+            nonlocal number
+            number += 1
+            if number < len(firsts) and firsts[number]:
+                read, head = lines.read(line)
+                models[head.model].add(size(read.body), -1)
+
+        with told(record.id):
+            async with aclosing(self._files.read(record)) as chunks:
+                async for chunk in chunks:
+                    for count, line in enumerate(splitter.feed(chunk), 1):
+                        leave(line)
+                        if not count % _BREATH:
+                            await asyncio.sleep(0)
+        leave(splitter.last())
+
     async def _price(
         self, wanted: batch_pb2.StoredBatch, models: Mapping[str, Lot], found: Estimate
     ) -> None:
-        endpoint, execution = wanted.endpoint, wanted.options.execution
-        lots = list(models.values())
+        endpoint, lots = wanted.endpoint, list(models.values())
+        # As it would be if it began at 0.
+        begun = batch_pb2.StoredBatch(
+            window_s=wanted.window_s,
+            expires_at=wanted.window_s,
+            options=wanted.options,
+            progress=batch_pb2.BatchProgress(total=found.total),
+        )
+        able = native.wanted(begun, 0)
         for name, lot in models.items():
             decided = await self._routes.decide(endpoint, lines.Head(name), b"")
             targets = (named(name),) if isinstance(decided, InferenceError) else decided
-            able = execution == NATIVE or (execution == AUTO and found.total >= ENOUGH_LINES)
-            handed = handed_over(targets, self._fleet.has_batches) if able else None
+            handed = native.handed_over(targets, self._fleet.has_batches) if able else None
             lot.target, lot.native = (handed or targets)[0], handed is not None
         places = [(lot.target.provider, lot.target.model) for lot in lots]
         allowed = {
@@ -152,9 +180,10 @@ class Estimating:
         found.low = cost(self._bill, lots, [0] * len(lots), batch=True)
         if None not in written:
             known = [tokens or 0 for tokens in written]
+            strict = wanted.options.execution == native.NATIVE
             found.output_tokens = sum(known)
             # What is handed over only perhaps may cost the whole price.
-            found.high = cost(self._bill, lots, known, batch=execution == NATIVE)
+            found.high = cost(self._bill, lots, known, batch=strict)
 
 
 def shown(found: Estimate) -> dict[str, Any]:

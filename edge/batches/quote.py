@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from broker.batch.sizes import Size
 from broker.catalog.bill import Bill
 from broker.presence import Pace
 from broker.routing import Target
@@ -36,6 +37,13 @@ class Lot:
     # Where they would go now, and whether that is the provider's own batch API.
     target: Target = _NOWHERE
     native: bool = False
+
+    def add(self, line: Size, times: int = 1) -> None:
+        """One more line, or with -1 one less."""
+        self.count += times
+        self.read += times * line.read
+        self.written += times * line.written
+        self.unbounded += times * line.unbounded
 
 
 def most(bill: Bill, endpoint: str, lot: Lot) -> int | None:

@@ -245,6 +245,12 @@ def test_an_estimate_prices_rows_without_running_them(env: dict[str, str], tmp_p
     # 5,000 tokens at 10 USD a million.
     assert float(high) - float(low) == pytest.approx(0.05)
     assert "time            not known" in said
+    twice = tmp_path / "twice.jsonl"
+    twice.write_text('"say it"\n' * 4)
+    once = ("estimate", str(twice), *asked[2:], "--window", "10m", "--dedupe")
+    said = millrace("batch", *once, env=env).stdout
+    assert re.search(r"^asked twice +3$", said, re.MULTILINE)
+    assert re.search(r"^output tokens +at most 50$", said, re.MULTILINE)
     slow = ("-m", "sim/tokens=5,ttft_ms=50,key=estimated")
     run(source, *slow, "-o", tmp_path / "out.jsonl", env=env)
 

@@ -301,8 +301,41 @@ async def test_what_is_handed_over_costs_half(
         assert (found.seconds is None) == (low < 1)
 
 
+async def test_less_than_a_days_window_is_no_reason_to_hand_anything_over() -> None:
+    found = await _estimated(["q/m"], {"max_tokens": 10}, "auto", window_s=82_800)
+    assert found.seconds is not None
+
+
+@pytest.mark.parametrize("end", ["\n", ""])
+async def test_with_dedupe_what_repeats_costs_nothing(end: str) -> None:
+    rates = {"input_tokens": 1_000_000_000, "output_tokens": 2_000_000_000}
+    offer = Offer("p", "m", "p/m", rates=Rates(rates), source="a test")
+    bodies: list[dict[str, Any]] = [_LIMITED, {"max_tokens": 7, "messages": []}]
+    asked = [
+        {"custom_id": f"c{n}", "method": "POST", "url": CHAT, "body": {"model": "p/m", **body}}
+        for n, body in enumerate(bodies * 3)
+    ]
+    world = _World()
+    data = ("\n".join(["", *map(json.dumps, asked)]) + end).encode()
+    wanted = batch_pb2.StoredBatch(input_file_id=world.files.put(data), endpoint=CHAT)
+    whole = await world.estimating(offer).estimate(_OWNER, wanted)
+    wanted.options.dedupe = True
+    once = await world.estimating(offer).estimate(_OWNER, wanted)
+    assert (whole.total, whole.duplicates, whole.models) == (6, 4, {"p/m": 6})
+    assert (once.total, once.duplicates, once.models) == (6, 4, {"p/m": 6})
+    assert (whole.output_tokens, once.output_tokens) == (51, 17)
+    assert whole.input_tokens == 3 * once.input_tokens
+    for cost in ("low", "high"):
+        assert getattr(whole, cost).nano_usd == 3 * getattr(once, cost).nano_usd
+
+
 async def _estimated(
-    models: list[str], body: dict[str, Any], execution: str, count: int = 100, *offers: Offer
+    models: list[str],
+    body: dict[str, Any],
+    execution: str,
+    count: int = 100,
+    *offers: Offer,
+    window_s: int = 86_400,
 ) -> Estimate:
     asked = [
         {
@@ -318,6 +351,7 @@ async def _estimated(
     wanted = batch_pb2.StoredBatch(
         input_file_id=world.files.put("".join(json.dumps(x) + "\n" for x in asked).encode()),
         endpoint=CHAT,
+        window_s=window_s,
         options=batch_pb2.BatchOptions(mixed_models=True, execution=execution),
     )
     found = await world.estimating(*offers).estimate(_OWNER, wanted)

@@ -166,6 +166,13 @@ async def test_an_estimate_counts_prices_and_names_mistakes(client: Client) -> N
     assert (found.total, dict(found.models)) == (10, {"openai/gpt-4o": 10})
     assert found.input_tokens > 10
     assert 0 < found.low.nano_usd <= found.high.nano_usd
+    once = batch_pb2.BatchOptions(dedupe=True)
+    asked = {"input_file_id": file_id, "endpoint": CHAT, "options": once}
+    found = await client("EstimateBatch", completion_window="10m", **asked)
+    assert (found.total, found.duplicates) == (10, 0)
+    assert (await failure(client("EstimateBatch", completion_window="9m", **asked))).code == (
+        "INVALID_ARGUMENT"
+    )
     wrong = await client("EstimateBatch", input_file_id=file_id, endpoint="/v1/embeddings")
     assert {error.code for error in wrong.errors} == {"url_mismatch"}
     assert [error.line for error in wrong.errors] == list(range(1, 11))

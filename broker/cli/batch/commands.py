@@ -34,6 +34,8 @@ _Execution = Annotated[
     str,
     typer.Option(help="live; or native, auto: at the provider's batch API, at half the price."),
 ]
+_Window = Annotated[str, typer.Option(help="Time to run in: 10m to 14d.")]
+_Dedupe = Annotated[bool, typer.Option(help="Ask once what several rows ask.")]
 _Param = Annotated[
     list[str] | None,
     typer.Option("--param", "-p", metavar="NAME=VALUE", help="Of each body, JSON; repeatable."),
@@ -43,6 +45,7 @@ _Output = Annotated[
 ]
 _CHAT = "/v1/chat/completions"
 _LIVE = "live"
+_DAY = "24h"
 
 
 def _params(given: list[str] | None) -> dict[str, Any]:
@@ -71,13 +74,13 @@ def run(  # noqa: PLR0917 - typer calls it by name
     system: _System = None,
     endpoint: _Endpoint = _CHAT,
     param: _Param = None,
-    window: Annotated[str, typer.Option(help="Time to run in: 10m to 14d.")] = "24h",
+    window: _Window = _DAY,
     max_cost: Annotated[float | None, typer.Option(help="Stop at this, in USD.")] = None,
     max_error_rate: Annotated[
         float | None, typer.Option(help="Stop when this share of lines failed, 0 to 1.")
     ] = None,
     execution: _Execution = _LIVE,
-    dedupe: Annotated[bool, typer.Option(help="Ask once what several rows ask.")] = False,
+    dedupe: _Dedupe = False,
     again: Annotated[bool, typer.Option(help="Run it anew although it was run before.")] = False,
     retry: Annotated[
         bool, typer.Option(help="Run the rows again that failed, and put their answers in.")
@@ -116,7 +119,9 @@ def estimate(  # noqa: PLR0917 - typer calls it by name
     system: _System = None,
     endpoint: _Endpoint = _CHAT,
     param: _Param = None,
+    window: _Window = _DAY,
     execution: _Execution = _LIVE,
+    dedupe: _Dedupe = False,
 ) -> None:
     """Check every row of FILE, and say what it would cost and take, without running it."""
     from broker.cli.batch.lines import Wish
@@ -124,7 +129,8 @@ def estimate(  # noqa: PLR0917 - typer calls it by name
     from broker.cli.batch.run import Job
 
     wish = Wish(endpoint, model, system, template, _params(param))
-    look(settings, Job(source, source, wish, {"execution": execution}))
+    options = {"completion_window": window, "execution": execution, "dedupe": dedupe}
+    look(settings, Job(source, source, wish, options))
 
 
 @app.command("list")

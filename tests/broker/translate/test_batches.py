@@ -176,3 +176,6 @@ def test_an_estimate_needs_no_window() -> None:
     record = read_estimate(orjson.dumps(body))
     assert (record.input_file_id, record.endpoint) == ("file-1", "/v1/embeddings")
     assert record.options.large
+    assert (record.window_s, record.options.dedupe) == (86_400, False)
+    record = read_estimate(orjson.dumps(body | {"completion_window": "2h", "dedupe": True}))
+    assert (record.window_s, record.options.dedupe) == (7200, True)
