@@ -50,14 +50,14 @@ _REGIONS = {
     "ZA": "af-south-1 africa-south1",
 }
 _COUNTRY = {region: code for code, regions in _REGIONS.items() for region in regions.split()}
-# A resource that is only known in its own region.
-_ARN = re.compile(r"arn:aws[a-z-]*:[a-z-]+:([a-z0-9-]+):")
+# Resources that are only known in their own region.
+_OWN = re.compile(r"(?:arn:aws[a-z-]*:[a-z-]+:|projects/[^/]+/locations/)([a-z0-9-]+)[:/]")
 
 
 def called(model: str, asked: str) -> str:
-    """The region that a call for a model goes to: that of its ARN, else the one asked for."""
-    arn = _ARN.match(model)
-    return arn[1] if arn else asked
+    """The region that a call for a model goes to: that of its full name, else the one asked for."""
+    own = _OWN.match(model)
+    return own[1] if own else asked
 
 
 def places(region: str) -> frozenset[str]:

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from broker.v1 import content_pb2
+from broker.errors import InferenceError
+from broker.v1 import content_pb2, generation_pb2
 from broker.v1.content_pb2 import Part
 from tests.workers.anthropic_hub import request, user
 from tests.workers.gemini_hub import VERTEX, call
 from tests.workers.test_registry import Settings
 from workers import registry
-from workers.provider import Provider
+from workers.provider import Call, Provider
 
 
 def vertex(base_url: str | None = None, **options: str) -> Provider:
@@ -81,6 +82,70 @@ def test_a_model_can_be_another_resource_of_the_project(model: str, path: str) -
 def test_a_model_with_a_project_of_its_own_stands_alone() -> None:
     made = call(request(), "projects/q/locations/us/endpoints/1", vertex(project="p")).path
     assert made == "/v1beta1/projects/q/locations/us/endpoints/1:generateContent"
+
+
+def in_region(region: str, model: str = "gemini-2.5-flash", at: Provider | None = None) -> Call:
+    asked = request()
+    asked.platform.region = region
+    return call(asked, model, at or vertex(project="p", location="us-east5"))
+
+
+@pytest.mark.parametrize(
+    ("region", "host"),
+    [
+        ("global", "https://aiplatform.googleapis.com"),
+        ("eu", "https://aiplatform.eu.rep.googleapis.com"),
+        ("europe-west4", "https://europe-west4-aiplatform.googleapis.com"),
+        ("us-east5", ""),
+        ("", ""),
+    ],
+)
+@pytest.mark.parametrize(
+    ("model", "publisher"), [("gemini-2.5-flash", "google"), ("claude-opus-4-8", "anthropic")]
+)
+def test_the_region_of_a_request_chooses_host_and_path(
+    region: str, host: str, model: str, publisher: str
+) -> None:
+    made = in_region(region, model)
+    assert made.base_url == host
+    assert f"/projects/p/locations/{region or 'us-east5'}/publishers/{publisher}/" in made.path
+
+
+def test_every_operation_goes_to_the_region_of_its_request() -> None:
+    at = vertex(project="p")
+    asked = generation_pb2.Request()
+    asked.platform.region = "europe-west4"
+    asked.embed.texts.append("x")
+    counted = generation_pb2.Request(platform=asked.platform)
+    counted.count_tokens.CopyFrom(request().generate)
+    for operation, one in (("embed", asked), ("count_tokens", counted)):
+        made = at.dialect_for("gemini-embedding-001", operation).call(one, "gemini-2.5-flash", at)
+        assert made.base_url == "https://europe-west4-aiplatform.googleapis.com", operation
+        assert "/locations/europe-west4/" in made.path, operation
+
+
+def test_a_host_of_the_operators_own_stands_before_all_regions() -> None:
+    made = in_region("europe-west4", at=vertex("http://127.0.0.1:1", project="p"))
+    assert made.base_url == ""
+    assert "/locations/europe-west4/" in made.path
+
+
+@pytest.mark.parametrize(
+    "region", ["evil.example.com/", "evil", "a-b1.evil.com", "EU", "europe-west4/../..", "eu\n"]
+)
+def test_a_region_is_no_way_to_name_a_host(region: str) -> None:
+    with pytest.raises(InferenceError, match="Not the name of a location") as told:
+        in_region(region)
+    assert (told.value.reason, told.value.param) == ("invalid_request", "region")
+
+
+def test_a_region_needs_a_project_and_is_nothing_to_who_has_no_regions() -> None:
+    with pytest.raises(InferenceError, match="set MINE_PROJECT"):
+        in_region("eu", at=vertex())
+    made = in_region("eu", at=registry.load(Settings("gemini")))
+    assert (made.base_url, made.path) == ("", "/v1beta/models/gemini-2.5-flash:generateContent")
+    own = in_region("eu", "projects/q/locations/us/endpoints/1")
+    assert (own.base_url, "/projects/q/locations/us/" in own.path) == ("", True)
 
 
 # --- Claude ------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ See https://cloud.google.com/generative-ai-app-builder/docs/ranking.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,14 +13,14 @@ import orjson
 
 from broker.errors import InferenceError
 from broker.v1 import event_pb2, generation_pb2
+from workers.locations import is_service
 from workers.parameters import Losses
 from workers.provider import Call, Decoder, Provider
 from workers.ranking import limits_into, place, texts_of
 from workers.whole import WholeDecoder
 
 _HEADERS = {"content-type": "application/json"}
-# Vertex AI's own hosts; another one is the operator's, and stands before this API too.
-_VERTEX_AI = re.compile(r"https://([a-z0-9-]+-)?aiplatform\.([a-z]+\.rep\.)?googleapis\.com")
+# In place of Vertex AI's own hosts; another one is the operator's, and stands before this API too.
 _HOST = "https://discoveryengine.googleapis.com"
 # Up to so many documents are billed as one query.
 _QUERY = 100
@@ -70,7 +69,7 @@ class VertexRanking:
             orjson.dumps(body),
             _HEADERS,
             dropped=losses.names,
-            base_url=_HOST if _VERTEX_AI.fullmatch(provider.base_url) else "",
+            base_url=_HOST if is_service(provider.base_url) else "",
         )
 
     def decoder(self, request: generation_pb2.Request, headers: Mapping[str, str]) -> Decoder:

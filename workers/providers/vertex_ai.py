@@ -29,36 +29,29 @@ from workers.dialects.gemini import (
 from workers.dialects.gemini.embeddings import VertexAiEmbeddings
 from workers.dialects.token_counts import TokenCounts, of_publishers
 from workers.dialects.vertex_ranking import VertexRanking
+from workers.locations import GLOBAL, HOSTS, at
 from workers.paths import versioned
 from workers.provider import Alternative, Provider
 
-_GLOBAL = "global"
 _NAME = re.compile(r"[a-z][a-z0-9.:-]{0,62}")
 _BUCKET = re.compile(r"(?:gs://)?(?P<name>[a-z0-9][a-z0-9._-]+)/?(?P<folder>[\w./-]*)")
-# Where several regions answer together. Source: the official SDK (google-genai 3.4).
-_HOSTS = {
-    _GLOBAL: "aiplatform.googleapis.com",
-    "us": "aiplatform.us.rep.googleapis.com",
-    "eu": "aiplatform.eu.rep.googleapis.com",
-}
 
 
 def _configure(declared: Provider) -> Provider:
     """The host of the location, and the resource that the models belong to."""
     project = declared.quirks.get("project", "")
-    location = declared.quirks.get("location", _GLOBAL).lower()
+    location = declared.quirks.get("location", GLOBAL).lower()
     for option, value in (("project", project), ("location", location)):
         if value and not _NAME.fullmatch(value):
             raise ValueError(f"the option {option} is no name of Google Cloud's: {value!r}")
-    host = _HOSTS.get(location, f"{location}-{_HOSTS[_GLOBAL]}")
-    parent = f"projects/{project}/locations/{location}/" if project else ""
-    quirks = {**declared.quirks, "parent": parent}
-    batches = _batches(declared, parent) if "batch_bucket" in quirks else None
-    return replace(declared, base_url=f"https://{host}", quirks=quirks, batches=batches)
+    there = at(declared, project, location)
+    return replace(there, batches=_batches(declared, there.quirks["parent"]))
 
 
-def _batches(declared: Provider, parent: str) -> VertexBatches:
-    """Batches of a project, over the bucket."""
+def _batches(declared: Provider, parent: str) -> VertexBatches | None:
+    """Batches of a project, over the bucket, if there is one."""
+    if "batch_bucket" not in declared.quirks:
+        return None
     given = declared.quirks["batch_bucket"]
     bucket = _BUCKET.fullmatch(given)
     if bucket is None:
@@ -92,11 +85,11 @@ _RESIDENCY = "https://docs.cloud.google.com/vertex-ai/generative-ai/docs/learn/d
 PROVIDER = Provider(
     name="vertex_ai",
     dialect=_DIALECT,
-    base_url=f"https://{_HOSTS[_GLOBAL]}",
+    base_url=f"https://{HOSTS[GLOBAL]}",
     credentials="google",
     configure=_configure,
     residency=tuple(
-        (re.escape(_HOSTS[place]), Claim(frozenset({place.upper()}), _RESIDENCY, "2026-11-21"))
+        (re.escape(HOSTS[place]), Claim(frozenset({place.upper()}), _RESIDENCY, "2026-11-21"))
         for place in ("us", "eu")
     ),
     operations={

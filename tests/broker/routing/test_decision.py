@@ -332,6 +332,7 @@ def test_where_the_operator_wrote_nothing_what_workers_announce_counts(
         ("bedrock/x", "global", "EU", True),
         ("bedrock/arn:aws:bedrock:us-east-1:1:inference-profile/x", "eu-west-1", "DE", True),
         ("bedrock/arn:aws:bedrock:eu-west-1:1:inference-profile/x", "us-east-1", "DE", False),
+        ("bedrock/projects/p/locations/us-central1/endpoints/1", "europe-west3", "DE", True),
     ],
 )
 def test_a_region_that_a_request_names_has_to_be_where_it_asks_for_compliance(

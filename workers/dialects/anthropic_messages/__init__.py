@@ -11,6 +11,7 @@ from workers.dialects.anthropic_messages.decoder import StreamDecoder, UnaryDeco
 from workers.dialects.anthropic_messages.envelope import DIRECT, VERTEX_AI, Envelope
 from workers.dialects.anthropic_messages.errors import error_of
 from workers.dialects.anthropic_messages.request import write
+from workers.locations import base_url_for, located
 from workers.provider import Call, Decoder, Provider
 from workers.sniffing import SniffingDecoder
 
@@ -30,8 +31,10 @@ class AnthropicMessages:
         those of other providers do, is understood too.
         """
         written = write(request, model, self.envelope)
-        path = self.envelope.path(model, provider, streams=request.generate.stream)
-        return Call(path, written.body, written.headers, dropped=written.dropped)
+        there = located(provider, model, request.platform.region)
+        path = self.envelope.path(model, there, streams=request.generate.stream)
+        base_url = base_url_for(there, provider)
+        return Call(path, written.body, written.headers, dropped=written.dropped, base_url=base_url)
 
     def decoder(self, request: generation_pb2.Request, headers: Mapping[str, str]) -> Decoder:
         """A decoder for the answer to this request; its first byte says if it is a stream."""

@@ -17,6 +17,7 @@ from broker.v1 import generation_pb2, operations_pb2
 from workers.counts import count
 from workers.dialects.gemini.errors import error_of
 from workers.dialects.gemini.surroundings import AI_STUDIO, VERTEX_AI
+from workers.locations import base_url_for, located
 from workers.parameters import Losses
 from workers.provider import Call, Decoder, Most, Provider
 from workers.standins import read_json
@@ -136,8 +137,9 @@ class VertexAiEmbeddings:
         write = _content if _is_told_in_text(model) else _instances
         method, body = write(embed, model, task, losses)
         losses.refuse(request.platform, model)
-        path = VERTEX_AI.path(model, method, provider)
-        return Call(path, orjson.dumps(body), _HEADERS, dropped=losses.names)
+        there = located(provider, model, request.platform.region)
+        path, base_url = VERTEX_AI.path(model, method, there), base_url_for(there, provider)
+        return Call(path, orjson.dumps(body), _HEADERS, dropped=losses.names, base_url=base_url)
 
     def decoder(self, request: generation_pb2.Request, headers: Mapping[str, str]) -> Decoder:
         """A decoder for the answer to this request."""

@@ -19,6 +19,7 @@ from workers.dialects.gemini.output import modalities, speech
 from workers.dialects.gemini.surroundings import Surroundings
 from workers.dialects.gemini.thinking import thinking_config
 from workers.dialects.gemini.tools import toolbox
+from workers.locations import base_url_for, located
 from workers.parameters import Losses, asked, settle
 from workers.provider import Call, Provider
 from workers.standins import read_json
@@ -101,11 +102,13 @@ def _write(
     # Several answers cannot be streamed: the decoder takes them as they come.
     streams = generate.stream and generate.n <= 1
     method = "streamGenerateContent?alt=sse" if streams else "generateContent"
+    there = located(provider, model, request.platform.region)
     return Call(
-        home.path(model, method, provider),
+        home.path(model, method, there),
         orjson.dumps(body),
         {"content-type": "application/json", **writing.headers},
         dropped=losses.names,
+        base_url=base_url_for(there, provider),
     )
 
 
