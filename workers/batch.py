@@ -28,6 +28,7 @@ from broker.bus.objects import GoneError
 from broker.bus.outcome import Outcomes
 from broker.bus.queue import ACK, Delivery, Puller
 from broker.bus.responses import Blobs
+from broker.called import called
 from broker.dispatch import LOSSES_BEFORE_ALONE, Again
 from broker.errors import InferenceError
 from broker.settings import ProviderSettings
@@ -335,14 +336,7 @@ class Batch:
         job, route = line.job, line.job.route
         why = f"{line.losses} workers were lost while they ran this line"
         error = InferenceError("poison", f"{why}; it was put aside as a dead letter")
-        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def stored() -> None:
-            if not told.done():
-                told.set_result(None)
-
-        await self._outcomes.write(job.line.batch_id, attempt.failed(error), stored)
-        await told
+        await called(partial(self._outcomes.write, job.line.batch_id, attempt.failed(error)))
         await self._jobs.bury(subjects.BATCH, route.provider, route.pool, job, why)
         self._settle(line)
 

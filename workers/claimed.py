@@ -18,11 +18,12 @@ from broker.bus.background import publish
 from broker.bus.eventlog import FencedError
 from broker.bus.queue import ACK, nak
 from broker.bus.responses import ConflictError, Kept
+from broker.called import called
 from broker.errors import InferenceError
 from broker.v1 import delivery_service_pb2, event_pb2, generation_pb2, job_pb2, stored_pb2
 from broker.wallclock import now
 from workers.attempt import Attempt
-from workers.ending import PATIENCE_S, Ending, done
+from workers.ending import PATIENCE_S, Ending
 from workers.logsession import CREDIT, LogSession
 from workers.seats import Seats
 from workers.tools import Tools
@@ -76,7 +77,8 @@ class ClaimedAttempt:
             job, session, tools.provider, tools.worker, self._seats, standstill=tools.standstill
         )
         interrupted = await self._attempt(attempt, request)
-        await self._record(attempt)
+        if attempt.called:
+            await called(partial(tools.recorder.attempt, attempt.record))  # before the ack (R16)
         if self._cancelled():
             return ACK
         if interrupted:
@@ -145,15 +147,6 @@ class ClaimedAttempt:
     async def _append(self, events: list[event_pb2.Event]) -> None:
         logged = stored_pb2.LoggedEvents(attempt=self._job.attempt, events=events)
         self._last = await self._ending.append(self._job.request_id, logged, self._last)
-
-    def _record(self, attempt: Attempt) -> asyncio.Future[None]:
-        """Leave the attempt's record; the result is there once it is stored (R16)."""
-        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if attempt.called:
-            self._tools.recorder.attempt(attempt.record, partial(done, stored))
-        else:
-            stored.set_result(None)
-        return stored
 
     def _complete(self, record: stored_pb2.StoredResponse) -> None:
         answer = self.session.fold.answer(record.id, record.created_at)

@@ -18,6 +18,7 @@ from broker.bus.eventlog import EventLog, FencedError
 from broker.bus.queue import ACK, Publisher
 from broker.bus.recorder import Recorder
 from broker.bus.responses import Kept, Responses
+from broker.called import called
 from broker.catalog.bill import Bill
 from broker.errors import InferenceError
 from broker.keys import key_of
@@ -128,26 +129,22 @@ class Ending:
 
     async def _charge(self, record: stored_pb2.StoredResponse) -> None:
         """The one charge of a completed response; whoever writes it again changes nothing."""
-        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         answer, platform, route = record.answer, record.request.platform, record.route
         completed = event_pb2.Completed(usage=answer.usage, service_tier=answer.service_tier)
-        self._recorder.charge(
-            record_pb2.Charge(
-                request_id=record.id,
-                attempt=record.attempt,
-                tenant=record.tenant,
-                route=route,
-                answered_model=answer.model,
-                usage=answer.usage,
-                charged_at_ms=now_ms(),
-                tags=platform.tags,
-                signature=platform.signature,
-                cost=self._bill.cost(route.provider, route.model, completed),
-                key=key_of(record.owner, record.tenant),
-            ),
-            partial(done, stored),
+        charge = record_pb2.Charge(
+            request_id=record.id,
+            attempt=record.attempt,
+            tenant=record.tenant,
+            route=route,
+            answered_model=answer.model,
+            usage=answer.usage,
+            charged_at_ms=now_ms(),
+            tags=platform.tags,
+            signature=platform.signature,
+            cost=self._bill.cost(route.provider, route.model, completed),
+            key=key_of(record.owner, record.tenant),
         )
-        await stored
+        await called(partial(self._recorder.charge, charge))
 
 
 async def _patiently(change: Callable[[], Awaitable[_T]]) -> _T:
@@ -162,9 +159,3 @@ async def _patiently(change: Callable[[], Awaitable[_T]]) -> _T:
                 raise
             _log.warning("%s; trying again", exc)
             await asyncio.sleep(_PAUSE_S)
-
-
-def done(stored: asyncio.Future[None]) -> None:
-    """Set the result, unless nobody waits for it any more."""
-    if not stored.done():
-        stored.set_result(None)

@@ -11,12 +11,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Collection
+from functools import partial
 
 from broker import durable, subjects
 from broker.batch.states import STOPPED
 from broker.bus.background import publish
 from broker.bus.outcome import Outcomes
+from broker.called import called
 from broker.dispatch import Again
 from broker.errors import InferenceError, Retry
 from broker.v1 import batch_pb2, job_pb2
@@ -300,7 +302,7 @@ class _Step:
         job = handover.line_job(self._job, line)
         attempt = HandedAttempt(job, self._tools, self._native.read_range, row)
         outcome = await attempt.run()
-        await _called(attempt.record)
+        await called(attempt.record)
         if isinstance(outcome, batch_pb2.LineResult):
             await self._write(outcome)
         elif self._stop:
@@ -333,9 +335,7 @@ class _Step:
         await publish(self._tools.publisher, job, target, lane=subjects.BATCH, delay_s=delay_s)
 
     async def _write(self, result: batch_pb2.LineResult) -> None:
-        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        await self._native.outcomes.write(self._group.batch_id, result, lambda: _done(stored))
-        await stored
+        await called(partial(self._native.outcomes.write, self._group.batch_id, result))
 
     # Calls.
 
@@ -344,15 +344,3 @@ class _Step:
         for key in self._tools.keys.all:
             text = text.replace(key.secret, "[hidden]")
         return text
-
-
-async def _called(begin: Callable[[Callable[[], None]], None]) -> None:
-    """Wait until what `begin` is given was called."""
-    called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    begin(lambda: _done(called))
-    await called
-
-
-def _done(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
