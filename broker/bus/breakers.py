@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 
 import msgspec
 from nats.errors import Error as NatsError
-from nats.js.errors import Error as JetStreamError
-from nats.js.errors import KeyDeletedError, KeyNotFoundError
+from nats.js.errors import APIError, KeyDeletedError, KeyNotFoundError
 
 from broker import subjects
 from broker.bus.connection import Bus, BusError
 from broker.bus.mirror import Mirror
+from broker.bus.queue import WRONG_LAST
 from broker.routing.breakers import LONGEST_S, Entry, Opened
+
+_log = logging.getLogger(__name__)
 
 # What is half-open stays known to newcomers for as long.
 _KNOWN_S = 2 * LONGEST_S
@@ -66,8 +69,8 @@ class SharedBreakers:
         headers = {"Nats-TTL": str(math.ceil(kept))}
         try:
             await self._bus.js.publish(subject, _encode(value), headers=headers, timeout=2)
-        except (NatsError, TimeoutError):
-            return
+        except (NatsError, TimeoutError) as exc:
+            _log.debug("others were not told of the breaker %s: %s", subject, exc)
 
     async def claim(self, provider: str, model: str, interval_s: float) -> bool:
         """Whether the next probe of the fleet is this process's; nobody else's for `interval_s`.
@@ -92,8 +95,8 @@ class SharedBreakers:
             }
             subject = f"$KV.{subjects.BREAKER}.{key}"
             await self._bus.js.publish(subject, self._name.encode(), headers=headers, timeout=2)
-        except JetStreamError:
-            return False  # somebody else was quicker
+        except APIError as exc:
+            return exc.err_code not in WRONG_LAST  # then somebody else was quicker
         except (NatsError, TimeoutError, BusError):
             return True
         return True

@@ -20,15 +20,13 @@ from nats.js.errors import NotFoundError
 from broker import subjects
 from broker.bus.connection import Bus, BusError
 from broker.bus.layout import MAX_INLINE_BODY
-from broker.bus.queue import Publisher
+from broker.bus.queue import WRONG_LAST, Publisher
 from broker.bus.responses import Blobs
 from broker.v1 import event_pb2, stored_pb2
 
 _log = logging.getLogger(__name__)
 
 STREAM = "EVENTS"
-# "wrong last sequence", in the stream and for a subject.
-_WRONG_LAST = (10071, 10164)
 _RETRY_S = 0.25
 # A follower reads anew when it heard nothing for this long: consumers get lost with servers.
 _SILENCE_S = 30.0
@@ -75,7 +73,7 @@ class EventLog:
             )
             if ack.error is None and not ack.unavailable:
                 return ack.seq
-            if ack.error is not None and ack.error.err_code in _WRONG_LAST:
+            if ack.error is not None and ack.error.err_code in WRONG_LAST:
                 # An earlier try may have been taken, and the answer to it lost.
                 newest = None if first else await self._newest(response_id)
                 if newest is not None and newest.data == data:

@@ -19,6 +19,7 @@ from nats.js.errors import APIError
 from broker import subjects
 from broker.bus.connection import Bus
 from broker.bus.objects import Objects
+from broker.bus.queue import WRONG_LAST
 from broker.bus.responses import ConflictError
 from broker.bus.steady import last_message, mapped, patiently, subjects_of
 from broker.files import Purpose, file_id, is_file_id, keeps_s, store_of
@@ -27,8 +28,6 @@ from broker.wallclock import now, now_ms
 
 # The order of a list.
 ASC, DESC = "asc", "desc"
-# What the server says of a write behind a revision that is not the last one.
-_CHANGED = 10071
 # Records that are read at a time.
 _AT_ONCE = 64
 
@@ -213,7 +212,7 @@ async def write(bus: Bus, key: str, value: bytes, expires_at: int, revision: int
                 bus, lambda: bus.js.publish(_subject(key), value, headers=headers)
             )
         except APIError as exc:
-            if exc.err_code != _CHANGED:
+            if exc.err_code not in WRONG_LAST:
                 raise
             raise ConflictError(key) from exc
     return ack.seq

@@ -16,13 +16,13 @@ from nats.js.errors import APIError, KeyDeletedError, KeyNotFoundError
 
 from broker import subjects
 from broker.bus.connection import Bus, BusError
+from broker.bus.queue import WRONG_LAST
 from broker.v1 import stored_pb2
 
 # How long an answer is kept.
 KEPT_S = 86_400.0
 # What is left of a forgotten record goes by itself after this long.
 _GONE_S = 1.0
-_WRONG_SEQUENCE = 10071
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class OnceStore:
             try:
                 ack = await self._bus.js.publish(subject, data, headers=headers, timeout=2)
             except APIError as exc:
-                if exc.err_code != _WRONG_SEQUENCE:
+                if exc.err_code not in WRONG_LAST:
                     raise
                 return 0
         return ack.seq

@@ -49,6 +49,8 @@ _UNAVAILABLE = PubAck(unavailable=True)
 
 STREAM_FULL = 10077
 TOO_LARGE = 10054
+# "Wrong last sequence", of the stream and of a subject: somebody else wrote first.
+WRONG_LAST = frozenset({10071, 10164})
 # The version line and the empty line around header lines.
 _HEADER_FRAME = 14
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from broker import subjects
 from broker.bus.breakers import SharedBreakers
 from broker.bus.layout import ensure_layout
 from broker.errors import InferenceError
@@ -112,6 +113,19 @@ async def test_a_probe_is_one_processes_until_its_interval_is_over(nats: NatsSer
     await until(lambda: other.claim("p", "m", 1), "the next interval has come", 5)
     for bus in buses:
         await bus.close()
+
+
+async def test_while_nobody_takes_claims_each_process_probes_by_itself(nats: NatsServer) -> None:
+    bus = await nats.bus()
+    await ensure_layout(bus, 1)
+    one, other = (SharedBreakers(bus, str(n), told) for n in range(2))
+    assert await one.claim("p", "m", 60)
+    assert not await other.claim("p", "m", 60)
+    config = (await bus.js.stream_info(f"KV_{subjects.BREAKER}")).config
+    await bus.js.update_stream(config.evolve(subjects=["elsewhere.>"]))
+    assert await one.claim("p", "n", 60)
+    assert await other.claim("p", "n", 60)
+    await bus.close()
 
 
 def told(_: Opened) -> None:
