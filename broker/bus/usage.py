@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 from collections.abc import AsyncIterator
 
 from google.protobuf.message import DecodeError
@@ -12,13 +12,15 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from broker.bus.connection import Bus, BusError
 from broker.v1 import record_pb2
 
+_log = logging.getLogger(__name__)
+
 _STREAM = "USAGE"
 
 
 async def usage_groups(
     bus: Bus, tenant_filter: str = "usage.*"
 ) -> AsyncIterator[record_pb2.RecordGroup]:
-    """Every group that is stored now, in order. A group that cannot be read is skipped.
+    """Every group that is stored now, in order. Those that cannot be read are skipped, and counted.
 
     Raises `BusError`.
     """
@@ -43,6 +45,7 @@ async def _groups(bus: Bus, tenant_filter: str) -> AsyncIterator[record_pb2.Reco
         ),
     )
     waiting = info.num_pending or 0
+    unreadable = 0
     subscription = await bus.js.pull_subscribe_bind(info.name, _STREAM)
     try:
         while waiting > 0:
@@ -50,8 +53,14 @@ async def _groups(bus: Bus, tenant_filter: str) -> AsyncIterator[record_pb2.Reco
                 waiting -= 1
                 if message.metadata.sequence.stream > last:
                     return
-                with contextlib.suppress(DecodeError):
-                    yield record_pb2.RecordGroup.FromString(message.data)
+                try:
+                    group = record_pb2.RecordGroup.FromString(message.data)
+                except DecodeError:
+                    unreadable += 1
+                    continue
+                yield group
     finally:
+        if unreadable:
+            _log.warning("%d groups of usage records cannot be read and are left out", unreadable)
         await subscription.unsubscribe()
         await bus.js.delete_consumer(_STREAM, info.name)

@@ -180,13 +180,15 @@ async def test_closing_without_a_server_ends_in_time_and_says_what_is_lost(
     assert not [task for task in asyncio.all_tasks() - before if task.get_name() == "records"]
 
 
-async def test_what_cannot_be_read_in_the_stream_is_passed_over(
-    bus: Bus, recorder: Recorder
+async def test_what_cannot_be_read_in_the_stream_is_passed_over_and_counted(
+    bus: Bus, recorder: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await bus.js.publish("usage.acme", b"\xff\xff\xff")
+    for _ in range(2):
+        await bus.js.publish("usage.acme", b"\xff\xff\xff")
     recorder.charge(charge(1))
     await recorder.drain()
     assert await charged(bus, 1)
+    assert "2 groups of usage records cannot be read" in caplog.text
 
 
 async def test_reading_usage_ends_where_the_stream_ended_and_leaves_nothing(bus: Bus) -> None:
