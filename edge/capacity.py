@@ -15,6 +15,8 @@ from broker.v1 import batch_pb2
 # All who look share one reading of so many seconds, and wait for it no longer.
 _FRESH_S = 2.0
 _PATIENCE_S = 2.0
+# What was read last is told for so long where it cannot be read again.
+_KEPT_S = 30.0
 
 
 class Capacity:
@@ -23,19 +25,23 @@ class Capacity:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self._read: list[Standing] = []
-        self._read_at = -math.inf
+        # When it was asked for last, and when there was an answer.
+        self._asked_at = self._read_at = -math.inf
         self._reading = asyncio.Lock()
 
     async def all(self) -> list[Standing]:
-        """Of every place that is known; what was read last where it cannot be read now."""
+        """Of every place that is known; for a while what was read last where it cannot be read."""
         loop = asyncio.get_running_loop()
         async with self._reading:
-            if loop.time() - self._read_at < _FRESH_S:
+            if loop.time() - self._asked_at < _FRESH_S:
                 return self._read
             with contextlib.suppress(BusError, TimeoutError):
                 async with asyncio.timeout(_PATIENCE_S):
                     self._read = await read_standings(self._bus)
-            self._read_at = loop.time()
+                    self._read_at = loop.time()
+            self._asked_at = loop.time()
+            if self._asked_at - self._read_at > _KEPT_S:
+                self._read = []
             return self._read
 
     async def of(self, record: batch_pb2.StoredBatch) -> list[Standing]:

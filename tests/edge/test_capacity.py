@@ -51,6 +51,21 @@ async def test_many_who_look_at_a_time_are_one_question(monkeypatch: pytest.Monk
     assert leader.asked == 2
 
 
+async def test_what_cannot_be_read_again_is_told_no_longer_after_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    leader = Leader(monkeypatch)
+    monkeypatch.setattr(capacity, "_KEPT_S", 0.1)
+    known = Capacity(None)  # type: ignore[arg-type]
+    assert await known.all() == [HERE]
+    leader.away = True
+    await asyncio.sleep(0.2)
+    assert await known.all() == []
+    leader.away = False
+    await asyncio.sleep(0.06)
+    assert await known.all() == [HERE]
+
+
 async def test_a_batch_has_those_of_its_models_while_it_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
