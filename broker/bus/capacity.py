@@ -7,7 +7,6 @@ nobody is told who does not ask.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 from collections.abc import Awaitable, Callable
@@ -59,18 +58,21 @@ class Allowances:
 
     def all(self) -> list[Allowance]:
         """All that can be read."""
-        found = []
-        for value in self._mirror.entries.values():
-            with contextlib.suppress(msgspec.DecodeError):
-                found.append(decode_allowance(value))
-        return found
+        read = (self._read(key, value) for key, value in self._mirror.entries.items())
+        return [allowance for allowance in read if allowance is not None]
 
     def _took(self, key: str, value: bytes | None) -> None:
+        if value is None:
+            self._changed(key, None)
+        elif (allowance := self._read(key, value)) is not None:
+            self._changed(key, allowance)
+
+    def _read(self, key: str, value: bytes) -> Allowance | None:
         try:
-            allowance = decode_allowance(value) if value is not None else None
-        except msgspec.DecodeError:
-            return  # a newer version's
-        self._changed(key, allowance)
+            return decode_allowance(value)
+        except msgspec.DecodeError as exc:
+            _log.debug("what is allowed at %s cannot be read: %s", key, exc)
+            return None  # a newer version's
 
 
 async def read_allowances(bus: Bus) -> list[Allowance]:
@@ -105,8 +107,11 @@ async def show_standings(
         found = standings()
         if found is None:
             return
+        known = len(found)
         while len(data := _encode(found)) > bus.nc.max_payload:
             found = found[: len(found) // 2]
+        if len(found) < known:
+            _log.info("of %d places %d are told: no message holds more", known, len(found))
         bus.post(msg.reply, data)
 
     subscription = await bus.nc.subscribe(subjects.STANDINGS, cb=asked)
@@ -136,8 +141,12 @@ async def hear(bus: Bus, take: Callable[[Report], None]) -> Callable[[], Awaitab
     """Call `take` with each report. Returns how to end it."""
 
     async def heard(msg: Msg) -> None:
-        with contextlib.suppress(msgspec.DecodeError):
-            take(_decode_report(msg.data))
+        try:
+            report = _decode_report(msg.data)
+        except msgspec.DecodeError as exc:
+            _log.debug("a report to %s cannot be read: %s", msg.subject, exc)
+        else:
+            take(report)
 
     subscription = await bus.nc.subscribe(subjects.CAPACITY_REPORTS, cb=heard)
     return subscription.unsubscribe

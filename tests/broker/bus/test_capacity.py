@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
+
+import pytest
 
 from broker.bus import Bus
 from broker.bus.capacity import allow, read_standings, show_standings
@@ -34,9 +37,13 @@ async def test_the_leader_is_asked_and_without_one_what_was_allowed_holds(bus: B
     assert await read_standings(bus) == [last]
 
 
-async def test_of_more_places_than_fit_those_are_told_that_come_first(bus: Bus) -> None:
+async def test_of_more_places_than_fit_those_are_told_that_come_first(
+    bus: Bus, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     known = [Standing("p", "k" * 40, f"m{n}" * 20, running=1) for n in range(20_000)]
     await show_standings(bus, lambda: known)
     found = await read_standings(bus)
     assert 1000 < len(found) < len(known)
     assert found == known[: len(found)]
+    assert f"of 20000 places {len(found)} are told" in caplog.text
