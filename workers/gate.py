@@ -27,14 +27,13 @@ from workers.seats import Seat, Seats
 
 # Jobs wait here for so long; then somebody else may have room for them.
 HOLD_S = 1.0
-# Of each place, so many wait at least.
-_HELD = 2
+# Of each place, so many wait at least, and as many as begin there in so long.
+_HELD, _HELD_S = 2, 0.1
 # Of the slots, so many may wait in all: interactive and background work.
 _WAIT = {subjects.INTERACTIVE: 4, subjects.BACKGROUND: 8}
-# What a rate lets through in this time is worth asking for.
-_AHEAD_S = 0.5
-# No more jobs are asked for so long after one went back.
-_SATED_S = 0.05
+# No more jobs are asked for so long after one went back; and none beyond what has room for longer
+# and longer, while it is the same place that they go back from.
+_SATED_S, _DIG_S = 0.05, 0.4
 # Without a word from the provider a place is left alone for so long after a refusal.
 _PAUSE_S = 0.2
 # A rest that is shorter is over before others hear of it.
@@ -70,7 +69,10 @@ class Gate:
         self._loop = asyncio.get_running_loop()
         self._places = Places(keys, limits, reserve, self.now)
         self._open_at = -math.inf
-        self._sated_until = -math.inf
+        self._sated_until = self._dig_at = -math.inf
+        self._dig_s = _SATED_S
+        # Where the last job went back from.
+        self._sated_by: Place | None = None
         self._hungry: asyncio.TimerHandle | None = None
         # Jobs that wait in slots.
         self._inside = 0
@@ -103,9 +105,10 @@ class Gate:
             if place.rest_until <= now and (place.running or now - place.used_at < HOLD_S * 5):
                 lines = place.lines if lane == subjects.BATCH else 0
                 wait = place.before(lane) + lines
-                room += max(0.0, place.room(lane, _AHEAD_S) + self._held(place) - wait)
+                room += max(0.0, place.room(lane, now) + self._held(place, now) - wait)
         # Some are asked for in any case: they may be for another model.
-        return int(min(free, max(room, self._slots // 16, 1)))
+        least = max(self._slots // 16, 1) if now >= self._dig_at else 0
+        return int(min(free, max(room, least)))
 
     def seats(self, lane: str, job: job_pb2.Job) -> Seats | None:
         """The seats of a job whose first call may be made now; None if it has to wait."""
@@ -118,6 +121,8 @@ class Gate:
             if place.free_of_limits or not (place.before(lane) or place.wait_s(lane, now)):
                 if place.free_of_limits:
                     self._open_at = now
+                if place is not self._sated_by:
+                    self._dig_s = _SATED_S
                 place.begin(lane, now)
                 seats.reserve(Seat(self, place, key, lane))
                 return seats
@@ -138,8 +143,8 @@ class Gate:
         if rest > PATIENCE_S:
             return self._refused(lane, model, key, rest)
         crowded = self._inside >= max(_HELD, self._slots // _WAIT[lane])
-        if rest > HOLD_S or crowded or place.before(lane) >= self._held(place):
-            self._sate(now)
+        if rest > HOLD_S or crowded or place.before(lane) >= self._held(place, now):
+            self._sate(place, now)
             raise HandOn(place.send_back(now, max(rest, 0.0)))
         seats = Seats(self, model, lane)
         self._inside += 1
@@ -230,6 +235,7 @@ class Gate:
                 if not turn.done():
                     place.begin(lane, now)
                     turn.set_result(None)
+                    self._on_room()
         if place.lines and self._on_seat is not None:
             if wait := place.wait_s(subjects.BATCH, now):
                 self._come_back(place, wait)
@@ -307,21 +313,27 @@ class Gate:
     def _place(self, key: Key | None, model: str) -> Place:
         return self._places.of(key.fingerprint if key is not None else "", model)
 
-    def _held(self, place: Place) -> int:
+    def _held(self, place: Place, now: float) -> int:
         """How many jobs may wait at a place."""
-        slots = min(place.slots, self._slots)
-        return max(_HELD, min(int(slots) // 4, self._slots // 4))
+        return max(_HELD, min(int(place.pace(now) * _HELD_S), self._slots // 4))
 
-    def _sate(self, now: float) -> None:
+    def _sate(self, place: Place, now: float) -> None:
         self._sated_until = now + _SATED_S
+        if self._sated_by is place:
+            self._dig_s = min(2 * self._dig_s, _DIG_S)
+        self._sated_by = place
+        self._dig_at = now + self._dig_s
         if self._hungry is None:
-            self._hungry = self._loop.call_later(_SATED_S, self._ask_again)
+            self._hungry = self._loop.call_at(self._sated_until, self._ask_again)
 
     def _ask_again(self) -> None:
         self._hungry = None
-        if (left := self._sated_until - self.now()) > 0:
-            self._hungry = self._loop.call_later(max(left, 0.001), self._ask_again)
-        else:
+        now = self.now()
+        for until in (self._sated_until, self._dig_at):
+            if now < until:
+                self._hungry = self._loop.call_at(max(until, now + 0.001), self._ask_again)
+                break
+        if now >= self._sated_until:
             self._on_room()
 
 

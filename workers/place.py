@@ -96,14 +96,19 @@ class Place:
         """How many wait here who go before a job of this lane that comes now."""
         return sum(len(self.queues[one]) for one in ORDER[: ORDER.index(lane) + 1])
 
-    def room(self, lane: str, ahead_s: float) -> float:
-        """How many calls of a lane may begin now, or are let through in the time that is given."""
+    def room(self, lane: str, now: float) -> float:
+        """How many calls of a lane may begin now."""
+        self._refill(now)
         share, room = self.share, self.slots - self.running
         if lane != subjects.INTERACTIVE and share.durable is not None:
             room = min(room, share.durable - self.durable)
         if share.rate is not None:
-            room = min(room, share.rate * ahead_s)
+            room = min(room, self._level)
         return max(0.0, room)
+
+    def pace(self, now: float) -> float:
+        """How many calls began in the last second or so, while anything limited them."""
+        return self._pace * math.exp(self.used_at - now)
 
     @property
     def slots(self) -> float:
@@ -156,7 +161,7 @@ class Place:
 
         The more there are the later: a long queue would else go round and round.
         """
-        pace = self._pace * math.exp(self.used_at - now)
+        pace = self.pace(now)
         soonest = now + rest_s + _AGAIN_S
         again_at = max(self._again_at, soonest) + min(1 / max(pace, 1e-9), _APART_S)
         self._again_at = min(again_at, soonest + _LATEST_S)
