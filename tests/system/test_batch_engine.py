@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from aiohttp import web
+from openai import OpenAI
 
 from broker import subjects
 from broker.batch import states
@@ -17,15 +19,45 @@ from tests.system.batches import Runner, chat, line
 from tests.system.shared import shared_stack
 from tests.system.stack import Stack, until
 
+SECRET = "whsec_bWlsbHJhY2U="
 # Lines that only wait have ended by then, and the files are written.
 MOST_CANCEL_S = 15.0
 
 
+class Receiver:
+    """A webhook that takes what it is told."""
+
+    def __init__(self) -> None:
+        self.came: list[tuple[str, dict[str, str]]] = []
+
+    async def take(self, request: web.Request) -> web.Response:
+        self.came.append((await request.text(), dict(request.headers)))
+        return web.Response(status=204)
+
+    def events(self, batch: str) -> list[str]:
+        """What it was told of a batch, as OpenAI's own client reads it."""
+        client = OpenAI(api_key="none")
+        found: list[Any] = [client.webhooks.unwrap(*one, secret=SECRET) for one in self.came]
+        return [event.type for event in found if event.data.id == batch]
+
+
+@pytest.fixture(scope="module")
+async def receiver(anyio_backend: str) -> AsyncIterator[tuple[Receiver, str]]:
+    receiver, app = Receiver(), web.Application()
+    app.router.add_post("/hook", receiver.take)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield receiver, f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
+    await runner.cleanup()
+
+
 @pytest.fixture(scope="module")
 async def shared(
-    tmp_path_factory: pytest.TempPathFactory, anyio_backend: str
+    tmp_path_factory: pytest.TempPathFactory, receiver: tuple[Receiver, str]
 ) -> AsyncIterator[Stack]:
-    async with shared_stack(tmp_path_factory) as stack:
+    sections = {"webhooks": [{"url": receiver[1], "secret": SECRET}]}
+    async with shared_stack(tmp_path_factory, sections=sections) as stack:
         yield stack
 
 
@@ -146,6 +178,28 @@ async def test_lines_that_only_wait_end_soon_after_the_cancel(runner: Runner, wa
     assert time.monotonic() - cancelled_at < MOST_CANCEL_S
     assert record.status == states.CANCELLED
     assert len(await runner.rows(record.error_file_id)) == 600 - record.progress.completed
+
+
+async def test_a_webhook_of_the_settings_is_told_how_batches_ended(
+    runner: Runner, receiver: tuple[Receiver, str]
+) -> None:
+    hook, _ = receiver
+    cancelled = await runner.create([chat(1)], paused=True)
+
+    async def begun() -> bool:
+        return (await runner.get(cancelled)).status == states.IN_PROGRESS
+
+    await until(begun, "it runs")
+    await runner.change(cancelled, lambda kept: states.cancel(kept, int(time.time())))
+    ended = {
+        cancelled: "batch.cancelled",
+        await runner.create([chat(1)]): "batch.completed",
+        await runner.create([b"nonsense"]): "batch.failed",
+        await runner.create([chat(1)], window_s=-1): "batch.expired",
+    }
+    for batch, event in ended.items():
+        await until(lambda batch=batch: hook.events(batch), f"{event} is told", 20)  # type: ignore[misc]
+        assert hook.events(batch) == [event]
 
 
 async def test_a_batch_past_its_window_expires_with_what_was_answered(runner: Runner) -> None:
