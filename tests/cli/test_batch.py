@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import os
+import pty
 import re
 import signal
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -274,6 +278,27 @@ def test_an_estimate_names_mistakes_by_the_rows_of_the_file(
         "  and 10 more",
         f"millrace: {source} would be refused for 20 mistakes",
     ]
+
+
+def test_on_a_terminal_there_is_a_bar(env: dict[str, str], tmp_path: Path) -> None:
+    source = prompts(tmp_path / "in.jsonl", 40)
+    ours, theirs = pty.openpty()
+    command = [MILLRACE, "batch", "run", str(source), "-m", "sim/ttft_ms=200,tokens=3"]
+    environment = clean_environment(**env, TERM="xterm", COLUMNS="120")
+    process = subprocess.Popen(command, env=environment, stderr=theirs)
+    late = threading.Timer(40, process.kill)
+    late.start()
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # nobody writes to it any more
+        while some := os.read(ours, 65536):
+            shown += some
+    os.close(ours)
+    late.cancel()
+    text = shown.decode()
+    assert process.wait() == 0, text
+    for part in ("━", "100%", "40/40"):
+        assert part in text, text
 
 
 # --- wrong input ---
