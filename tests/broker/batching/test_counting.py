@@ -11,6 +11,7 @@ import pytest
 
 from broker import subjects
 from broker.batch import states
+from broker.batching import counting as counting_module
 from broker.batching.counting import Counting
 from broker.batching.run import Run
 from broker.bus.batches import KeptBatch
@@ -52,6 +53,18 @@ class Results:
         return Seen(sequence, token, result.SerializeToString(), 0)
 
 
+class Recorder:
+    """Charges that wait for the stream, until it takes them."""
+
+    def __init__(self) -> None:
+        self.pending = 0
+        self.drained = asyncio.Event()
+
+    async def drain(self) -> None:
+        await self.drained.wait()
+        self.pending = 0
+
+
 def run_of(services: Any, last: str, counted_to: int) -> Run:
     record = batch_pb2.StoredBatch(id="batch_" + last * 32, status=states.IN_PROGRESS)
     record.progress.counted_to = counted_to
@@ -61,7 +74,7 @@ def run_of(services: Any, last: str, counted_to: int) -> Run:
 @pytest.fixture
 async def world() -> AsyncIterator[tuple[Any, Results, Counting]]:
     results = Results(["batch_" + "a" * 32, "batch_" + "b" * 32])
-    services: Any = SimpleNamespace(results=results, recorder=SimpleNamespace(pending=0))
+    services: Any = SimpleNamespace(results=results, recorder=Recorder())
     counting = Counting(services)
     task = asyncio.create_task(counting.count())
     yield services, results, counting
@@ -107,6 +120,22 @@ async def test_what_breaks_the_counter_costs_no_result(
     counting.join(run)
     results.breaks = 1
     results.may.set()
+    assert await counted(run, 50)
+
+
+async def test_no_more_is_counted_than_can_be_charged(
+    world: tuple[Any, Results, Counting],
+) -> None:
+    services, results, counting = world
+    run = run_of(services, "a", 0)
+    services.recorder.pending = counting_module._MOST_PENDING + 1
+    counting.join(run)
+    results.may.set()
+    assert await counted(run, GROUP // 2)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert run.record.progress.completed == GROUP // 2
+    services.recorder.drained.set()
     assert await counted(run, 50)
 
 
