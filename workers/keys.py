@@ -134,6 +134,12 @@ class Keys:
             self._rests.pop((key.fingerprint, model), None)
             self._rests.pop((key.fingerprint, _EVERY_MODEL), None)
 
+    def hidden(self, text: str) -> str:
+        """The text without any of them: some providers repeat the key that they refuse."""
+        for key in self._keys:
+            text = text.replace(key.secret, "[hidden]")
+        return text
+
     def _rested(self, key: Key, model: str, now: float) -> float:
         """When the key may be used, at the earliest `now`."""
         ends = now
@@ -167,7 +173,6 @@ class Turn:
         self._callers = callers
         self._avoid = list(job.avoid_keys)
         self.key = None if callers else chosen[0] if chosen else self._chosen(now)
-        self._used = [self.secret] if self.secret else []
 
     @property
     def own(self) -> bool:
@@ -180,10 +185,10 @@ class Turn:
         return self._callers or (self.key.secret if self.key is not None else "")
 
     def hidden(self, text: str) -> str:
-        """The text without any of the keys: some providers repeat the one that they refuse."""
-        for secret in self._used:
-            text = text.replace(secret, "[hidden]")
-        return text
+        """The text without any of the keys, the caller's included."""
+        if self._callers:
+            text = text.replace(self._callers, "[hidden]")
+        return self._keys.hidden(text)
 
     def worked(self) -> None:
         """The attempt was answered."""
@@ -209,7 +214,6 @@ class Turn:
             return False
         self._avoid.append(used.fingerprint)
         self.key = self._chosen(now)
-        self._used.append(self.secret)
         return True
 
     def _chosen(self, now: float) -> Key | None:

@@ -115,7 +115,8 @@ class _Step:
     async def _failed(self, exc: InferenceError | ValueError) -> Again | None:
         """A call to the batch API failed: it is made again, as long as there is time."""
         group = self._group
-        _log.warning("%s: the provider's batch API: %s", self._job.request_id, self._hidden(exc))
+        why = self._tools.keys.hidden(str(exc))
+        _log.warning("%s: the provider's batch API: %s", self._job.request_id, why)
         refused = over = False
         if isinstance(exc, InferenceError):
             # Of what got no such answer nobody knows whether it was done.
@@ -336,11 +337,3 @@ class _Step:
 
     async def _write(self, result: batch_pb2.LineResult) -> None:
         await called(partial(self._native.outcomes.write, self._group.batch_id, result))
-
-    # Calls.
-
-    def _hidden(self, exc: Exception) -> str:
-        text = str(exc)
-        for key in self._tools.keys.all:
-            text = text.replace(key.secret, "[hidden]")
-        return text

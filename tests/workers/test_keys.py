@@ -179,6 +179,6 @@ def test_no_other_key_helps_against_other_errors_nor_for_a_key_of_the_callers_ow
     own = turn(Keys(SECRETS), callers="sk-own")
     assert own.secret == "sk-own"
     assert not own.another(own.key, InferenceError("upstream_rate_limit", "no"), NOW)
-    assert own.hidden("sk-own sk-one") == "[hidden] sk-one"
+    assert own.hidden("sk-own sk-one") == "[hidden] [hidden]"
     own.failed(InferenceError("upstream_rate_limit", "no"), NOW)
     own.worked()
