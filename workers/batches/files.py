@@ -14,6 +14,7 @@ import orjson
 
 from broker.v1.operations_pb2 import Attachment
 from workers.batches import Page, Row, There
+from workers.batches.reading import readable
 from workers.wire import Call
 
 # The key in the metadata of a batch that says whose it is.
@@ -136,10 +137,8 @@ class FileBatches:
 
     def row(self, line: bytes) -> Row:
         """A line of one of the files; one without an answer was never run."""
-        try:
+        with readable():
             read = _decode(line)
-        except msgspec.DecodeError as exc:
-            raise ValueError(str(exc)) from exc
         if read.response is None:
             return Row(read.custom_id)
         headers = {"content-type": "application/json"}

@@ -141,10 +141,9 @@ class VertexBatches:
     def create(self, name: str, path: str, model: str, file: str, lines: Sequence[bytes]) -> Call:
         """The call that makes the job, of the model in the path of its calls."""
         del model, lines
-        model = path.removeprefix(self._models).removesuffix(_LIVE)
         job = {
             "displayName": name,
-            "model": _MODELS + model,
+            "model": _MODELS + path.removeprefix(self._models).removesuffix(_LIVE),
             "inputConfig": {"instancesFormat": "jsonl", "gcsSource": {"uris": [self._uri(file)]}},
             "outputConfig": {
                 "predictionsFormat": "jsonl",
