@@ -238,14 +238,20 @@ async def _until(
     status: batch_pb2.BatchStatus.ValueType,
 ) -> batch_pb2.StoredBatch:
     """The record once it has this state or a later one; looks at everybody's memory meanwhile."""
+    told, at = 0, time.monotonic()
     while True:
         record = await Batches(bus).get(_OWNER, batch_id)
         for role, size in memory_by_role(roles).items():
             figures.rss[role] = max(size, figures.rss.get(role, 0))
-        if record is not None and states.done(record) < _EARLY * figures.lines:
-            figures.early_rss = dict(figures.rss)
         if record is None or record.status == states.FAILED:
             raise BenchError(f"the batch failed: {record}")
+        done = states.done(record)
+        if done < _EARLY * figures.lines:
+            figures.early_rss = dict(figures.rss)
+        if status == states.FINALIZING and done >= told + figures.lines // 10:
+            now = time.monotonic()
+            print(f"{done:,} lines done, {(done - told) / (now - at):,.0f}/s", file=sys.stderr)
+            told, at = done, now
         if record.status >= status:
             return record
         await asyncio.sleep(_LOOK_S)
