@@ -7,39 +7,21 @@ whoever published it.
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-import msgspec
 from nats.js.errors import NotFoundError
 
 from broker import subjects
-from broker.bus.connection import Bus, BusError
-from broker.bus.steady import mapped
+from broker.bus.connection import Bus
+from broker.bus.steady import mapped, state_of
 from broker.v1 import job_pb2
 
 _STREAM = subjects.LANES[subjects.BATCH]
 _SCHEDULES = "SCHED"
-_TIMEOUT_S = 5.0
-
-
-class _State(msgspec.Struct):
-    last_seq: int = 0
-    messages: int = 0
-    first_ts: str = ""
-    subjects: dict[str, int] | None = None
-
-
-class _Info(msgspec.Struct):
-    state: _State | None = None
-    total: int = 0
-
-
-_decode = msgspec.json.Decoder(_Info).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +95,7 @@ async def oldest(bus: Bus) -> float:
     found = math.inf
     for stream in (_STREAM, _SCHEDULES):
         with mapped("read the backlog"):
-            answer = await bus.nc.request(f"$JS.API.STREAM.INFO.{stream}", b"", timeout=_TIMEOUT_S)
-            state = _decode(answer.data).state
-        if state is None:
-            raise BusError(f"cannot read the backlog: {stream} does not answer")
+            state, _ = await state_of(bus, stream)
         if state.messages:
             found = min(found, datetime.fromisoformat(state.first_ts).timestamp())
     return found
@@ -142,15 +121,8 @@ async def _subjects(bus: Bus, stream: str, pattern: str) -> tuple[dict[str, int]
     """Messages by subject, and the stream's last sequence; the server tells 100,000 at a time."""
     found: dict[str, int] = {}
     while True:
-        asked = {"subjects_filter": pattern, "offset": len(found)}
         with mapped("read the batch lane"):
-            answer = await bus.nc.request(
-                f"$JS.API.STREAM.INFO.{stream}", json.dumps(asked).encode(), timeout=_TIMEOUT_S
-            )
-        info = _decode(answer.data)
-        if info.state is None:
-            raise BusError(f"cannot read {stream}: it has no leader")
-        page = info.state.subjects or {}
-        found |= page
-        if not page or len(found) >= info.total:
-            return found, info.state.last_seq
+            state, total = await state_of(bus, stream, pattern, len(found))
+        found |= state.subjects
+        if not state.subjects or len(found) >= total:
+            return found, state.last_seq

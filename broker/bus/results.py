@@ -21,7 +21,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from broker import subjects
 from broker.bus.connection import Bus, BusError
-from broker.bus.steady import mapped
+from broker.bus.steady import mapped, state_of
 from broker.v1 import batch_pb2
 
 _log = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ STREAM = "RES"
 # Bytes that the server answers with at once.
 _RANGE_BYTES = 8 << 20
 _TIMEOUT_S = 5.0
+_LIST_S = 30.0
 # What a follower asks for at a time, and how long the server waits for it to come.
 _PULL = 1000
 _PULL_BYTES = 4 << 20
@@ -119,20 +120,17 @@ class Results:
         bits = bytearray()
         offset = 0
         while True:
-            asked = {"subjects_filter": subjects.results(batch_id), "offset": offset}
             with mapped("list results"):
-                answer = await self._bus.nc.request(
-                    f"$JS.API.STREAM.INFO.{STREAM}", json.dumps(asked).encode(), timeout=30
+                state, total = await state_of(
+                    self._bus, STREAM, subjects.results(batch_id), offset, timeout_s=_LIST_S
                 )
-            told = msgspec.json.decode(answer.data)
-            page = (told.get("state") or {}).get("subjects") or {}
-            for subject in page:
+            for subject in state.subjects:
                 number = int(subject.rpartition(".")[2])
                 if number >> 3 >= len(bits):
                     bits.extend(bytes((number >> 3) + 1 - len(bits)))
                 bits[number >> 3] |= 1 << (number & 7)
-            offset += len(page)
-            if not page or offset >= told.get("total", 0):
+            offset += len(state.subjects)
+            if not state.subjects or offset >= total:
                 return bits
 
     async def last(self) -> int:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from functools import partial
 from typing import TypeVar
 
+import msgspec
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeoutError
@@ -16,6 +16,7 @@ from nats.js.api import RawStreamMsg
 from nats.js.errors import NoStreamResponseError, NotFoundError, ServiceUnavailableError
 
 from broker.bus.connection import Bus, BusError
+from broker.bus.queue import ApiError
 
 T = TypeVar("T")
 
@@ -76,13 +77,49 @@ async def last_message(bus: Bus, stream: str, subject: str) -> RawStreamMsg | No
     return None
 
 
+class StreamState(msgspec.Struct):
+    """What a stream tells of itself; of its subjects, with their messages, 100,000 at a time."""
+
+    last_seq: int = 0
+    messages: int = 0
+    first_ts: str = ""
+    subjects: dict[str, int] = {}
+
+
+class _Told(msgspec.Struct):
+    state: StreamState | None = None
+    total: int = 0
+    error: ApiError | None = None
+
+
+_decode = msgspec.json.Decoder(_Told).decode
+
+
+async def state_of(
+    bus: Bus, stream: str, filter_subject: str = "", offset: int = 0, *, timeout_s: float = _ASK_S
+) -> tuple[StreamState, int]:
+    """A stream's state with such subjects from the one at `offset` on, and how many there are.
+
+    Without a filter no subjects are told. Raises `BusError` where the stream does not answer, and
+    what the client raises.
+    """
+    asked = {"subjects_filter": filter_subject, "offset": offset} if filter_subject else {}
+    body = msgspec.json.encode(asked)
+    answer = await bus.nc.request(f"$JS.API.STREAM.INFO.{stream}", body, timeout=timeout_s)
+    told = _decode(answer.data)
+    if told.state is None:
+        why = told.error.description if told.error is not None else "it has no leader"
+        raise BusError(f"cannot read {stream}: {why}")
+    return told.state, told.total
+
+
 async def subjects_of(bus: Bus, stream: str, filter_subject: str) -> list[str]:
     """The subjects of a stream that hold something, sorted. The server tells 100,000 at a time."""
     found: list[str] = []
     while True:
-        some, total = await _page(bus, stream, filter_subject, len(found))
-        found += some
-        if not some or len(found) >= total:
+        state, total = await _page(bus, stream, filter_subject, len(found))
+        found += state.subjects
+        if not state.subjects or len(found) >= total:
             return sorted(found)
 
 
@@ -99,7 +136,8 @@ async def last_subjects_of(
     while end > 0:
         begin = max(0, end - size)
         # It goes on beyond `end`: when some have gone, those behind them have moved to the front.
-        some, _ = await _page(bus, stream, filter_subject, begin)
+        state, _ = await _page(bus, stream, filter_subject, begin)
+        some = state.subjects
         page = sorted((one for one in some if not before or one < before), reverse=True)
         if page:
             yield page
@@ -107,13 +145,5 @@ async def last_subjects_of(
         end, size = begin, min(4 * size, _LARGEST_PAGE)
 
 
-async def _page(
-    bus: Bus, stream: str, filter_subject: str, offset: int
-) -> tuple[Iterable[str], int]:
-    """Subjects from the one at `offset` on, and how many there are in all."""
-    asked = json.dumps({"subjects_filter": filter_subject, "offset": offset}).encode()
-    ask = partial(bus.nc.request, f"$JS.API.STREAM.INFO.{stream}", asked, timeout=_ASK_S)
-    told = json.loads((await patiently(bus, ask)).data)
-    if "error" in told:
-        raise BusError(f"{stream}: {told['error'].get('description')}")
-    return told["state"].get("subjects") or {}, told.get("total", 0)
+async def _page(bus: Bus, stream: str, filter_subject: str, offset: int) -> tuple[StreamState, int]:
+    return await patiently(bus, partial(state_of, bus, stream, filter_subject, offset))

@@ -83,7 +83,7 @@ class _Server:
         answer = {"total": len(self.subjects), "state": {"subjects": dict.fromkeys(some, 1)}}
         if self._loses:
             del self.subjects[0]
-        return SimpleNamespace(data=json.dumps(answer))
+        return SimpleNamespace(data=json.dumps(answer).encode())
 
 
 async def _all_of(server: _Server, before: str = "") -> list[str]:

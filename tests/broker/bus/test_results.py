@@ -8,7 +8,7 @@ import contextlib
 import pytest
 
 from broker import subjects
-from broker.bus import Bus
+from broker.bus import Bus, BusError
 from broker.bus.results import Results, Seen
 from broker.v1 import batch_pb2
 from tests.broker.bus.server import NatsServer, until
@@ -36,6 +36,15 @@ async def test_a_range_has_what_is_there_of_its_lines(bus: Bus) -> None:
     await results.purge("b1")
     assert await results.range("b1", [1]) == {}
     assert len(await results.range("b2", [2])) == 1
+
+
+async def test_a_stream_that_does_not_answer_is_not_taken_for_one_without_results(
+    bus: Bus,
+) -> None:
+    await write(bus, "b", 1)
+    await bus.js.delete_stream("RES")
+    with pytest.raises(BusError, match="cannot read RES: stream not found"):
+        await Results(bus).present("b")
 
 
 async def test_a_range_of_large_results_comes_in_parts(bus: Bus) -> None:
