@@ -7,14 +7,13 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-import msgspec
-
-from broker import presence, subjects
+from broker import subjects
 from broker.bus import Bus, BusError
 from broker.bus.ending import end
 from broker.bus.fleet import create_fleet_token
 from broker.bus.layout import ensure_layout, ensure_pool, remember_pool
 from broker.bus.mirror import Mirror
+from broker.bus.survey import workers_in
 from broker.config import Settings
 from broker.presence import PoolRecord, WorkerLease
 from broker.tasks import keep
@@ -80,13 +79,7 @@ class Controller:
     async def _ensure_pools(self) -> None:
         """Create the consumers of pools that have workers; a pool once seen stays known."""
         pools: dict[tuple[str, str], list[WorkerLease]] = defaultdict(list)
-        for key, value in self.leases.entries.items():
-            if not key.startswith("w."):
-                continue
-            try:
-                lease = presence.decode_worker(value)
-            except msgspec.DecodeError:
-                continue
+        for lease in workers_in(self.leases):
             pools[lease.provider, lease.pool].append(lease)
         for place, leases in pools.items():
             count = sum(lease.slots for lease in leases)

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.errors import NoRespondersError
 from nats.js.errors import Error as JetStreamError
 
 from broker import subjects
@@ -54,7 +53,7 @@ class Jobs:
         """Offer a job to a worker without the stream: whether one has taken it."""
         try:
             reply = await self._bus.nc.request(subjects.direct(provider, pool), job, timeout=1)
-        except (NoRespondersError, NatsError, TimeoutError):
+        except (NatsError, TimeoutError):
             return False
         return reply.data == TAKEN
 

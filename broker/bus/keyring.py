@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +21,7 @@ from nats.js.kv import KeyValue
 
 from broker import keys, subjects
 from broker.bus.connection import Bus, BusError
+from broker.bus.steady import mapped
 from broker.keys import KeyRecord
 
 _log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class Keyring:
             weight=weight,
             created_at=datetime.now(UTC).timestamp(),
         )
-        with _mapped("create an API key"):
+        with mapped("create an API key"):
             bucket = await self._bus.kv(subjects.KEYS)
             try:
                 await bucket.create(digest, keys.encode(record))
@@ -73,7 +74,7 @@ class Keyring:
 
     async def get(self, digest: str) -> KeyRecord | None:
         """The record of this digest, by one direct read; revoked ones too."""
-        with _mapped("read an API key"):
+        with mapped("read an API key"):
             bucket = await self._bus.kv(subjects.KEYS)
             try:
                 return _record(await bucket.get(digest))
@@ -118,7 +119,7 @@ class Keyring:
 
     async def _update(self, digest: str, record: KeyRecord, revision: int) -> KeyRecord:
         """Replace a record, unless somebody else did meanwhile."""
-        with _mapped("change an API key"):
+        with mapped("change an API key"):
             bucket = await self._bus.kv(subjects.KEYS)
             await bucket.update(digest, keys.encode(record), last=revision)
         return record
@@ -177,7 +178,7 @@ class Keyring:
     async def _all(self) -> _Entries:
         """Every digest with its record and revision."""
         found: _Entries = []
-        with _mapped("list API keys"):
+        with mapped("list API keys"):
             bucket = await self._bus.kv(subjects.KEYS)
             watcher: Any = await bucket.watchall()
             try:
@@ -199,12 +200,3 @@ def _record(entry: KeyValue.Entry) -> KeyRecord | None:
     except msgspec.DecodeError:
         _log.warning("the record of API key %s cannot be read", keys.identifier(entry.key))
         return None
-
-
-@contextlib.contextmanager
-def _mapped(what: str) -> Iterator[None]:
-    """NATS errors as `BusError`, saying what was being done."""
-    try:
-        yield
-    except (NatsError, OSError) as exc:
-        raise BusError(f"cannot {what}: {exc or type(exc).__name__}") from exc

@@ -5,18 +5,16 @@ Everything raises `BusError` while NATS cannot be used.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from nats.errors import Error as NatsError
 from nats.js.errors import APIError, KeyDeletedError, KeyNotFoundError
 
 from broker import subjects
-from broker.bus.connection import Bus, BusError
+from broker.bus.connection import Bus
 from broker.bus.queue import WRONG_LAST
+from broker.bus.steady import mapped
 from broker.v1 import stored_pb2
 
 # How long an answer is kept.
@@ -41,7 +39,7 @@ class OnceStore:
 
     async def get(self, owner: str, name: str) -> Found:
         """The record of a name; revision 0 where there never was one."""
-        with _mapped():
+        with mapped("look an idempotency key up"):
             bucket = await self._bus.kv(subjects.IDEMPOTENCY)
             try:
                 entry = await bucket.get(_key(owner, name))
@@ -69,7 +67,7 @@ class OnceStore:
             "Nats-TTL": str(math.ceil(ttl_s)),
         }
         subject = f"$KV.{subjects.IDEMPOTENCY}.{_key(owner, name)}"
-        with _mapped():
+        with mapped("look an idempotency key up"):
             await self._bus.kv(subjects.IDEMPOTENCY)
             try:
                 ack = await self._bus.js.publish(subject, data, headers=headers, timeout=2)
@@ -82,11 +80,3 @@ class OnceStore:
 
 def _key(owner: str, name: str) -> str:
     return subjects.once_key(owner, hashlib.sha256(f"{owner}\0{name}".encode()).hexdigest())
-
-
-@contextlib.contextmanager
-def _mapped() -> Iterator[None]:
-    try:
-        yield
-    except (NatsError, TimeoutError) as exc:
-        raise BusError(f"cannot look an idempotency key up: {exc}") from exc
