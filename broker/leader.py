@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
-import uuid
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -22,6 +20,7 @@ from broker.bus.mirror import Mirror
 from broker.bus.survey import workers_in
 from broker.capacity import FORGET_S, Allowance, Member, Report
 from broker.config import Settings
+from broker.process import unique_name
 from broker.standing import Standing
 from broker.telemetry import Metrics
 
@@ -43,7 +42,7 @@ class CapacityLeader:
         self._reserve = settings.capacity.interactive_reserve
         self._workers = workers
         self._allowances = Allowances(bus)
-        name = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        name = unique_name()
         self._leadership = Leadership(bus, subjects.CAPACITY, subjects.LEADER, name, self._lead)
         self.leading = False
         self._allocator: Allocator | None = None

@@ -6,7 +6,9 @@ import asyncio
 import gc
 import logging
 import signal
+import socket
 import sys
+import uuid
 from collections.abc import Awaitable, Callable
 
 import uvloop
@@ -20,6 +22,11 @@ from broker.telemetry import Telemetry
 _log = logging.getLogger(__name__)
 
 Body = Callable[[Settings, Bus, Telemetry, asyncio.Event], Awaitable[None]]
+
+
+def unique_name(*kind: str) -> str:
+    """A name for one life of a process, such as `edge-host-0f3a91c2`."""
+    return "-".join((*kind, socket.gethostname(), uuid.uuid4().hex[:8]))
 
 
 def run(role: str, body: Body) -> int:

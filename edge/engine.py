@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,6 +25,7 @@ from broker.errors import InferenceError
 from broker.fleet import FleetView
 from broker.health import Health
 from broker.keys import KeyRecord
+from broker.process import unique_name
 from broker.router import Router
 from broker.tasks import Tasks
 from broker.telemetry import Telemetry
@@ -64,7 +64,7 @@ class Engine:
     def __init__(
         self, bus: Bus, settings: Settings, fleet_token: str, telemetry: Telemetry | None = None
     ) -> None:
-        self.name = f"edge-{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        self.name = unique_name("edge")
         self.exchanges: dict[str, Exchange] = {}
         self._patience = Patience(settings.limits, settings.timeouts)
         self._loop = asyncio.get_running_loop()

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -24,6 +22,7 @@ from broker.catalog import catalog
 from broker.catalog.bill import Bill
 from broker.config import Limits, ProviderSettings
 from broker.dispatch import LOSSES_BEFORE_ALONE
+from broker.process import unique_name
 from broker.settings import CapacitySettings
 from broker.tasks import keep
 from broker.timeouts import ByName
@@ -74,7 +73,7 @@ class Runner:
         bill: Bill | None = None,
         timeouts: ByName | None = None,
     ) -> None:
-        self.name = f"{settings.name}-{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        self.name = unique_name(settings.name)
         self._bus = bus
         self._fetcher = fetcher
         self._provider = provider

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import uuid
 from functools import partial
 
 from broker import routing, subjects
@@ -26,6 +24,7 @@ from broker.catalog.bill import Bill
 from broker.config import Settings
 from broker.fleet import FleetView
 from broker.health import Health
+from broker.process import unique_name
 from broker.router import Router
 from broker.telemetry import Metrics
 
@@ -39,7 +38,7 @@ class Batching:
         self._bus = bus
         self._settings = settings
         self._pace = pace or Pace()
-        self._name = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        self._name = unique_name()
         self._engine: Engine | None = None
         self._leadership = Leadership(bus, subjects.CAPACITY, _KEY, self._name, self._lead)
 
