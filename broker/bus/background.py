@@ -12,6 +12,7 @@ from nats.errors import Error as NatsError
 
 from broker import durable, subjects
 from broker.bus.connection import Bus, BusError
+from broker.bus.ending import leaving
 from broker.bus.queue import Publisher
 from broker.routing import Target
 from broker.v1 import job_pb2
@@ -73,4 +74,4 @@ async def hear_cancelled(
         stop(msg.data.decode())
 
     subscription = await bus.nc.subscribe(subjects.cancel(provider, pool), cb=heard)
-    return subscription.unsubscribe
+    return leaving(subscription)

@@ -17,6 +17,7 @@ from nats.errors import Error as NatsError
 
 from broker import subjects
 from broker.bus.connection import Bus
+from broker.bus.ending import leaving
 from broker.bus.mirror import Mirror
 from broker.bus.steady import mapped
 from broker.capacity import FORGET_S, Allowance, Report
@@ -115,7 +116,7 @@ async def show_standings(
         bus.post(msg.reply, data)
 
     subscription = await bus.nc.subscribe(subjects.STANDINGS, cb=asked)
-    return subscription.unsubscribe
+    return leaving(subscription)
 
 
 async def allow(bus: Bus, allowance: Allowance) -> bool:
@@ -149,4 +150,4 @@ async def hear(bus: Bus, take: Callable[[Report], None]) -> Callable[[], Awaitab
             take(report)
 
     subscription = await bus.nc.subscribe(subjects.CAPACITY_REPORTS, cb=heard)
-    return subscription.unsubscribe
+    return leaving(subscription)

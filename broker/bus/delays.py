@@ -16,6 +16,7 @@ from nats.errors import Error as NatsError
 
 from broker import subjects
 from broker.bus.connection import Bus
+from broker.bus.ending import leaving
 from broker.bus.steady import mapped
 from broker.errors import InferenceError
 from broker.v1 import batch_pb2, job_pb2
@@ -68,4 +69,4 @@ async def hear(
 
     with mapped("hear of delays"):
         subscription = await bus.nc.subscribe(subjects.delay("x")[:-1] + "*", cb=came)
-    return subscription.unsubscribe
+    return leaving(subscription)

@@ -13,6 +13,7 @@ from nats.js.errors import Error as JetStreamError
 
 from broker import subjects
 from broker.bus.connection import Bus
+from broker.bus.ending import leaving
 from broker.deadletter import letter
 from broker.tasks import Tasks
 from broker.v1 import job_pb2
@@ -98,7 +99,7 @@ async def serve_direct(
 
     subject = subjects.direct(provider, pool)
     subscription = await bus.nc.subscribe(subject, queue="workers", cb=offered)
-    return subscription.unsubscribe
+    return leaving(subscription)
 
 
 async def settle(bus: Bus, reply: str, answer: bytes) -> None:
