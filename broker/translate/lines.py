@@ -21,17 +21,7 @@ from broker.translate.responses_messages import reference_of
 from broker.translate.responses_request import as_responses
 from broker.v1 import batch_pb2, generation_pb2
 
-# What the lines of a batch may ask for.
-FORMS: dict[str, Form] = {
-    "/v1/responses": forms.RESPONSE,
-    "/v1/chat/completions": forms.CHAT,
-    "/v1/embeddings": forms.EMBEDDINGS,
-    "/v1/completions": forms.COMPLETION,
-    "/v1/moderations": forms.MODERATIONS,
-    "/v1/images/generations": forms.IMAGES,
-    "/v1/images/edits": forms.IMAGE_EDITS,
-}
-# What its requests are for.
+# What the lines of a batch may ask for, and what their requests are.
 OPERATIONS: dict[str, str] = {
     "/v1/responses": operations.GENERATE,
     "/v1/chat/completions": operations.GENERATE,
@@ -41,6 +31,7 @@ OPERATIONS: dict[str, str] = {
     "/v1/images/generations": operations.IMAGE,
     "/v1/images/edits": operations.IMAGE,
 }
+FORMS: dict[str, Form] = {path: (forms.ROUTES | forms.KEPT)[path] for path in OPERATIONS}
 # The code of a line whose call took too long: it has no HTTP status.
 REQUEST_TIMEOUT = "request_timeout"
 

@@ -6,17 +6,19 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from broker import operations
 from broker.batch.sizes import Size
 from broker.catalog.bill import Bill
 from broker.presence import Pace
 from broker.routing import Target
 from broker.standing import Standing
+from broker.translate.lines import OPERATIONS
 from broker.v1 import event_pb2
 
-# Endpoints whose answers are words, and those whose answers are none and cost nothing. Others are
-# paid for by what the lines do not say in tokens.
-_WORDED = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses"})
-_WORDLESS = frozenset({"/v1/embeddings", "/v1/moderations"})
+# What is answered in words, and what in none, which costs nothing. Others are paid for by what the
+# lines do not say in tokens.
+_WORDED = frozenset({operations.GENERATE, operations.COMPLETE})
+_WORDLESS = frozenset({operations.EMBED, operations.MODERATE})
 # What an answer without a limit of its own is believed to be, in tokens, when its time is told.
 USUAL_TOKENS = 250
 
@@ -48,10 +50,11 @@ class Lot:
 
 def most(bill: Bill, endpoint: str, lot: Lot) -> int | None:
     """Tokens of all answers at most; None = not known."""
-    if endpoint in _WORDLESS:
+    operation = OPERATIONS[endpoint]
+    if operation in _WORDLESS:
         return 0
     longest = bill.most_output(lot.target.provider, lot.target.model)
-    if endpoint not in _WORDED or (lot.unbounded and not longest):
+    if operation not in _WORDED or (lot.unbounded and not longest):
         return None
     return lot.written + lot.unbounded * longest
 
@@ -97,7 +100,7 @@ def takes_s(
         if lot.native or not there or not found.first_ms:
             return None
         answers = lot.written
-        if endpoint in _WORDED:
+        if OPERATIONS[endpoint] in _WORDED:
             answers += lot.unbounded * USUAL_TOKENS
         standing = allowed.get((target.provider, target.model), _UNLIMITED)
         if standing.slots:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from broker.errors import InferenceError
-from broker.translate import batches, lines
+from broker.translate import lines
 from broker.v1 import batch_pb2, event_pb2
 
 CHAT = "/v1/chat/completions"
@@ -27,10 +27,6 @@ def rendered(line_id: str) -> bytes:
 
 def test_a_byte_order_mark_before_a_line_that_a_worker_reads_is_no_mistake() -> None:
     assert lines.body_of(b'\xef\xbb\xbf{"body": {"model": "m"}}') == b'{"model": "m"}'
-
-
-def test_every_endpoint_of_the_batch_api_has_a_form() -> None:
-    assert tuple(lines.FORMS) == tuple(lines.OPERATIONS) == batches.ENDPOINTS
 
 
 def test_the_id_of_an_answer_follows_from_its_line() -> None:
