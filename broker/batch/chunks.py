@@ -98,11 +98,6 @@ class Cursor:
         self._rest = self._rest[self._at :] + data if self._at < len(self._rest) else data
         self._at = 0
 
-    def trim(self) -> None:
-        """Forget what was fed beyond the last chunk: it is wanted again then."""
-        if not self._size:
-            self._rest, self._at = b"", 0
-
     def take(self, *, last: bool, size: Size = SMALL) -> Chunk | None:
         """The next chunk; None when more has to be fed. `last`: all was fed."""
         if not self._size:

@@ -90,7 +90,6 @@ class Batching:
             outcomes=outcomes,
             blobs=blobs,
             recorder=recorder,
-            publisher=publisher,
             routes=Routes(router),
             slots=partial(_slots, fleet),
             pace=self._pace,

@@ -11,7 +11,6 @@ from broker.bus import Bus
 from broker.bus.batches import Batches
 from broker.bus.files import Files
 from broker.bus.outcome import Outcomes
-from broker.bus.queue import Publisher
 from broker.bus.recorder import Recorder
 from broker.bus.responses import Blobs
 from broker.bus.results import Results
@@ -61,7 +60,6 @@ class Services:
     outcomes: Outcomes
     blobs: Blobs
     recorder: Recorder
-    publisher: Publisher
     routes: Routes
     # How many calls the pool of a subject makes at a time.
     slots: Callable[[str], int]

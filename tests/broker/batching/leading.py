@@ -154,7 +154,6 @@ class Leader:
             outcomes=Outcomes(bus, self._publisher, blobs),
             blobs=blobs,
             recorder=self._recorder,
-            publisher=self._publisher,
             routes=Routes(),  # type: ignore[arg-type]
             slots=lambda _subject: self.slots,
             pace=PACE,
