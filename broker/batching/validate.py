@@ -61,7 +61,7 @@ async def validate(run: Run) -> None:
             return False
         kept.model = check.model
         kept.progress.total = check.total
-        kept.progress.validated = record_file.bytes
+        kept.progress.validated = 0
         kept.progress.copies = check.duplicates
         kept.progress.next_line = 1
         # No result of it can be older.
@@ -91,24 +91,22 @@ async def _read(run: Run, check: Check, chunks: AsyncIterator[bytes]) -> None:
     """Feed the file, tell how far it is once a second, and look whether it is still wanted."""
     loop = asyncio.get_running_loop()
     told = loop.time()
-    size = 0
     async for chunk in chunks:
-        size += len(chunk)
         await check.feed(chunk)
         if check.enough:
             return
         if loop.time() - told > run.services.pace.checkpoint_s:
-            await _tell(run, size)
+            await _tell(run, check.total)
             told = loop.time()
 
 
-async def _tell(run: Run, size: int) -> None:
+async def _tell(run: Run, checked: int) -> None:
     await run.refresh()
     if run.record.status != states.VALIDATING or states.due_stop(run.record, run.services.now()):
         raise StoppedError
 
     def put(kept: batch_pb2.StoredBatch) -> bool:
-        kept.progress.validated = size
+        kept.progress.validated = checked
         return True
 
     await run.edit(put)

@@ -310,7 +310,7 @@ class BatchProgress(_message.Message):
     epoch: _builtins.int
     """How often the sweep published lost lines again (R18)."""
     validated: _builtins.int
-    """Bytes of the input file that were validated, while it is."""
+    """Lines that were checked, while the input is validated."""
     sent: _builtins.int
     """Lines before next_offset that are asked for: neither blank nor copies."""
     stopped: _builtins.int

@@ -446,11 +446,14 @@ class WatchBatchResponse(_message.Message):
     TOKENS_PER_SECOND_FIELD_NUMBER: _builtins.int
     SECONDS_LEFT_FIELD_NUMBER: _builtins.int
     CAPACITY_FIELD_NUMBER: _builtins.int
+    VALIDATED_FIELD_NUMBER: _builtins.int
     lines_per_second: _builtins.float
     """Lines that ended in a second, over the last ten of them."""
     tokens_per_second: _builtins.float
     seconds_left: _builtins.int
     """Until all lines have ended at this pace; 0 = not known."""
+    validated: _builtins.int
+    """Lines that were checked, while the input is validated."""
     @_builtins.property
     def batch(self) -> Global___Batch: ...
     @_builtins.property
@@ -467,10 +470,11 @@ class WatchBatchResponse(_message.Message):
         tokens_per_second: _builtins.float = ...,
         seconds_left: _builtins.int = ...,
         capacity: _abc.Iterable[_capacity_pb2.ModelCapacity] | None = ...,
+        validated: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "capacity", b"capacity", "lines_per_second", b"lines_per_second", "seconds_left", b"seconds_left", "tokens_per_second", b"tokens_per_second"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "capacity", b"capacity", "lines_per_second", b"lines_per_second", "seconds_left", b"seconds_left", "tokens_per_second", b"tokens_per_second", "validated", b"validated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

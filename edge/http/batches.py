@@ -105,6 +105,7 @@ def further_batch_routes(
                 "paused": record.paused,
                 "capacity": [shown_standing(one) for one in await kept.capacity.of(record)],
                 "delays": delays_shown(record),
+                "validated": record.progress.validated,
             }
         )
 

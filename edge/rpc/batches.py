@@ -150,6 +150,7 @@ def _watched(record: batch_pb2.StoredBatch, meter: Meter, now: float) -> pb.Watc
         lines_per_second=speed.lines,
         tokens_per_second=speed.tokens,
         seconds_left=int(speed.left_s),
+        validated=progress.validated,
     )
 
 

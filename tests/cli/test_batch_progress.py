@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live
 
 from broker.batch.meter import Speed
-from broker.cli.batch.progress import _Bar
+from broker.cli.batch.progress import _Bar, describe
 
 SAID = "12 calls at a time (found), 11 running, 57 429s (3 in the last minute), left alone for 4 s"
 SEEN: dict[str, Any] = {
@@ -35,3 +35,9 @@ def test_all_of_it_is_seen_at_80_columns() -> None:
         "1,003/5,000, 3 failed, 98.5 lines/s, 1,234 tokens/s, $0.1200 of ~$0.5982, 40 s left "
         f"groq/llama-3.3-70b-versatile: {SAID} sim/echo: no limit known, 3 running"
     ) in text
+
+
+def test_while_its_input_is_checked_it_is_told_how_far_that_is() -> None:
+    counts = {"completed": 0, "failed": 0, "total": 0}
+    batch = {"status": "validating", "request_counts": counts}
+    assert describe({"batch": batch, "validated": 340_000}, Speed()) == "340,000 lines"

@@ -30,6 +30,8 @@ def describe(seen: dict[str, Any], speed: Speed) -> str:
     counts = batch["request_counts"]
     ended = counts["completed"] + counts["failed"]
     parts = [f"{ended:,}/{counts['total']:,}"]
+    if batch["status"] == STATUSES[states.VALIDATING]:
+        parts = [f"{seen.get('validated', 0):,} lines"]
     if counts["failed"]:
         parts.append(f"{counts['failed']:,} failed")
     if native := batch.get("millrace", {}).get("native"):

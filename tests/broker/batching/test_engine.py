@@ -414,6 +414,35 @@ async def test_a_cost_that_is_reached_stops_a_batch(
     assert time.time() - record.created_at < 60
 
 
+async def test_it_is_told_how_many_lines_were_checked_while_they_are(
+    bus: Bus, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked = asyncio.Event()
+    read = Files.read
+
+    async def read_slowly(*args: Any) -> AsyncGenerator[bytes, None]:
+        async for piece in read(*args):
+            for line in piece.splitlines(keepends=True):
+                if b'"c60"' in line:
+                    await checked.wait()
+                yield line
+                if not checked.is_set():
+                    await asyncio.sleep(0.01)
+
+    author = Author(bus)
+    batch = await author.create(lines(60))
+
+    async def told() -> int:
+        return (await author.get(batch)).progress.validated
+
+    monkeypatch.setattr(Files, "read", read_slowly)
+    async with Leader(bus, monkeypatch):
+        assert 0 < await until(told, "it is told", 20) < 60
+        checked.set()
+        await until(lambda: author.over(batch), "it is over", 20)
+    assert not await told()
+
+
 async def test_what_ends_before_it_is_validated_has_no_files(
     bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
