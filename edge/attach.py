@@ -22,6 +22,7 @@ from broker.v1 import event_pb2, stored_pb2
 from edge.claims import Standing
 from edge.delivery import OPTIONS, authenticate
 from edge.run import Run
+from edge.seams import Holds
 
 _log = logging.getLogger(__name__)
 
@@ -34,17 +35,11 @@ _Code = grpc.StatusCode
 _STANDINGS = {_Code.NOT_FOUND: Standing.UNKNOWN, _Code.OUT_OF_RANGE: Standing.TOO_LARGE}
 
 
-class Host(Protocol):
+class Host(Holds, Protocol):
     """What an edge knows and does."""
 
     def edge_address(self, name: str) -> str | None:
         """Where another edge is reached; None = not known."""
-
-    def hold(self, whole: object) -> None:
-        """Wait for this too when draining, until it is let go."""
-
-    def let_go(self, whole: object) -> None:
-        """It is over. Idempotent."""
 
 
 class AttachService(pb_grpc.AttachServiceServicer):

@@ -20,6 +20,7 @@ from broker.bus.once import KEPT_S, Found, OnceStore
 from broker.errors import InferenceError
 from broker.tasks import Tasks
 from broker.v1 import event_pb2, generation_pb2, stored_pb2
+from edge.store import told
 
 _T = TypeVar("_T")
 
@@ -134,10 +135,8 @@ class Claims:
         Raises `InferenceError`: idempotency_conflict when the name is another request's,
         broker_unavailable.
         """
-        try:
+        with told():
             return await self._take(named, join)
-        except BusError as exc:
-            raise InferenceError("broker_unavailable", str(exc), retry_after=1) from exc
 
     async def _take(
         self, named: Named, join: Callable[[stored_pb2.Once], Awaitable[_T | Standing]]

@@ -8,27 +8,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from typing import Protocol
 
-from broker.bus import Bus, BusError
+from broker.bus import Bus
 from broker.bus.files import Files, Page
-from broker.bus.objects import GoneError
 from broker.errors import InferenceError
 from broker.files import Purpose, store_of
 from broker.keys import KeyRecord
 from broker.translate.files import Listing, Wanted, check_filename, no_file
 from broker.v1 import file_pb2
 from broker.wallclock import now
-
-
-class Holds(Protocol):
-    """Waits for what runs before the process ends."""
-
-    def hold(self, whole: object) -> None:
-        """Wait for this too when draining, until it is let go."""
-
-    def let_go(self, whole: object) -> None:
-        """It is over. Idempotent."""
+from edge.seams import Holds
+from edge.store import told
 
 
 class FileService:
@@ -109,15 +99,3 @@ class FileService:
             yield
         finally:
             self._running.let_go(whole)
-
-
-@contextlib.contextmanager
-def told(name: str = "") -> Iterator[None]:
-    """Trouble with the store as what callers are told of it."""
-    try:
-        yield
-    except GoneError as exc:
-        raise no_file(name) from exc
-    except BusError as exc:
-        message = f"the store cannot be used; retry shortly ({exc})"
-        raise InferenceError("broker_unavailable", message, retry_after=1) from exc

@@ -33,6 +33,7 @@ class HostedTools:
         alias: str = "",
         provider_key: str | None = None,
         attachments: Sequence[bytes | memoryview] = (),
+        accepted: bool = False,
     ) -> ExchangeLike:
         """Accept a request. Raises `InferenceError` when it is refused."""
         if hosted_images.place(request.generate) is None or await self._native(request):
@@ -44,6 +45,7 @@ class HostedTools:
                 alias=alias,
                 provider_key=provider_key,
                 attachments=attachments,
+                accepted=accepted,
             )
         tool = hosted_images.read_tool(request.generate)
         terms = Terms(self._engine, key, request_id, timeout_s, alias, provider_key)

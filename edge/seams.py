@@ -70,40 +70,31 @@ class Submits(Protocol):
         alias: str = "",
         provider_key: str | None = None,
         attachments: Sequence[bytes | memoryview] = (),
+        accepted: bool = False,
     ) -> ExchangeLike:
         """Accept a request; raises `InferenceError` when it is refused.
 
         `alias` is the caller's own name for it, to cancel by; `provider_key` is the caller's own
         key for the provider, if one came with the request; `attachments` are what references in
-        the request count.
+        the request count; `accepted`: it is a part of a request that was, which passes (R13).
         """
 
 
-class PartsLike(Protocol):
-    """Takes requests in, and parts of those that it took; says who answers them."""
-
-    async def submit(
-        self,
-        request: generation_pb2.Request,
-        key: KeyRecord,
-        *,
-        request_id: str,
-        timeout_s: float,
-        alias: str = "",
-        provider_key: str | None = None,
-        attachments: Sequence[bytes | memoryview] = (),
-        accepted: bool = False,
-    ) -> ExchangeLike:
-        """As `Submits` has it. `accepted`: a part of a request that was, which passes (R13)."""
-
-    async def decide(self, request: generation_pb2.Request) -> Decision:
-        """Where a request would go; raises `InferenceError` when nobody can answer it."""
+class Holds(Protocol):
+    """Waits for what runs before the process ends."""
 
     def hold(self, whole: object) -> None:
         """Wait for this too when draining, until it is let go."""
 
     def let_go(self, whole: object) -> None:
         """It is over. Idempotent."""
+
+
+class PartsLike(Submits, Holds, Protocol):
+    """Takes in requests that are parts of others, too, and says who answers them."""
+
+    async def decide(self, request: generation_pb2.Request) -> Decision:
+        """Where a request would go; raises `InferenceError` when nobody can answer it."""
 
 
 class EngineLike(Submits, Protocol):

@@ -19,7 +19,8 @@ from broker.translate.refusals import invalid
 from broker.translate.uploads import CompleteBody, no_upload, not_pending, parts_found
 from broker.v1 import file_pb2
 from broker.wallclock import now, now_ms
-from edge.files import FileService, told
+from edge.files import FileService
+from edge.store import told
 
 _PENDING = file_pb2.UPLOAD_STATUS_PENDING
 _COMPLETING = file_pb2.UPLOAD_STATUS_COMPLETING

@@ -28,7 +28,7 @@ from broker.translate.refusals import invalid
 from broker.v1 import batch_pb2, event_pb2, file_pb2
 from edge.batches.quote import Lot, cost, most, takes_s
 from edge.capacity import Capacity
-from edge.files import told
+from edge.store import told
 
 # Models that are shown, and that are told apart.
 MOST_MODELS = 100

@@ -17,7 +17,7 @@ from broker.errors import InferenceError
 from broker.translate.files import no_file
 from broker.v1 import batch_pb2, file_pb2
 from edge.batches.service import BatchService
-from edge.files import told
+from edge.store import told
 
 # Lines that are asked for at a time, and bytes, of which half fit; how often one is looked at that
 # is waited for.

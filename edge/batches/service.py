@@ -23,7 +23,7 @@ from broker.translate.batches import STATUSES
 from broker.translate.refusals import invalid
 from broker.v1 import batch_pb2, file_pb2
 from broker.wallclock import now, now_ms
-from edge.files import told
+from edge.store import told
 
 _RANDOM = 10
 # What of a batch says that it is the same one, asked for again; the input of one that runs lines

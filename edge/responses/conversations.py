@@ -10,8 +10,8 @@ from broker.errors import InferenceError
 from broker.v1 import content_pb2, stored_pb2
 from broker.wallclock import now
 from edge import ids
-from edge.responses.service import told
 from edge.responses.turn import conversation_not_found
+from edge.store import told
 
 _Messages = Sequence[content_pb2.Message]
 

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -33,6 +33,7 @@ from edge.hosted import HostedTools
 from edge.responses import turn
 from edge.responses.names import ResponseNames, deleted
 from edge.responses.turn import Turn
+from edge.store import told
 
 # A follower that hears nothing looks at the record this often.
 _LOOK_S = 5.0
@@ -357,16 +358,6 @@ def _queued(asked: Turn, name: str, watched: bool) -> stored_pb2.StoredResponse:
 def not_found(name: str) -> InferenceError:
     """No response of this caller has the id."""
     return InferenceError("not_found", f"Response with id '{name}' not found.")
-
-
-@contextlib.contextmanager
-def told() -> Iterator[None]:
-    """Trouble with NATS as what callers are told of it."""
-    try:
-        yield
-    except BusError as exc:
-        message = f"the store cannot be reached; retry shortly ({exc})"
-        raise InferenceError("broker_unavailable", message, retry_after=1) from exc
 
 
 def _terminal(event: event_pb2.Event) -> bool:

@@ -8,8 +8,6 @@ import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
-from google.protobuf.message import Message
-
 from broker.config import Limits
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
@@ -19,7 +17,7 @@ from broker.v1 import generation_pb2
 from edge.claims import Named, digest
 from edge.held import Held, HeldRequest
 from edge.once import Once
-from edge.rpc.calls import Call, Context
+from edge.rpc.calls import Call
 from edge.rpc.report import Asked, Reporter
 from edge.seams import ExchangeLike, Submits
 
@@ -83,13 +81,10 @@ class Question:
 class Asking:
     """What the services share of it."""
 
-    def __init__(
-        self, engine: Submits, once: Once, held: Held, limits: Limits, reporter: Reporter
-    ) -> None:
+    def __init__(self, engine: Submits, once: Once, held: Held, reporter: Reporter) -> None:
         self._engine = engine
         self._once = once
         self._held = held
-        self._patience_s = limits.slow_reader_s
         self._reporter = reporter
 
     @contextlib.asynccontextmanager
@@ -153,12 +148,3 @@ class Asking:
             yield exchange
         finally:
             exchange.close()
-
-    async def write(self, context: Context, response: Message) -> None:
-        """Write one message; who does not read holds a provider's connection, so not for ever."""
-        try:
-            async with asyncio.timeout(self._patience_s):
-                await context.write(response)
-        except TimeoutError as exc:
-            message = f"the client did not read for {self._patience_s:g} s"
-            raise InferenceError("client_gone", message) from exc

@@ -21,7 +21,7 @@ from edge.http.reply import new_request_id
 from edge.openstreams import OpenStreams
 from edge.rpc.asking import Asking, Question
 from edge.rpc.bulk import Bulk
-from edge.rpc.calls import Call, Calls, Context, status_of, unexpected
+from edge.rpc.calls import Call, Calls, Context, status_of, unexpected, write
 from edge.rpc.report import Asked
 from edge.seams import ExchangeLike
 
@@ -113,7 +113,7 @@ class InferenceService(pb_grpc.InferenceServiceServicer):
                         event=event,
                         answer_id=exchange.answer_id if sequence == 1 else "",
                     )
-                    await self._asking.write(context, response)
+                    await write(context, response, self._limits.slow_reader_s)
 
     async def _item(self, item: pb.InferManyRequest, call: Call) -> pb.InferManyResponse:
         """The result of one item of a bulk call; its error is in-band, so that the call lives."""

@@ -24,7 +24,7 @@ from edge.responses.keeping import Keeping
 from edge.responses.service import ResponseService
 from edge.responses.turn import Turn
 from edge.rpc.asking import Asking, Question, Wrap
-from edge.rpc.calls import Call, Calls, Context
+from edge.rpc.calls import Call, Calls, Context, write
 from edge.rpc.report import Asked
 
 
@@ -75,7 +75,8 @@ class ResponsesService(pb_grpc.ResponsesServiceServicer):
                         steps = self._live(question, turn, asked)
                     async with contextlib.aclosing(steps):
                         async for step in steps:
-                            await self._asking.write(context, pb.StreamResponseResponse(step=step))
+                            shown = pb.StreamResponseResponse(step=step)
+                            await write(context, shown, self._limits.slow_reader_s)
 
     async def GetResponse(  # noqa: N802
         self, request: pb.GetResponseRequest, context: Context
@@ -98,7 +99,8 @@ class ResponsesService(pb_grpc.ResponsesServiceServicer):
                 steps = self._follow(record, request.starting_after)
                 async with contextlib.aclosing(steps):
                     async for step in steps:
-                        await self._asking.write(context, pb.FollowResponseResponse(step=step))
+                        shown = pb.FollowResponseResponse(step=step)
+                        await write(context, shown, self._limits.slow_reader_s)
 
     async def CancelResponse(  # noqa: N802
         self, request: pb.CancelResponseRequest, context: Context

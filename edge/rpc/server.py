@@ -92,7 +92,7 @@ class RpcServer:
         tolerant: Any = _Tolerant(server)
         inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(
             InferenceService(
-                engine, Asking(engine, once, held, limits, reporter), self._calls, limits, streams
+                engine, Asking(engine, once, held, reporter), self._calls, limits, streams
             ),
             tolerant,
         )
@@ -102,7 +102,7 @@ class RpcServer:
         responses_service_pb2_grpc.add_ResponsesServiceServicer_to_server(
             ResponsesService(
                 kept.responses,
-                Asking(kept.responses.tools, once, held, limits, reporter),
+                Asking(kept.responses.tools, once, held, reporter),
                 self._calls,
                 limits,
                 streams,

@@ -119,6 +119,7 @@ class Engine:
         alias: str = "",
         provider_key: str | None = None,
         attachments: Sequence[bytes | memoryview] = (),
+        accepted: bool = False,
     ) -> Exchange:
         self.requests.append((request, key, request_id, timeout_s))
         self.provider_keys.append(provider_key)
