@@ -192,7 +192,10 @@ class ChunkChoice(Struct):
 
 
 class ChatCompletionChunk(Struct, kw_only=True):
-    """One event of a streamed answer; `usage` is there when it was asked for."""
+    """One event of a streamed answer; `usage` is there when it was asked for.
+
+    Chunks are written piece by piece, without it: tests hold them against this.
+    """
 
     id: str
     object: Literal["chat.completion.chunk"]
