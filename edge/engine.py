@@ -314,7 +314,7 @@ class Engine:
         if cost is not None:
             completed.cost.CopyFrom(cost)
         self._admission.answered(target, self._loop.time() - attempt.published_at)
-        if exchange.platform.tell_routing and exchange.decision is not None:
+        if exchange.work.platform.tell_routing and exchange.decision is not None:
             byok = target.provider in exchange.provider_keys
             completed.routing = metadata(
                 exchange.decision, exchange.plan, attempt.number, route=exchange.route, byok=byok
@@ -330,8 +330,8 @@ class Engine:
                 answered_model=started.model if started is not None else "",
                 usage=completed.usage,
                 charged_at_ms=now_ms(),
-                tags=exchange.platform.tags,
-                signature=exchange.platform.signature,
+                tags=exchange.work.platform.tags,
+                signature=exchange.work.platform.signature,
                 cost=cost,
                 key=exchange.key.id,
             )
@@ -372,12 +372,9 @@ class Engine:
         """How long the upstream call of an attempt may be silent."""
         return self._patience.of(
             attempt.target,
+            exchange.work,
             has_next=exchange.plan.has_next,
-            tools=exchange.tools,
-            lengthy=exchange.lengthy,
             left_ms=exchange.remaining_ms(),
-            platform=exchange.platform,
-            output_tokens=exchange.output_tokens,
         )
 
     # Inside.

@@ -10,11 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from broker import dispatch, operations
-from broker.continuation import Continuation, prefilled
+from broker import dispatch
 from broker.errors import InferenceError
 from broker.keys import KeyRecord
-from broker.resume import CONTENT, Transcript
+from broker.resume import CONTENT
 from broker.routing import Decision, Target
 from broker.v1 import event_pb2, generation_pb2
 from broker.wallclock import now
@@ -22,6 +21,8 @@ from edge import ids
 from edge.attempt import Attempt, Session
 from edge.host import Host
 from edge.intake import Intake
+from edge.shown import Shown
+from edge.work import Work
 
 # How long an attempt may wait in a queue when another candidate may be asked (R5).
 QUEUE_PATIENCE_S = 2.0
@@ -52,7 +53,9 @@ class Exchange:
         self.created = now()
         self.key = key
         self.key_id = key.id
-        self.raw = request.SerializeToString()
+        self.work = work = Work.of(request)
+        resume = work.platform.resume == generation_pb2.RESUME_PREFILL
+        self.shown = Shown(request.SerializeToString(), streams=work.streams, prefills=resume)
         self.plan = plan
         # The caller's own, by provider: for grants alone.
         self.provider_keys = provider_keys
@@ -64,16 +67,7 @@ class Exchange:
         self._host = host
         self._loop = asyncio.get_running_loop()
         self.deadline = self._loop.time() + timeout_s
-        self._streaming = operations.streams(request)
-        operation = operations.name(request)
-        self._intake = Intake(vectors=operation == operations.EMBED)
-        self.platform = request.platform
-        generate = request.generate
-        self.tools = bool(generate.tools)
-        self.lengthy = operation in operations.LENGTHY or (
-            self.tools and operations.pauses(request)
-        )
-        self.output_tokens = max(generate.max_output_tokens, generate.max_tokens)
+        self._intake = Intake(vectors=work.vectors)
         self._attempts = 0
         # Where it was launched: its place counts in that pool.
         self._place = plan.target
@@ -83,12 +77,6 @@ class Exchange:
         # What may be handed out: held back until content or the end comes, so that a failure
         # before content is still a real status.
         self._open = False
-        self._taken = False
-        # The check of a run that follows shown content; what the first run was asked.
-        self._replay: Transcript | Continuation | None = None
-        self._asked = self.raw
-        self._prefills = request.platform.resume == generation_pb2.RESUME_PREFILL
-        self._transcript = Transcript()
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         # Until somebody diverts them, nobody takes batches but `next`.
@@ -103,7 +91,7 @@ class Exchange:
         while True:
             if self._ready and self._open:
                 batch, self._ready = self._ready, []
-                self._taken = True
+                self.shown.taken = True
                 self._intake.consumed(self.attempt)
                 return batch
             if self._error is not None:
@@ -145,13 +133,23 @@ class Exchange:
         self.attempt = attempt = self._another(self._place)
         self._host.publish(self, attempt)
         # What was shown is of this model: another one could only contradict it (R4).
-        if self.plan.has_next and not self._shown:
+        if self.plan.has_next and not self.shown.any:
             self._retry_timer = self._loop.call_later(QUEUE_PATIENCE_S, self._leave_queue, attempt)
 
     def supersede(self, attempt: Attempt) -> Attempt:
         """The next attempt in place of one that could not be queued."""
         self.attempt = self._another(attempt.target)
         return self.attempt
+
+    @property
+    def raw(self) -> bytes:
+        """What the present attempt asks, encoded."""
+        return self.shown.asked
+
+    @property
+    def output_tokens(self) -> int:
+        """The most it asks for; 0 = it does not say."""
+        return self.work.output_tokens
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
@@ -184,19 +182,18 @@ class Exchange:
         if attempt is not self.attempt or self.done:
             return
         self._intake.came(size)
+        show, streams = self.shown.show, self.work.streams
         for event in events:
             kind = event.WhichOneof("kind") or ""
-            if kind == "text" and self._replay is None:
-                self._ready.append(event)
-                if self._streaming:
-                    self._transcript.show_text(event.text)
-                    self._open = True
-            elif kind in CONTENT:
+            if kind in CONTENT:
                 try:
-                    self._content(kind, event)
+                    fresh = show(kind, event)
                 except InferenceError as exc:
                     self._settle(dispatch.GiveUp(exc))
                     return
+                if fresh is not None:
+                    self._ready.append(fresh)
+                    self._open = streams
             elif kind == "started":
                 if self.started is None:
                     self.started = event.started
@@ -208,7 +205,7 @@ class Exchange:
                 self._failed(attempt, event.failed)
                 return
             # Anything else is an event of a newer worker: not for this edge to understand.
-        if not self._streaming:
+        if not streams:
             # A whole answer is credited as it comes, up to a limit.
             if (error := self._intake.collected(size)) is not None:
                 self._settle(dispatch.GiveUp(error))
@@ -228,8 +225,8 @@ class Exchange:
         self._host.withdraw(attempt)
         step = dispatch.after_loss(
             self.plan,
-            shown=self._shown,
-            resumable=self._transcript.resumable,
+            shown=self.shown.any,
+            resumable=self.shown.resumable,
             alone=attempt.alone,
         )
         if attempt.alone:
@@ -243,12 +240,12 @@ class Exchange:
         running, attempt.session = attempt.session is not None, None
         self._host.withdraw(attempt)
         if not running:  # it lies with a worker that was lost before it could claim it
-            self._settle(dispatch.Again(resume=self._shown))
+            self._settle(dispatch.Again(resume=self.shown.any))
             return
         step = dispatch.after_hand_back(
             self.plan,
-            shown=self._shown,
-            resumable=self._transcript.resumable,
+            shown=self.shown.any,
+            resumable=self.shown.resumable,
             left_s=self.deadline - self._loop.time(),
             jitter=self._host.jitter(),
         )
@@ -266,21 +263,6 @@ class Exchange:
         self._attempts += 1
         return Attempt(self._attempts, target, self._loop.time())
 
-    @property
-    def _shown(self) -> bool:
-        return self._streaming and self._taken
-
-    def _content(self, kind: str, event: event_pb2.Event) -> None:
-        if self._replay is not None:
-            checked = self._replay.check(kind, event)
-            if checked is None:
-                return
-            event = checked
-        self._ready.append(event)
-        if self._streaming:
-            self._transcript.show(kind, event)
-            self._open = True
-
     def _hand_out(self) -> None:
         try:
             taken = self._take(self._ready)
@@ -295,13 +277,11 @@ class Exchange:
             self._wake()
 
     def _completed(self, attempt: Attempt, event: event_pb2.Event) -> None:
-        if self._replay is not None:
-            try:
-                self._replay.finish()
-            except InferenceError as exc:
-                self._settle(dispatch.GiveUp(exc))
-                return
-            self._replay.count(event.completed.usage)
+        try:
+            self.shown.finish(event.completed.usage)
+        except InferenceError as exc:
+            self._settle(dispatch.GiveUp(exc))
+            return
         if event.completed.model and self.started is not None:
             self.started.model = event.completed.model
         self._ready.append(event)
@@ -324,15 +304,14 @@ class Exchange:
         step = dispatch.after_failure(
             self.plan,
             error,
-            shown=self._shown,
-            resumable=self._transcript.resumable,
+            shown=self.shown.any,
+            resumable=self.shown.resumable,
             left_s=self.deadline - self._loop.time(),
             jitter=self._host.jitter(),
             resting=self._host.resting(self, self.plan.target),
         )
-        if isinstance(step, dispatch.GiveUp) and isinstance(self._replay, Continuation):
+        if isinstance(step, dispatch.GiveUp) and self.shown.give_up_prefill():
             # Why a continuation failed is nobody's to see: what was asked may still be answered.
-            self._prefills = False
             return dispatch.Again(resume=True)
         return step
 
@@ -341,7 +320,8 @@ class Exchange:
             self._end(step.error, "superseded")
             return
         if step.resume:
-            self._replay = self._resumed()
+            if how := self.shown.go_on(self.plan.target):
+                self._tell(how)
         else:
             self._forget()
         self._intake.start_over()
@@ -357,7 +337,7 @@ class Exchange:
     def _try_again(self) -> None:
         """The wait is over: meanwhile others may have found out that it was in vain."""
         self._retry_timer = None
-        resting = not self._shown and self._host.resting(self, self.plan.target)
+        resting = not self.shown.any and self._host.resting(self, self.plan.target)
         step = dispatch.after_wait(self.plan, resting=resting)
         if step is None:
             self._go_on()
@@ -372,32 +352,19 @@ class Exchange:
             return
         launched, self.launched, self._place = self.launched, False, new
         self._host.move(self, old, new, launched=launched)
-        if not self.launched and self.plan.has_next and not self._shown:
+        if not self.launched and self.plan.has_next and not self.shown.any:
             self._retry_timer = self._loop.call_later(QUEUE_PATIENCE_S, self._leave_line)
-
-    def _resumed(self) -> Transcript | Continuation:
-        """Let the next run go on from what was shown: by prefill, or compared with it (R4)."""
-        self.raw = self._asked
-        prefills = self._prefills and self.plan.target.prefill
-        if prefills and (begun := prefilled(self._asked, self._transcript)) is not None:
-            self._tell("continued by prefill")
-            self.raw, continuation = begun
-            return continuation
-        self._transcript.rewind()
-        return self._transcript
 
     def _tell(self, what: str) -> None:
         """Add to how the answer came about."""
         self.route = f"{self.route}; {what}" if self.route else what
 
     def _forget(self) -> None:
-        """The answer begins anew, with what was asked."""
-        self.raw = self._asked
-        self._replay = None
+        """The answer begins anew."""
+        self.shown.forget()
         self.started = None
         self._ready = []
         self._open = False
-        self._transcript = Transcript()
 
     def _leave_line(self) -> None:
         """Its turn has not come at a candidate that is not the last."""
@@ -415,7 +382,7 @@ class Exchange:
 
     def _out_of_time(self) -> None:
         running = any(attempt.session is not None for attempt in self.attempts)
-        error = dispatch.out_of_time(self.plan, running=running, shown=self._shown)
+        error = dispatch.out_of_time(self.plan, running=running, shown=self.shown.any)
         self._end(error, "deadline")
 
     def _end(self, error: Exception | None, kill_reason: str) -> None:
@@ -424,7 +391,7 @@ class Exchange:
         self.attachments = ()
         self._error = error
         if error is not None:
-            self._open = self._streaming and self._taken
+            self._open = self.shown.any
         self._timer.cancel()
         if self._retry_timer is not None:
             self._retry_timer.cancel()

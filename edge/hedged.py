@@ -128,7 +128,7 @@ class HedgedExchange(Exchange):
     def _hedge(self) -> None:
         """Start the second attempt, if the first one is fresh and there is room for both."""
         plan = self.plan
-        if self.attempt is None or plan.losses or self._replay is not None or not self._silent:
+        if self.attempt is None or plan.losses or self.shown.follows or not self._silent:
             return
         self._number = plan.index + plan.has_next
         target = plan.targets[self._number]

@@ -10,7 +10,8 @@ from itertools import product
 from broker.routing import Target
 from broker.settings import Limits
 from broker.timeouts import NONE, ByName
-from broker.v1 import delivery_service_pb2, generation_pb2
+from broker.v1 import delivery_service_pb2
+from edge.work import Work
 
 # An answer may take so long for each token that is asked for.
 _TOKEN_MS = 40
@@ -38,15 +39,12 @@ class Patience:
     def of(
         self,
         target: Target,
+        work: Work,
         *,
         has_next: bool,
-        tools: bool,
-        lengthy: bool,
         left_ms: int,
-        platform: generation_pb2.Platform,
-        output_tokens: int = 0,
     ) -> delivery_service_pb2.TimeLimits:
-        """The limits of an attempt at `target`, `left_ms` before the deadline.
+        """The limits of an attempt to have `work` done at `target`, `left_ms` before the deadline.
 
         Where nobody else is left to ask, a late first token is better than none. Models that reason
         fall silent while they do, and providers that send tool calls whole while they write one.
@@ -54,7 +52,7 @@ class Patience:
         what usual answers take, and `lengthy` work (pictures, hosted tools) takes longer. The next
         candidate has half of the time left at least.
         """
-        slow = target.thinks or tools
+        slow, platform = target.thinks or work.tools, work.platform
         name = self._name(target) if self._named else ""
         limits = self._limits[name, target.thinks, has_next, slow]
         asked = (
@@ -67,7 +65,8 @@ class Patience:
         own = delivery_service_pb2.TimeLimits()
         own.CopyFrom(limits)
         if has_next:
-            usual = max(self._whole_ms[target.thinks or lengthy], output_tokens * _TOKEN_MS)
+            usual = self._whole_ms[target.thinks or work.lengthy]
+            usual = max(usual, work.output_tokens * _TOKEN_MS)
             own.whole_ms = min(limits.whole_ms or usual, left_ms // 2)
             own.first_token_ms = min(limits.first_token_ms, left_ms // 2)
         if asked:

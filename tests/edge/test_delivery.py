@@ -328,7 +328,7 @@ async def body(
 
 
 async def test_a_body_comes_in_pieces_and_whole(desk: Desk, worker: Worker) -> None:
-    desk.story.exchange.raw = bytes(range(256)) * 5_000
+    desk.story.exchange.shown.asked = bytes(range(256)) * 5_000
     assert await body(worker, desk.claim()) == desk.story.exchange.raw
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from broker.routing import Target
 from broker.settings import Limits
 from broker.timeouts import Timeouts
-from broker.v1 import delivery_service_pb2, generation_pb2
+from broker.v1 import delivery_service_pb2, generation_pb2, operations_pb2
+from edge.engine import Engine
 from edge.patience import Patience
+from edge.work import Work
+from tests.edge.story import A, B, Story
 
 CASES = [
     # reasons, another left, tools -> first token, stall, in seconds
@@ -38,12 +43,14 @@ def limits(
 ) -> delivery_service_pb2.TimeLimits:
     return Patience(Limits(), timeouts or {}).of(
         Target("p", "main", model, listed=True, thinks=thinks),
+        Work(
+            platform or generation_pb2.Platform(),
+            tools=tools,
+            lengthy=lengthy,
+            output_tokens=output_tokens,
+        ),
         has_next=has_next,
-        tools=tools,
-        lengthy=lengthy,
         left_ms=int(left_s * 1000),
-        output_tokens=output_tokens,
-        platform=platform or generation_pb2.Platform(),
     )
 
 
@@ -128,7 +135,38 @@ def test_what_the_request_says_is_narrowest() -> None:
     patience = Patience(Limits(), MODEL)
     target = Target("p", "main", "m", listed=True)
     for asked, first in ((platform, 300), (generation_pb2.Platform(), 7000)):
-        found = patience.of(
-            target, has_next=False, tools=False, lengthy=False, left_ms=80_000, platform=asked
-        )
+        found = patience.of(target, Work(asked), has_next=False, left_ms=80_000)
         assert found.first_token_ms == first
+
+
+def chat(*tools: generation_pb2.Tool, **fields: int) -> generation_pb2.Request:
+    return generation_pb2.Request(
+        generate=generation_pb2.GenerateRequest(model="m", tools=tools, **fields)  # type: ignore[arg-type]
+    )
+
+
+FUNCTION = generation_pb2.Tool(function=generation_pb2.FunctionTool(name="f"))
+HOSTED = generation_pb2.Tool(hosted=generation_pb2.HostedTool(type="web_search"))
+DRAWS = generation_pb2.Request(image=operations_pb2.ImageRequest(model="m"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "stall_s", "whole_s"),
+    [
+        (chat(), 10, 90),
+        (chat(FUNCTION), 60, 90),
+        (chat(HOSTED), 60, 300),
+        (chat(FUNCTION, max_tokens=8000), 60, 320),
+        (chat(max_output_tokens=8000), 10, 320),
+        (DRAWS, 10, 300),
+    ],
+)
+async def test_the_engine_gives_an_attempt_the_limits_of_what_it_is_asked(
+    asked: generation_pb2.Request, stall_s: int, whole_s: int
+) -> None:
+    story = Story(targets=(A, B), request=asked, timeout_s=LONG_S)
+    story.begin()
+    engine: Any = SimpleNamespace(_patience=Patience(Limits(), {}))
+    found = Engine.limits(engine, story.exchange, story.attempt)
+    assert (found.stall_ms, found.whole_ms) == (stall_s * 1000, whole_s * 1000)
+    story.exchange.close()

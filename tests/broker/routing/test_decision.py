@@ -349,6 +349,16 @@ def test_a_region_that_a_request_names_has_to_be_where_it_asks_for_compliance(
     assert (told.value.reason, told.value.row.http) == ("no_compliant_provider", 403)
 
 
+def test_a_target_knows_whether_its_model_reasons_however_it_is_asked_for() -> None:
+    known: dict[str, Any] = {"abilities": frozenset({"reasoning"}), "name": "maker/r1"}
+    offers = [offer("groq", "r1", 1, **known), offer("fireworks", "r1", 2, **known)]
+    given = replace(world(), catalog=Catalog([*offers, offer("groq", "plain", 1)]))
+    for asked in ("groq/r1", "r1@groq", "maker/r1", "groq/r1@ic"):
+        assert all(target.thinks for target in decision(asked, given).targets), asked
+    for asked in ("groq/plain", "groq/nobody-knows"):
+        assert not any(target.thinks for target in decision(asked, given).targets), asked
+
+
 def test_who_says_so_is_told() -> None:
     given = replace(world(), fleet=replace(FLEET, claims=CLAIMS))
     with pytest.raises(InferenceError) as told:
