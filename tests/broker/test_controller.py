@@ -30,14 +30,6 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-async def nats(tmp_path: Path) -> AsyncIterator[NatsServer]:
-    server = NatsServer(tmp_path)
-    await server.start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture
 async def bus(nats: NatsServer) -> AsyncIterator[Bus]:
     bus = await nats.bus()
     yield bus

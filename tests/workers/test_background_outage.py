@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import signal
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 
 from broker import subjects
 from broker.bus import Bus
-from broker.bus.layout import ensure_layout, ensure_pool
 from broker.bus.responses import Responses
 from broker.settings import FetchSettings, ProviderSettings
 from broker.v1 import content_pb2, generation_pb2, job_pb2, stored_pb2
@@ -24,23 +22,6 @@ from workers.registry import load
 from workers.runner import Runner
 
 MODEL = "sim-tokens=100,delay_ms=50"
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
-    server = NatsServer(tmp_path)
-    await server.start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture
-async def bus(server: NatsServer) -> AsyncIterator[Bus]:
-    bus = await server.bus()
-    await ensure_layout(bus, 1)
-    await ensure_pool(bus, "sim", "main", 4)
-    yield bus
-    await bus.close()
 
 
 @pytest.fixture
@@ -94,14 +75,14 @@ async def queue(bus: Bus) -> None:
 
 
 async def test_an_outage_of_nats_is_no_lost_worker(
-    server: NatsServer, bus: Bus, sim: Sim, runner: Runner, monkeypatch: pytest.MonkeyPatch
+    nats: NatsServer, bus: Bus, sim: Sim, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ending, "PATIENCE_S", 0.3)
     await queue(bus)
     await until(lambda: sim.stats()["open"] == 1, "it runs")
-    server.kill()
+    nats.kill()
     await until(lambda: sim.stats()["open"] == 0, "it is given up")
-    await server.start()
+    await nats.start()
     seen: list[stored_pb2.StoredResponse] = []
 
     async def completed() -> bool:

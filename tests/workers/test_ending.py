@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from broker import durable
 from broker.bus import Bus
 from broker.bus.eventlog import EventLog
-from broker.bus.layout import ensure_layout
 from broker.bus.queue import ACK, Publisher
 from broker.bus.recorder import Recorder
 from broker.bus.responses import Responses
@@ -19,7 +15,6 @@ from broker.catalog.bill import Bill
 from broker.catalog.catalog import Catalog
 from broker.catalog.offers import Offer, Rates
 from broker.v1 import event_pb2, inference_service_pb2, job_pb2, record_pb2, stored_pb2
-from tests.broker.bus.server import NatsServer
 from workers.ending import Ending
 
 PRICES = {"input_tokens": 2_000_000_000, "output_tokens": 10_000_000_000}
@@ -27,17 +22,6 @@ FLEX = {"flex": Rates({"input_tokens": 1_000_000_000, "output_tokens": 5_000_000
 OFFER = Offer("openai", "gpt-4o", "openai/gpt-4o", rates=Rates(PRICES), variants=FLEX, source="x")
 BILL = Bill(Catalog([OFFER], date="2026-11-01"))
 ROUTE = job_pb2.Route(provider="openai", pool="main", model="gpt-4o")
-
-
-@pytest.fixture
-async def bus(tmp_path: Path) -> AsyncIterator[Bus]:
-    server = NatsServer(tmp_path)
-    await server.start()
-    bus = await server.bus()
-    await ensure_layout(bus, 1)
-    yield bus
-    await bus.close()
-    server.kill()
 
 
 async def charge_of(bus: Bus, tier: str) -> record_pb2.Charge:

@@ -6,19 +6,17 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from broker import presence, subjects
 from broker.bus import Bus
-from broker.bus.layout import ensure_layout, ensure_pool
 from broker.capacity import Allowance, Share
 from broker.settings import FetchSettings, ProviderSettings
 from broker.v1 import content_pb2, generation_pb2, job_pb2, record_pb2
 from broker.v1 import delivery_service_pb2 as pb
-from tests.broker.bus.server import NatsServer, until
+from tests.broker.bus.server import until
 from tests.ports import free_port
 from tests.workers.edge_standin import TOKEN, EdgeStandIn
 from tests.workers.sim.raw import Sim
@@ -55,18 +53,6 @@ def sim(provider: Sim) -> Sim:
     provider.until(lambda stats: stats["open"] == 0)
     provider.request("POST", "/stats/reset")
     return provider
-
-
-@pytest.fixture
-async def bus(tmp_path: Path) -> AsyncIterator[Bus]:
-    server = NatsServer(tmp_path)
-    await server.start()
-    bus = await server.bus()
-    await ensure_layout(bus, 1)
-    await ensure_pool(bus, "sim", "main", 4)
-    yield bus
-    await bus.close()
-    server.kill()
 
 
 @pytest.fixture

@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from broker.batch import names, states
 from broker.bus import Bus
 from broker.bus.ending import end
-from broker.bus.layout import ensure_layout, ensure_pool
 from broker.bus.usage import usage_groups
 from broker.ledger import Ledger
 from broker.v1 import batch_pb2
 from tests.broker.batching.leading import Author, Leader, Worker
-from tests.broker.bus.server import NatsServer, until
-
-
-@pytest.fixture
-async def bus(tmp_path: Path) -> AsyncIterator[Bus]:
-    server = NatsServer(tmp_path)
-    await server.start()
-    bus = await server.bus()
-    await ensure_layout(bus, 1)
-    await ensure_pool(bus, "sim", "main", 4)
-    yield bus
-    await bus.close()
-    server.kill()
+from tests.broker.bus.server import until
 
 
 def line(number: int, text: str = "") -> bytes:

@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +21,6 @@ from broker.bus.background import publish as publish_job
 from broker.bus.delays import Delays
 from broker.bus.ending import end
 from broker.bus.files import Files
-from broker.bus.layout import ensure_layout, ensure_pool
 from broker.bus.queue import Publisher
 from broker.bus.responses import Blobs
 from broker.bus.results import Results, Seen
@@ -35,24 +33,12 @@ from tests.broker.bus.server import NatsServer, until
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
-    server = NatsServer(tmp_path)
-    await server.start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture
-async def bus(server: NatsServer) -> AsyncIterator[Bus]:
-    bus = await server.bus()
-    await ensure_layout(bus, 1)
-    await ensure_pool(bus, "sim", "main", 4)
+async def bus(bus: Bus) -> Bus:
     # What was on its way to a client when the server died comes back after this long.
     name = subjects.consumer("bat", "sim", "main")
     config = (await bus.js.consumer_info("BAT", name)).config
     await bus.js.add_consumer("BAT", config.evolve(ack_wait=3.0))
-    yield bus
-    await bus.close()
+    return bus
 
 
 @pytest.fixture
@@ -212,9 +198,9 @@ async def test_a_batch_is_cancelled_though_nobody_is_there_to_take_its_lines(
 
 
 async def test_two_leaders_at_once_do_no_harm(
-    bus: Bus, server: NatsServer, worker: Worker, monkeypatch: pytest.MonkeyPatch
+    bus: Bus, nats: NatsServer, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = await server.bus("other")
+    other = await nats.bus("other")
     author = Author(bus)
     async with Leader(bus, monkeypatch), Leader(other, monkeypatch):
         batches = [await author.create(lines(500)) for _ in range(3)]
@@ -231,7 +217,7 @@ async def test_two_leaders_at_once_do_no_harm(
 
 
 async def test_the_server_may_be_killed_in_the_middle(
-    bus: Bus, server: NatsServer, monkeypatch: pytest.MonkeyPatch
+    bus: Bus, nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = Worker(bus)
     author = Author(bus)
@@ -250,8 +236,8 @@ async def test_the_server_may_be_killed_in_the_middle(
     working = asyncio.create_task(work())
     async with Leader(bus, monkeypatch):
         await until(some, "some are answered", 20)
-        server.kill()
-        await server.start()
+        nats.kill()
+        await nats.start()
         await until(lambda: bus.connected, "it is connected again")
         await until(lambda: author.over(batch), "it is over", 60)
     await end(working)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -16,14 +15,14 @@ from broker.batching import publish
 from broker.bus import Bus
 from broker.bus.background import publish as publish_job
 from broker.bus.ending import end
-from broker.bus.layout import ensure_layout, ensure_pool
+from broker.bus.layout import ensure_pool
 from broker.bus.queue import Publisher
 from broker.bus.recorder import Recorder
 from broker.bus.usage import usage_groups
 from broker.ledger import Ledger
 from broker.v1 import batch_pb2, job_pb2
 from tests.broker.batching.leading import OTHER, Author, Leader, Routes, Worker
-from tests.broker.bus.server import NatsServer, until
+from tests.broker.bus.server import until
 
 EACH = 600
 MIXED = batch_pb2.BatchOptions(mixed_models=True)
@@ -34,16 +33,9 @@ ORDERS = {
 
 
 @pytest.fixture
-async def bus(tmp_path: Path) -> AsyncIterator[Bus]:
-    server = NatsServer(tmp_path)
-    await server.start()
-    bus = await server.bus()
-    await ensure_layout(bus, 1)
-    await ensure_pool(bus, "sim", "main", 4)
+async def bus(bus: Bus) -> Bus:
     await ensure_pool(bus, "sim", "other", 4)
-    yield bus
-    await bus.close()
-    server.kill()
+    return bus
 
 
 def lines(models: list[str]) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,28 +14,15 @@ from broker.batch import states
 from broker.batching.telling import Telling
 from broker.bus import Bus, BusError
 from broker.bus.ending import end
-from broker.bus.layout import ensure_layout, ensure_pool
 from broker.settings import Webhook
 from broker.v1 import batch_pb2
 from tests.broker.batching.leading import Author, Leader, Worker
-from tests.broker.bus.server import NatsServer, until
+from tests.broker.bus.server import until
 
 LINE = (
     b'{"custom_id":"c","method":"POST","url":"/v1/chat/completions",'
     b'"body":{"model":"m","messages":[]}}\n'
 )
-
-
-@pytest.fixture
-async def bus(tmp_path: Path) -> AsyncIterator[Bus]:
-    server = NatsServer(tmp_path)
-    await server.start()
-    bus = await server.bus()
-    await ensure_layout(bus, 1)
-    await ensure_pool(bus, "sim", "main", 4)
-    yield bus
-    await bus.close()
-    server.kill()
 
 
 class Receiver:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import pytest
 
@@ -21,14 +20,6 @@ from tests.broker.bus.server import NatsServer, until
 
 TARGET = Target("openai", "main", "gpt-4o", listed=True)
 BROKEN = InferenceError("upstream_error", "no")
-
-
-@pytest.fixture
-async def nats(tmp_path: Path) -> AsyncIterator[NatsServer]:
-    server = NatsServer(tmp_path)
-    await server.start()
-    yield server
-    server.kill()
 
 
 class Edge:

@@ -4,32 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from broker import subjects
 from broker.bus import Bus
-from broker.bus.layout import ensure_layout
 from broker.bus.outcome import Outcomes
 from broker.bus.queue import Publisher
 from broker.bus.responses import Blobs
 from broker.v1 import batch_pb2
-from tests.broker.bus.server import NatsServer, until
+from tests.broker.bus.server import until
 
 BATCH = "batch_1"
 LARGE = b'"' + b"x" * 600_000 + b'"'
-
-
-@pytest.fixture
-async def bus(tmp_path: Path) -> AsyncIterator[Bus]:
-    server = NatsServer(tmp_path)
-    await server.start()
-    bus = await server.bus()
-    await ensure_layout(bus, 1)
-    yield bus
-    await bus.close()
-    server.kill()
 
 
 @pytest.fixture
