@@ -17,18 +17,18 @@ from typing import NamedTuple, cast
 import httptools
 import httpx
 
+from workers.inflate import Inflate, inflated
+
 Sink = Callable[[bytes], bool]
 
 # Reading stops above this; one read of the socket adds up to 256 KB.
 _MAX_WAITING = 512 << 10
 _MAX_HEAD = 32 << 10
 _MAX_HEADERS = 256
-_MAX_INFLATED = 32 << 20
 # A connection that was closed while it was kept fails within a round trip.
 _STALE_WITHIN = 1.0
 # Loops round their timers to milliseconds, so one may ring this much early.
 TICK = 0.002
-_WINDOW_BITS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
 
 
 class StaleConnectionError(httpx.RemoteProtocolError):
@@ -75,7 +75,7 @@ class Connection(asyncio.Protocol):
         self._head_size = 0
         self._chunks: list[bytes] = []
         self._waiting = 0
-        self._inflate: zlib._Decompress | None = None
+        self._inflate: Inflate | None = None
         self._failure: httpx.RequestError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._sink: Sink | None = None
@@ -373,9 +373,7 @@ class Connection(asyncio.Protocol):
             raise ValueError("the headers are too large")
         self.status = status
         self._head_done = True
-        for name, value in self.headers:
-            if name.lower() == b"content-encoding":
-                self._decode(value.lower())
+        self.headers, self._inflate = inflated(self.headers)
 
     def on_body(self, data: bytes) -> None:
         if not self._flowing:
@@ -383,9 +381,7 @@ class Connection(asyncio.Protocol):
             if self._timing is not None and not self._timing.token:
                 self.settle()
         if self._inflate is not None:
-            data = self._inflate.decompress(data, _MAX_INFLATED)
-            if self._inflate.unconsumed_tail:
-                raise ValueError("the body is too large when it is decompressed")
+            data = self._inflate.feed(data)
         if data:
             self._chunks.append(data)
             self._waiting += len(data)
@@ -396,18 +392,10 @@ class Connection(asyncio.Protocol):
             self._reusable = self._failure is None and self._parser.should_keep_alive()
 
     def _finish(self) -> None:
-        if self._inflate is not None and self._flowing and not self._inflate.eof:
+        if self._inflate is not None and self._flowing and not self._inflate.over:
             self._failure = httpx.DecodingError("the compressed body was cut off")
         else:
             self.complete = True
-
-    def _decode(self, encoding: bytes) -> None:
-        """Hand the body on decompressed, and without the headers that speak of it compressed."""
-        bits = _WINDOW_BITS.get(encoding)
-        if bits is not None:
-            self._inflate = zlib.decompressobj(bits)
-            gone = (b"content-encoding", b"content-length")
-            self.headers = [pair for pair in self.headers if pair[0].lower() not in gone]
 
 
 def _no_http(exc: httptools.HttpParserError) -> httpx.RequestError:
