@@ -7,29 +7,27 @@ than there are, it is several calls; the record says how many, and counts what t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from operator import attrgetter
-from typing import Protocol
 
 from broker import operations
 from broker.errors import InferenceError
 from broker.v1 import delivery_service_pb2, event_pb2, generation_pb2, job_pb2, record_pb2
 from broker.wallclock import now_ms
-from workers.caller import Opens, Said
+from workers.caller import Opens
 from workers.calls import Calls, Send
 from workers.delivery import EdgeLost
 from workers.emulation import AnyPlan, Plan, Prompts, Split, Stepped, plan_of, total
 from workers.estimate import counted
 from workers.failures import Limits
 from workers.fetch import Fetcher
+from workers.flow import Session, flow, read_tail
 from workers.idle import Idle
 from workers.keys import Keys, Turn
-from workers.provider import Call, Decoder, Detached, Dialect, Provider, Unreadable
+from workers.provider import Call, Detached, Dialect, Provider, Unreadable
 from workers.seats import Seats
 from workers.standstill import Standstill
 from workers.state import own_state
@@ -45,8 +43,6 @@ _TIME_LIMITS = {
 }
 # An error body is only read this far.
 _MAX_ERROR_BODY = 256 << 10
-# After the terminal event the rest of the body is read this long, to keep the connection.
-_TAIL_S = 0.2
 # What is our fault where the key is ours, and the caller's where it is the caller's.
 _CALLERS_FAULT = {
     "upstream_credentials": "invalid_provider_key",
@@ -65,19 +61,6 @@ class _Line:
     attachments: Attachments
     # An answer has a last word, without which it is not whole. Sound and pictures have none.
     named_end: bool
-
-
-class Session(Protocol):
-    """Where an attempt's events go; `credit` is how many bytes of them are wanted."""
-
-    @property
-    def credit(self) -> int: ...
-
-    def send(self, events: list[event_pb2.Event], *, last: bool = False) -> None:
-        """Pass events on; the last one is terminal."""
-
-    async def wait_credit(self) -> None:
-        """Wait until more is wanted; raises what ended the session."""
 
 
 class Attempt:
@@ -267,50 +250,24 @@ class Attempt:
                     body = await reply.read(_MAX_ERROR_BODY, cut=True)
                     raise line.dialect.error(reply.status, reply.headers, body)
                 decoder = line.dialect.decoder(request, reply.headers)
-                if decoders is None:
-                    await self._stream(line, reply, decoder, send)
-                    await _read_tail(reply)
-                    return
-                stepped = Stepped(decoder, steps)
-                decoders.append(stepped)
-                await self._stream(line, reply, stepped, send)
-                if stepped.usage is not None:
+                stepped = None
+                if decoders is not None:
+                    decoder = stepped = Stepped(decoder, steps)
+                    decoders.append(stepped)
+                await flow(
+                    reply,
+                    decoder,
+                    send,
+                    self._session,
+                    Idle(line.limits, self._provider.name),
+                    has_content=lambda: self._content,
+                    named_end=line.named_end,
+                )
+                if stepped is None or stepped.usage is not None:
                     # Otherwise it was cut short, and the provider would go on.
-                    await _read_tail(reply)
+                    await read_tail(reply)
             finally:
                 await reply.aclose()
-
-    async def _stream(self, line: _Line, reply: Said, decoder: Decoder, send: Send) -> None:
-        """Pass events on as they come; the terminal one ends it."""
-        session = self._session
-        idle = Idle(line.limits, self._provider.name)
-        done = False
-
-        def take(chunk: bytes) -> bool:
-            nonlocal done
-            passed = _pass_on(decoder.feed(chunk), send)
-            if self._content:
-                reply.settle()
-            if passed is None:
-                idle.heard(len(chunk), time.monotonic(), content=self._content)
-                return session.credit > 0
-            idle.since = None
-            done = passed
-            return not done and session.credit > 0
-
-        try:
-            while not await reply.push(take):
-                if done:
-                    return
-                await session.wait_credit()
-        except InferenceError as exc:
-            # A provider that said why it finished, and then fell silent or broke off, has finished.
-            ended = exc.reason in {"stalled", "upstream_incomplete"} and line.named_end
-            if not (ended and _close(decoder, send)):
-                raise
-            return
-        if not _pass_on(decoder.close(), send):
-            raise InferenceError("upstream_incomplete", "the provider's answer ended early")
 
     def _send(self, events: list[event_pb2.Event]) -> bool:
         if not self._content:
@@ -372,40 +329,6 @@ class Attempt:
 
     def _elapsed_ms(self) -> int:
         return int((time.monotonic() - self._begun) * 1000)
-
-
-def _close(decoder: Decoder, send: Send) -> bool:
-    try:
-        return bool(_pass_on(decoder.close(), send))
-    except InferenceError:
-        return False
-
-
-def _pass_on(decoded: Iterable[event_pb2.Event], send: Send) -> bool | None:
-    """Send events; True when the last of them completes the answer, None when there are none.
-
-    What was decoded before an error is sent before it is raised.
-    """
-    if type(decoded) is list:
-        return send(decoded) if decoded else None
-    events: list[event_pb2.Event] = []
-    try:
-        events.extend(decoded)
-    except InferenceError:
-        if events:
-            send(events)
-        raise
-    return send(events) if events else None
-
-
-async def _read_tail(reply: Said) -> None:
-    """Read what follows the terminal event, so that the connection can be kept."""
-    if reply.ended:
-        return
-    with contextlib.suppress(InferenceError, TimeoutError):
-        async with asyncio.timeout(_TAIL_S):
-            async for _ in reply:
-                pass
 
 
 def _limits(grant: delivery_service_pb2.Grant, request: generation_pb2.Request) -> Limits:
