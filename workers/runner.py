@@ -11,11 +11,10 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from broker import presence, subjects
+from broker import subjects
 from broker.bus import Bus
 from broker.bus.jobs import serve_direct
 from broker.bus.layout import ACK_WAIT_S
-from broker.bus.lease import Lease
 from broker.bus.queue import ACK, Delivery, Publisher, Puller, nak
 from broker.bus.recorder import Recorder
 from broker.catalog import catalog
@@ -28,6 +27,7 @@ from broker.tasks import keep
 from broker.timeouts import ByName
 from broker.v1 import delivery_service_pb2, job_pb2
 from workers import credentials
+from workers.announcing import Announcing
 from workers.attempt import Attempt
 from workers.background import Background
 from workers.batch import Batch
@@ -38,7 +38,6 @@ from workers.edges import Edges
 from workers.fetch import Fetcher
 from workers.gate import Gate, HandOn
 from workers.keys import Keys
-from workers.pace import Paces
 from workers.provider import Provider
 from workers.seats import Seats
 from workers.slots import Slots
@@ -98,7 +97,6 @@ class Runner:
         self._capacity: CapacityLink | None = None
         if capacity.shared:
             self._capacity = CapacityLink(bus, self.gate, self.name, settings.name)
-        self._paces = Paces()
         self._standstill = Standstill()
         self._publisher = Publisher(bus, timeout_s=2.0)
         self._recorder = Recorder(self._publisher)
@@ -124,28 +122,25 @@ class Runner:
             self._pull_soon,
         )
         tools = self._tools(limits or Limits(), timeouts or {}, bill or Bill(catalog.load()))
-        # Where a model has no interactive requests its lines tell how fast it is.
-        self._line_paces = tools.paces
         self._lane = Background(bus, settings, self._slots, tools)
         self._batch = Batch(bus, settings, self._slots, tools)
-        key = subjects.worker_key(settings.name, self.name)
-        self._lease = Lease(bus, subjects.WORKERS, key, self._presence)
+        self._announcing = Announcing(bus, settings, self._slots, tools)
 
     def _tools(self, limits: Limits, timeouts: ByName, bill: Bill) -> Tools:
         """What the lanes that have no edge share."""
         return Tools(
-            self.name,
-            self._provider,
-            self._upstream,
-            self._keys,
-            self._fetcher,
-            self._publisher,
-            self._recorder,
-            limits,
-            bill,
-            self.gate,
-            self._standstill,
-            timeouts,
+            worker=self.name,
+            provider=self._provider,
+            upstream=self._upstream,
+            keys=self._keys,
+            fetcher=self._fetcher,
+            publisher=self._publisher,
+            recorder=self._recorder,
+            limits=limits,
+            bill=bill,
+            gate=self.gate,
+            standstill=self._standstill,
+            timeouts=timeouts,
         )
 
     # Life.
@@ -161,7 +156,7 @@ class Runner:
         self._stop_direct = await serve_direct(
             self._bus, self._settings.name, self._settings.pool, self._offered
         )
-        await self._lease.start()
+        await self._announcing.lease.start()
         self._standstill.start()
         self._background = [
             keep(self._tick, "tick"),
@@ -176,7 +171,7 @@ class Runner:
         await self._puller.close()
         await self._lane.close()
         await self._batch.close()
-        await self._lease.release()
+        await self._announcing.lease.release()
         if self._stop_direct is not None:
             await self._stop_direct()
         tasks = self._slots.tasks
@@ -214,25 +209,6 @@ class Runner:
             records=self._recorder.pending,
             tasks=len(asyncio.all_tasks()),
         )
-
-    def _presence(self) -> bytes:
-        """What this worker says of itself when it renews its lease."""
-        now = time.monotonic()
-        lease = presence.WorkerLease(
-            worker=self.name,
-            provider=self._settings.name,
-            pool=self._settings.pool,
-            slots=self._settings.slots,
-            models=self._settings.models or self._provider.models,
-            busy=self._slots.busy,
-            paces=self._line_paces.known(now) | self._paces.known(now),
-            spreads=self._paces.spreads(now),
-            claims=self._provider.claims,
-            keys=tuple(key.fingerprint for key in self._keys.all) or ("",),
-            limits=self._settings.limits,
-            batches=self._provider.batches is not None,
-        )
-        return presence.encode(lease)
 
     # Taking jobs.
 
@@ -372,7 +348,7 @@ class Runner:
             session.when_over(None)
             session.close()
             if attempt.called:
-                self._paces.took(attempt.record, time.monotonic())
+                self._announcing.paces.took(attempt.record, time.monotonic())
                 self._recorder.attempt(attempt.record, partial(self._slots.answer, reply, ACK))
             else:
                 self._slots.answer(reply, ACK)
