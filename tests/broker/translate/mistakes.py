@@ -3,11 +3,15 @@ path and the code that callers are told. One table, so that the fronts cannot dr
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
+from broker.errors import InferenceError
 from broker.v1 import content_pb2, generation_pb2
 
 Generate = generation_pb2.GenerateRequest
@@ -16,6 +20,15 @@ Format = generation_pb2.ResponseFormat
 
 MISSING = "missing_required_parameter"
 HELLO = [{"role": "user", "content": "hello"}]
+
+
+@contextlib.contextmanager
+def refused(param: str, code: str) -> Iterator[None]:
+    """What is done within has to be refused so."""
+    with pytest.raises(InferenceError) as raised:
+        yield
+    error = raised.value
+    assert (error.reason, error.param, error.code) == ("invalid_request", param, code)
 
 
 def chat(model: str, fields: dict[str, Any]) -> dict[str, Any]:
