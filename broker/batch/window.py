@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, field
 
 from broker.batch import chunks
@@ -14,6 +14,8 @@ SMALLEST = 2 * chunks.LINES
 LARGEST = 20_000
 # How much a new look at the rate weighs.
 _SMOOTHING = 0.3
+# Batches end at nearly the same time that are apart by so much of the time left.
+_ALIKE = 0.1
 
 
 def window(slots: int, rate: float) -> int:
@@ -44,30 +46,51 @@ class Rates:
 
 
 @dataclass(slots=True)
-class Turns:
-    """Whose batch is next: owners get equal shares of lines, one's batches go by deadline."""
+class _Shares:
+    """Who has had the fewest lines; whoever comes begins with what the least served one had."""
 
-    # Lines that each owner got, above what the least served one had when it came.
     _served: dict[str, float] = field(default_factory=dict)
 
-    def next(self, ready: Mapping[str, Iterable[tuple[float, str]]]) -> str | None:
-        """The batch, of (deadline, batch) that could go on by owner."""
-        waiting = {owner: min(batches, default=None) for owner, batches in ready.items()}
-        names = [owner for owner, first in waiting.items() if first is not None]
-        if not names:
-            return None
-        known = [self._served[name] for name in names if name in self._served]
-        floor = min(known, default=0.0)
+    def least(self, names: Collection[str]) -> str:
+        floor = min((self._served[name] for name in names if name in self._served), default=0.0)
         for name in names:
             self._served.setdefault(name, floor)
-        first = waiting[min(names, key=lambda name: (self._served[name], name))]
-        return first[1] if first is not None else None
+        return min(names, key=lambda name: (self._served[name], name))
 
-    def served(self, owner: str, lines: int) -> None:
-        """An owner got its turn."""
-        self._served[owner] = self._served.get(owner, 0.0) + lines
+    def served(self, name: str, lines: int) -> None:
+        self._served[name] = self._served.get(name, 0.0) + lines
 
-    def keep(self, owners: Iterable[str]) -> None:
+    def keep(self, names: Container[str]) -> None:
+        self._served = {name: lines for name, lines in self._served.items() if name in names}
+
+
+@dataclass(slots=True)
+class Turns:
+    """Whose batch is next: owners get equal shares of lines, one's batches go by deadline.
+
+    Those share that end at nearly the same time, or a small one would wait for all of a large one
+    that came a little earlier. The nearer the deadline, the fewer.
+    """
+
+    _owners: _Shares = field(default_factory=_Shares)
+    _batches: _Shares = field(default_factory=_Shares)
+
+    def next(self, ready: Mapping[str, Collection[tuple[float, str]]], now: float) -> str | None:
+        """The batch, of (deadline, batch) that could go on by owner."""
+        owners = [owner for owner, batches in ready.items() if batches]
+        if not owners:
+            return None
+        batches = ready[self._owners.least(owners)]
+        first, _ = min(batches)
+        last = first + _ALIKE * max(0.0, first - now)
+        return self._batches.least([batch for deadline, batch in batches if deadline <= last])
+
+    def served(self, owner: str, batch: str, lines: int) -> None:
+        """A batch of an owner got its turn."""
+        self._owners.served(owner, lines)
+        self._batches.served(batch, lines)
+
+    def keep(self, owners: Container[str], batches: Container[str]) -> None:
         """Forget those that have nothing more to run: they come back as newcomers."""
-        wanted = set(owners)
-        self._served = {name: n for name, n in self._served.items() if name in wanted}
+        self._owners.keep(owners)
+        self._batches.keep(batches)

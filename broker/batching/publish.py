@@ -107,22 +107,22 @@ class Publishing:
 
     async def _round(self, open_runs: list[Run]) -> None:
         """Publish as long as something fits."""
-        every = (lane for run in open_runs for lane in self._lanes_of(run).all)
-        left = {lane.key: lane for lane in every if self._may(lane)}
-        self._turns.keep({run.record.owner for run in open_runs})
+        every = {lane.key: lane for run in open_runs for lane in self._lanes_of(run).all}
+        left = {key: lane for key, lane in every.items() if self._may(lane)}
+        self._turns.keep({run.record.owner for run in open_runs}, every)
         deadline = self._now() + 5 * self._services.pace.look_s
         while left and self._now() < deadline:
             ready: dict[str, list[tuple[float, str]]] = defaultdict(list)
             for key, lane in left.items():
                 record = lane.run.record
                 ready[record.owner].append((record.expires_at, key))
-            chosen = self._turns.next(ready)
+            chosen = self._turns.next(ready, self._services.now())
             if chosen is None:
                 return
             lane = left[chosen]
             published = await self._try(lane)
             if published:
-                self._turns.served(lane.run.record.owner, published)
+                self._turns.served(lane.run.record.owner, chosen, published)
             if not published or not lane.run.publishes or lane.ended or not self._may(lane):
                 left.pop(chosen, None)
 

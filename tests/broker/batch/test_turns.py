@@ -43,24 +43,44 @@ def test_owners_take_turns_by_lines_and_one_s_batches_go_by_deadline() -> None:
     ready = {"a": [(9.0, "late"), (1.0, "soon")], "b": [(5.0, "other")]}
     lines = Counter[str]()
     for _ in range(100):
-        batch = turns.next(ready)
+        batch = turns.next(ready, 0)
         assert batch in {"soon", "other"}
         tenant, size = ("a", 10) if batch == "soon" else ("b", 30)
-        turns.served(tenant, size)
+        turns.served(tenant, batch, size)
         lines[tenant] += size
     assert abs(lines["a"] - lines["b"]) <= 40
-    assert turns.next({"a": []}) is None
+    assert turns.next({"a": []}, 0) is None
+
+
+def test_batches_of_one_owner_that_end_at_nearly_the_same_time_take_turns() -> None:
+    turns = Turns()
+    for _ in range(50):
+        turns.served("a", turns.next({"a": [(1000.0, "large")]}, 0) or "", 10)
+    ready = {"a": [(1000.0, "large"), (1090.0, "small"), (1110.0, "late")]}
+    lines = Counter[str]()
+    for _ in range(20):
+        batch = turns.next(ready, 0) or ""
+        turns.served("a", batch, 10)
+        lines[batch] += 10
+    assert lines == {"large": 100, "small": 100}
+    # Soon it is due, and goes alone.
+    turns.served("a", "large", 100)
+    assert turns.next(ready, 900) == turns.next(ready, 2000) == "large"
+    # One that was away, or has just come, takes nobody else's turns for that.
+    turns.served("a", "large", 1000)
+    turns.keep({"a"}, {"large"})
+    assert [turns.next(ready, 0) for _ in range(2)] == ["large"] * 2
 
 
 def test_who_comes_later_gets_no_more_than_its_share_from_then_on() -> None:
     turns = Turns()
     for _ in range(50):
-        assert turns.next({"a": [(1.0, "x")]}) == "x"
-        turns.served("a", 10)
+        assert turns.next({"a": [(1.0, "x")]}, 0) == "x"
+        turns.served("a", "x", 10)
     lines = Counter[str]()
     for _ in range(20):
-        batch = turns.next({"a": [(1.0, "x")], "b": [(1.0, "y")]}) or ""
-        turns.served("a" if batch == "x" else "b", 10)
+        batch = turns.next({"a": [(1.0, "x")], "b": [(1.0, "y")]}, 0) or ""
+        turns.served("a" if batch == "x" else "b", batch, 10)
         lines[batch] += 10
     assert lines["x"] == lines["y"]
 

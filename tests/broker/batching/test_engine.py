@@ -281,6 +281,21 @@ async def test_lines_are_never_further_ahead_than_the_window_and_owners_take_tur
     assert abs(by_batch[soon] + by_batch[late] - by_batch[small]) <= 2 * 384, by_batch
 
 
+async def test_a_small_batch_does_not_wait_for_all_of_a_large_one_of_its_owner(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    author, worker = Author(bus), Worker(bus)
+    monkeypatch.setattr(publish, "window", lambda _slots, _rate: 128)
+    large = await author.create(lines(3000))
+    async with Leader(bus, monkeypatch) as leader:
+        await until(lambda: leader.engine.lines()["published",] == 128, "the window is full", 20)
+        small = await author.create(lines(100), window_s=3700)
+        working = asyncio.create_task(worker.work())
+        await until(lambda: author.over(small), "the small one is over", 30)
+        assert (await author.get(large)).progress.completed < 3000
+        await end(working)
+
+
 async def test_reads_and_publishes_that_fail_for_a_while_leave_no_line_out(
     bus: Bus, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
