@@ -165,13 +165,17 @@ class Batch:
         again = before > 0 or job.attempt > 1 or job.line.maybe_done
         line = Line(job, delivery.reply, job.losses + before, again, self._now())
         self._lines[name] = line
-        if self._slots.draining:
+        if self._slots.draining or self._in_danger(line):
             self._passing_on.spawn(self._pass_on(line), "pass on")
         else:
             self._waiting.add(line)
             self._begin()
             if len(self._waiting) > self._slots.count:
                 self._trim()
+
+    def _in_danger(self, line: Line) -> bool:
+        """Whether it would be put aside for its wait here, if who runs alone takes the worker."""
+        return self._slots.reserved and line.losses == LOSSES_BEFORE_POISON - 1
 
     def _begin(self) -> None:
         """Begin what has room: a slot, and the gate's word."""
@@ -238,9 +242,12 @@ class Batch:
             await self._outcomes.write(batch, result, partial(self._settle, line))
         elif line.losses >= LOSSES_BEFORE_POISON:
             await self._bury(line, attempt)
+        elif self._in_danger(line):
+            await self._pass_on(line)
         elif line.losses >= LOSSES_BEFORE_ALONE:
             seats.release()  # whoever runs still may need it
             async with self._slots.alone():
+                await asyncio.gather(*map(self._pass_on, self._waiting.old(math.inf)))
                 await self._attempt(line, attempt)
         else:
             await self._attempt(line, attempt)

@@ -30,8 +30,9 @@ async def shorten_leases(stack: Stack, seconds: float = LEASE_S) -> None:
     name = subjects.consumer(subjects.BATCH, "sim", "main")
     info = await stack.bus.js.consumer_info("BAT", name)
     config: ConsumerConfig = info.config
-    config.ack_wait = seconds
-    await stack.bus.js.add_consumer("BAT", config)
+    if config.ack_wait != seconds:
+        config.ack_wait = seconds
+        await stack.bus.js.add_consumer("BAT", config)
 
 
 def chat(model: str = "sim", prompt: str = "hello", **fields: Any) -> dict[str, Any]:

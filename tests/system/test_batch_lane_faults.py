@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import signal
 
+from broker.v1 import job_pb2
 from tests.system.lines import Lines, chat, shorten_leases
 from tests.system.stack import MakeStack, until
+from workers.batch import LOSSES_BEFORE_POISON
 
 HELD = "sim-ttft_ms=1500"
 
@@ -108,3 +110,32 @@ async def test_kill_9_of_nats_loses_no_line(make_stack: MakeStack) -> None:
     assert (await stack.sim_stats())["calls"] <= 200 + 32
     for result in results:
         assert json.loads(result.json)["choices"]
+
+
+async def test_r6_a_line_that_kills_its_worker_each_time_is_told_and_put_aside_alone(
+    make_stack: MakeStack,
+) -> None:
+    stack = await make_stack(workers=1, slots=8)
+    lines, poison = Lines(stack), "sim-ttft_ms=60000"
+    await lines.send(chat(poison))
+    # With it whenever it runs, in slots or waiting for one; it comes first.
+    await lines.send(*(chat("sim-ttft_ms=100") for _ in range(12)))
+    for loss in range(1, LOSSES_BEFORE_POISON + 1):
+
+        async def runs(loss: int = loss) -> bool:
+            await shorten_leases(stack, 3.0)  # a worker that begins says how long they are
+            return bool((await stack.sim_stats())["by_model"].get(poison) == loss)
+
+        await until(runs, f"the line runs, loss {loss}")
+        stack.processes["worker0"].kill(signal.SIGKILL)
+        stack.start_worker(0)
+    lost, *others = await lines.all(60)
+    assert lost.status == 502
+    error = json.loads(lost.json)["error"]
+    assert (error["code"], "dead letter" in error["message"]) == ("worker_lost", True)
+    assert {result.status for result in others} == {200}
+    assert (await stack.sim_stats())["by_model"][poison] == LOSSES_BEFORE_POISON
+    assert (await stack.bus.js.stream_info("DLQ")).state.messages == 1
+    letter = await stack.bus.js.get_last_msg("DLQ", "dlq.bat.sim.main")
+    assert job_pb2.Job.FromString(letter.data or b"").line.number == lost.number == 1
+    await stack.quiet(timeout_s=20)
