@@ -80,6 +80,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--model", default="sim/tokens=8")
+    parser.add_argument(
+        "--distinct", type=int, default=0, help="so many prompts are different, each asked once"
+    )
     parser.add_argument("--unary", type=int, default=_UNARY_REQUESTS, help="0 leaves them out")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     arguments = parser.parse_args()
@@ -100,7 +103,7 @@ async def _measure(folder: Path, arguments: argparse.Namespace) -> Figures:
         try:
             await _workers(bus, arguments.workers)
             await _unary(environment, roles, figures, arguments)
-            await _run(bus, roles, figures, arguments.model)
+            await _run(bus, roles, figures, arguments)
             await _unary(environment, roles, figures, arguments)
         finally:
             await bus.close()
@@ -150,12 +153,12 @@ async def _workers(bus: Bus, count: int) -> None:
     await mirror.close()
 
 
-async def _lines(count: int, model: str) -> AsyncIterator[bytes]:
+async def _lines(count: int, model: str, distinct: int) -> AsyncIterator[bytes]:
     for start in range(0, count, _PIECE_LINES):
         yield b"".join(
             b'{"custom_id":"request-%d","method":"POST","url":"%b","body":{"model":"%b",'
             b'"messages":[{"role":"user","content":"Say the number %d."}]}}\n'
-            % (number, _ENDPOINT.encode(), model.encode(), number)
+            % (number, _ENDPOINT.encode(), model.encode(), number % distinct)
             for number in range(start, min(start + _PIECE_LINES, count))
         )
 
@@ -184,12 +187,12 @@ async def _unary(
     )
 
 
-async def _run(bus: Bus, roles: Roles, figures: Figures, model: str) -> None:
+async def _run(bus: Bus, roles: Roles, figures: Figures, arguments: argparse.Namespace) -> None:
     batches, count = Batches(bus), figures.lines
     asked = file_pb2.StoredFile(
         owner=_OWNER, tenant=_OWNER, purpose=file_pb2.FILE_PURPOSE_BATCH, filename="bench.jsonl"
     )
-    file = await Files(bus).put(asked, _lines(count, model))
+    file = await Files(bus).put(asked, _lines(count, arguments.model, arguments.distinct or count))
     now = time.time_ns() // 1_000_000
     record = batch_pb2.StoredBatch(
         id=names.new_id(now, os.urandom(10)),
@@ -200,7 +203,7 @@ async def _run(bus: Bus, roles: Roles, figures: Figures, model: str) -> None:
         input_file_id=file.id,
         created_at=now // 1000,
         expires_at=now // 1000 + 86_400,
-        options=batch_pb2.BatchOptions(large=True),
+        options=batch_pb2.BatchOptions(large=True, dedupe=arguments.distinct > 0),
         paused=True,
     )
     begun = time.monotonic()
