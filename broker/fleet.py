@@ -29,9 +29,9 @@ class FleetView:
         self.fleet = Fleet()
         self.slots: dict[tuple[str, str], int] = {}
         self.workers: dict[str, presence.WorkerLease] = {}
-        # Added up when they are asked for; None = since then something changed.
-        self._paces: dict[tuple[str, str], Pace] | None = None
-        self._loads: dict[str, tuple[int, int]] | None = None
+        # Each is made when it is asked for: in a large fleet some lease changes all the time.
+        self._paces: dict[tuple[str, str], Pace] = {}
+        self._loads: dict[str, tuple[int, int]] = {}
         self._spreads: dict[tuple[str, str], Spread] = {}
         self._keys: dict[str, frozenset[str]] = {}
         self.edges = 1
@@ -69,25 +69,32 @@ class FleetView:
 
     def pace(self, provider: str, model: str) -> Pace:
         """How fast a model answers: the worst that a worker has seen."""
-        if self._paces is None:
-            self._paces = self._worst_paces()
-        return self._paces.get((provider, model), UNKNOWN)
+        place = provider, model
+        known = self._paces.get(place)
+        if known is None:
+            paces = (lease.paces.get(model, UNKNOWN) for lease in self._workers_of(provider))
+            known = max(paces, key=lambda pace: pace.first_ms, default=UNKNOWN)
+            self._paces[place] = known
+        return known
 
     def spread(self, provider: str, model: str) -> Spread:
         """How its figures were spread over the last minutes, in the whole fleet."""
         place = provider, model
         known = self._spreads.get(place)
         if known is None:
-            leases = (lease for lease in self.workers.values() if lease.provider == provider)
-            known = together(lease.spreads.get(model, NOTHING) for lease in leases)
+            spreads = (lease.spreads.get(model, NOTHING) for lease in self._workers_of(provider))
+            known = together(spreads)
             self._spreads[place] = known
         return known
 
     def load(self, provider: str) -> tuple[int, int]:
         """Calls that run at a provider, and slots for them, in the whole fleet."""
-        if self._loads is None:
-            self._loads = self._all_loads()
-        return self._loads.get(provider, (0, 0))
+        known = self._loads.get(provider)
+        if known is None:
+            leases = self._workers_of(provider)
+            known = sum(lease.busy for lease in leases), sum(lease.slots for lease in leases)
+            self._loads[provider] = known
+        return known
 
     def keys(self, provider: str) -> frozenset[str]:
         """Fingerprints of the operator's keys for a provider, in the whole fleet."""
@@ -102,21 +109,8 @@ class FleetView:
             if (lease.provider, lease.pool) == place
         )
 
-    def _worst_paces(self) -> dict[tuple[str, str], Pace]:
-        paces: dict[tuple[str, str], Pace] = {}
-        for lease in self.workers.values():
-            for model, pace in lease.paces.items():
-                place = lease.provider, model
-                if pace.first_ms > paces.get(place, UNKNOWN).first_ms:
-                    paces[place] = pace
-        return paces
-
-    def _all_loads(self) -> dict[str, tuple[int, int]]:
-        loads: dict[str, tuple[int, int]] = {}
-        for lease in self.workers.values():
-            busy, slots = loads.get(lease.provider, (0, 0))
-            loads[lease.provider] = busy + lease.busy, slots + lease.slots
-        return loads
+    def _workers_of(self, provider: str) -> list[presence.WorkerLease]:
+        return [lease for lease in self.workers.values() if lease.provider == provider]
 
     def _renewed(self, key: str, value: bytes | None) -> bool:
         """Whether a lease changed in nothing that routes depend on."""
@@ -133,7 +127,8 @@ class FleetView:
         return True
 
     def _changed(self, key: str, value: bytes | None) -> None:
-        self._paces = self._loads = None
+        self._paces.clear()
+        self._loads.clear()
         self._spreads.clear()
         self.news += 1
         if not self._renewed(key, value):
