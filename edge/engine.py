@@ -1,4 +1,4 @@
-"""The edge's engine: admits requests, publishes their attempts and keeps the books.
+"""The edge's engine: admits requests and publishes their attempts.
 
 What happens to one request is `exchange`'s story; this is what all of them share: the fair
 queues, the publisher, the delivery server, the fleet's state and the records.
@@ -10,7 +10,7 @@ import asyncio
 import random
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from broker import dispatch, presence, routing, subjects
@@ -29,33 +29,22 @@ from broker.process import unique_name
 from broker.router import Router
 from broker.tasks import Tasks
 from broker.telemetry import Telemetry
-from broker.translate.router_metadata import metadata
 from broker.v1 import (
     control_service_pb2,
     delivery_service_pb2,
-    event_pb2,
     generation_pb2,
-    record_pb2,
 )
-from broker.wallclock import now_ms
+from edge import report
 from edge.admission import Admission
 from edge.attempt import Attempt
+from edge.books import Books
 from edge.delivery import DeliveryServer
 from edge.exchange import Exchange
 from edge.hedged import HedgedExchange, hedge_after
-from edge.outlet import Outlet, route_of
+from edge.outlet import Outlet
 from edge.patience import Patience
 from edge.provider_keys import ProviderKeys
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """One model of a provider that is on."""
-
-    id: str
-    provider: str
-    name: str
-    operations: tuple[str, ...] = ()
+from edge.register import Register
 
 
 class Engine:
@@ -65,7 +54,8 @@ class Engine:
         self, bus: Bus, settings: Settings, fleet_token: str, telemetry: Telemetry | None = None
     ) -> None:
         self.name = unique_name("edge")
-        self.exchanges: dict[str, Exchange] = {}
+        self._register = Register()
+        self.exchanges = self._register.exchanges
         self._patience = Patience(settings.limits, settings.timeouts)
         self._loop = asyncio.get_running_loop()
         self._bus = bus
@@ -90,7 +80,10 @@ class Engine:
         metrics = (telemetry or Telemetry.silent("edge")).metrics
         self._admission = Admission(settings.limits, metrics)
         self.refused = self._admission.refused
-        self._aliases: dict[tuple[str, str], str] = {}
+        books = Books(self.bill, self._recorder, self._health, self._admission)
+        # What exchanges ask of the engine, and the books do.
+        self.charge, self.failed, self.resting = books.charge, books.failed, books.resting
+        self._accepted = books.accepted
         self._random = random.Random()
         self._lease: Lease | None = None
         # What is made of several requests, and may be between two of them.
@@ -175,10 +168,7 @@ class Engine:
             request.platform, key, provider_key, decision.targets
         )
         plan = dispatch.Plan(targets)
-        if alias and (key.owner, alias) in self._aliases:
-            raise InferenceError(
-                "idempotency_conflict", f"request {alias!r} is running already", param="request_id"
-            )
+        self._register.require_free(key.owner, alias)
         after_s = hedge_after(request, self._settings.routing)
         exchange = (partial(HedgedExchange, after_s=after_s) if after_s else Exchange)(
             self,
@@ -192,17 +182,13 @@ class Engine:
         )
         exchange.alias = alias
         exchange.decision, exchange.route = decision, decision.explained
-        self.exchanges[request_id] = exchange
-        if alias:
-            self._aliases[key.owner, alias] = request_id
+        self._register.add(exchange)
         try:
             self._enter(exchange, accepted=accepted)
         except InferenceError as exc:
             exchange.close()
             raise exc from None
-        if not provider_keys:
-            # It may be the one probe of a breaker, so what is refused above must not count.
-            self._health.chosen(plan.target)
+        self._accepted(exchange)  # what is refused above must not count
         return exchange
 
     def hold(self, whole: object) -> None:
@@ -215,20 +201,18 @@ class Engine:
 
     def cancel(self, request_id: str, owner: str) -> bool:
         """Cancel a running request of this owner by its id or alias."""
-        exchange = self.exchanges.get(self._aliases.get((owner, request_id), request_id))
-        if exchange is None or exchange.key.owner != owner:
-            return False
-        exchange.cancel()
-        return True
+        exchange = self._register.find(owner, request_id)
+        if exchange is not None:
+            exchange.cancel()
+        return exchange is not None
 
     async def decide(self, request: generation_pb2.Request) -> routing.Decision:
         """Where a request would go. Raises `InferenceError`."""
         return await self.router.explain(request)
 
-    def models(self) -> list[ModelInfo]:
+    def models(self) -> list[report.ModelInfo]:
         """The models that workers list."""
-        known = self._catalog.operations
-        return [ModelInfo(f"{p}/{m}", p, m, known(p, m)) for p, m in self._fleet.fleet.models()]
+        return report.models(self._fleet, self._catalog)
 
     def near(self, model: str) -> list[str]:
         """Ids that look like `model`."""
@@ -238,34 +222,10 @@ class Engine:
         """Whether a request would be served."""
         return self._bus.answers and bool(self._fleet.fleet.live) and not self._draining
 
-    def queued(self) -> int:
-        """Requests waiting in this edge."""
-        return self._admission.waiting()
-
     def load(self) -> control_service_pb2.GetLoadResponse:
         """Gauges: all of them are back at 0 when nothing runs."""
-        running = sum(any(a.session for a in e.attempts) for e in self.exchanges.values())
-        queued = self.queued()
-        links = {link.worker: link for link in self._delivery.links}
-        return control_service_pb2.GetLoadResponse(
-            edge=self.name,
-            in_flight=len(self.exchanges),
-            queued=queued,
-            published=self._admission.published(),
-            running=running,
-            tasks=len(asyncio.all_tasks()),
-            workers=[
-                control_service_pb2.WorkerLoad(
-                    worker=lease.worker,
-                    provider=lease.provider,
-                    pool=lease.pool,
-                    slots=lease.slots,
-                    sessions=len(links[lease.worker].sessions) if lease.worker in links else 0,
-                    gauges=links[lease.worker].gauges if lease.worker in links else None,
-                )
-                for lease in self._fleet.workers.values()
-            ],
-        )
+        running = self.exchanges.values()
+        return report.load(self.name, running, self._admission, self._delivery.links, self._fleet)
 
     # What exchanges call.
 
@@ -301,63 +261,10 @@ class Engine:
         """How a second attempt went; the place of one of the two is free."""
         self._admission.hedged(free, outcome, self._loop.time())
 
-    def charge(
-        self,
-        exchange: Exchange,
-        attempt: Attempt,
-        started: event_pb2.Started | None,
-        completed: event_pb2.Completed,
-    ) -> None:
-        """Record the one charge of an answered request (R16), and tell its cost."""
-        target = attempt.target
-        cost = self.bill.cost(target.provider, target.model, completed)
-        if cost is not None:
-            completed.cost.CopyFrom(cost)
-        self._admission.answered(target, self._loop.time() - attempt.published_at)
-        if exchange.work.platform.tell_routing and exchange.decision is not None:
-            byok = target.provider in exchange.provider_keys
-            completed.routing = metadata(
-                exchange.decision, exchange.plan, attempt.number, route=exchange.route, byok=byok
-            )
-        if not exchange.provider_keys:
-            self._health.worked(target, attempt.published_at)
-        self._recorder.charge(
-            record_pb2.Charge(
-                request_id=exchange.request_id,
-                attempt=attempt.number,
-                tenant=exchange.key.tenant,
-                route=route_of(target),
-                answered_model=started.model if started is not None else "",
-                usage=completed.usage,
-                charged_at_ms=now_ms(),
-                tags=exchange.work.platform.tags,
-                signature=exchange.work.platform.signature,
-                cost=cost,
-                key=exchange.key.id,
-            )
-        )
-
-    def failed(self, exchange: Exchange, attempt: Attempt, error: InferenceError) -> None:
-        """A provider failed an attempt: routes of others may avoid it."""
-        # A caller's own key tells nothing of ours.
-        if not exchange.provider_keys:
-            self._health.failed(attempt.target, error, attempt.published_at)
-
-    def resting(self, exchange: Exchange, target: routing.Target) -> bool:
-        """Whether `target` is to be left alone; if it was and is no more, this is its probe."""
-        if exchange.provider_keys:
-            return False
-        if self._health.state(target.provider, target.model).resting:
-            return True
-        self._health.chosen(target)
-        return False
-
     def ended(self, exchange: Exchange) -> None:
         """An exchange is over."""
-        if self.exchanges.pop(exchange.request_id, None) is None:
+        if not self._register.remove(exchange):
             return
-        if exchange.alias:
-            self._aliases.pop((exchange.key.owner, exchange.alias), None)
         queue = self._admission.of(exchange.plan.target)
         if exchange.launched:
             queue.vacate(self._loop.time())

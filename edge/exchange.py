@@ -34,7 +34,7 @@ class Exchange:
 
     def __init__(
         self,
-        host: Host[Exchange],
+        host: Host,
         request: generation_pb2.Request,
         key: KeyRecord,
         request_id: str,

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 from broker.errors import InferenceError
 from broker.routing import Target
 from broker.v1 import event_pb2
 from edge.attempt import Attempt
 
-# What it is asked about; it is no Exchange here, because those import this.
-_Exchange_contra = TypeVar("_Exchange_contra", contravariant=True)
+if TYPE_CHECKING:  # which imports this
+    from edge.exchange import Exchange
 
 
-class Host(Protocol[_Exchange_contra]):
+class Host(Protocol):
     """See the module."""
 
-    def publish(self, exchange: _Exchange_contra, attempt: Attempt) -> None:
+    def publish(self, exchange: Exchange, attempt: Attempt) -> None:
         """Put an attempt into the queue; `exchange.refused` follows if it is not taken."""
 
     def taken(self, attempt: Attempt) -> None:
@@ -25,7 +25,7 @@ class Host(Protocol[_Exchange_contra]):
     def withdraw(self, attempt: Attempt) -> None:
         """Take a superseded or cancelled attempt out of the queue (R2)."""
 
-    def move(self, exchange: _Exchange_contra, old: Target, new: Target, *, launched: bool) -> None:
+    def move(self, exchange: Exchange, old: Target, new: Target, *, launched: bool) -> None:
         """Launch it at `new` when its key's turn comes there.
 
         Its place at `old` is free, or the one in that line where it was not `launched` yet.
@@ -39,23 +39,23 @@ class Host(Protocol[_Exchange_contra]):
 
     def charge(
         self,
-        exchange: _Exchange_contra,
+        exchange: Exchange,
         attempt: Attempt,
         started: event_pb2.Started | None,
         completed: event_pb2.Completed,
     ) -> None:
         """Record the one charge of an answered request (R16), and tell its cost."""
 
-    def failed(self, exchange: _Exchange_contra, attempt: Attempt, error: InferenceError) -> None:
+    def failed(self, exchange: Exchange, attempt: Attempt, error: InferenceError) -> None:
         """A provider failed an attempt: routes of others may avoid it."""
 
-    def resting(self, exchange: _Exchange_contra, target: Target) -> bool:
+    def resting(self, exchange: Exchange, target: Target) -> bool:
         """Whether `target` is to be left alone; if it was and is no more, this is its probe."""
 
-    def dead_letter(self, exchange: _Exchange_contra, attempt: Attempt) -> None:
+    def dead_letter(self, exchange: Exchange, attempt: Attempt) -> None:
         """Bury a job that killed the worker it ran on alone (R6)."""
 
-    def ended(self, exchange: _Exchange_contra) -> None:
+    def ended(self, exchange: Exchange) -> None:
         """An exchange is over."""
 
     def jitter(self) -> float:

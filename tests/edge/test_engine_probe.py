@@ -11,7 +11,9 @@ from broker.errors import InferenceError
 from broker.routing import Target
 from broker.routing.world import Rules
 from broker.v1 import generation_pb2
+from edge.books import Books
 from edge.engine import Engine
+from edge.register import Register
 
 FIRST = Target("groq", "main", "m", listed=True)
 SECOND = Target("cerebras", "main", "m", listed=True)
@@ -24,12 +26,17 @@ class Half:
     def __init__(self, own_keys: dict[str, str] | None = None) -> None:
         self.probes: list[Target] = []
         self.refusal: InferenceError | None = None
-        self.exchanges: dict[str, Any] = {}
         self._draining = False
         self._bus = SimpleNamespace(answers=True)
-        self._aliases = {("owner", "taken"): "other"}
+        self._register = Register()
+        other: Any = SimpleNamespace(
+            request_id="o", alias="taken", key=SimpleNamespace(owner="owner")
+        )
+        self._register.add(other)
         self._settings = SimpleNamespace(routing=Rules())
-        self._health = SimpleNamespace(chosen=self.probes.append)
+        unused: Any = None
+        health: Any = SimpleNamespace(chosen=self.probes.append)
+        self._accepted = Books(unused, unused, health, unused).accepted
         self.router = SimpleNamespace(decide=self._decide)
         keys = own_keys or {}
         self._provider_keys = SimpleNamespace(of=lambda *_: ((FIRST, SECOND), keys))
