@@ -264,6 +264,8 @@ class Runner:
                 await self._admit_and_run(job, reply, seats, alone=False)
             else:
                 # Whoever runs still may need the seat that it would wait with.
+                if seats is not None:
+                    seats.release()
                 async with self._slots.alone():
                     await self._admit_and_run(job, reply, seats, alone=True)
         except HandOn as exc:

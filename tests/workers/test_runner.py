@@ -411,7 +411,7 @@ async def test_a_suspect_runs_when_nothing_else_does_and_says_so(
     await all_quiet(runner)
 
 
-@pytest.mark.parametrize("lane", ["int", "bat"])
+@pytest.mark.parametrize("lane", ["int", "bat", "direct"])
 async def test_a_suspect_that_waits_holds_no_seat_that_another_needs(
     bus: Bus, edge: EdgeStandIn, start: Start, sim: Sim, lane: str
 ) -> None:
@@ -423,7 +423,7 @@ async def test_a_suspect_that_waits_holds_no_seat_that_another_needs(
         share = {runner.name: Share(slots=slots)}
         runner.gate.told(Allowance("sim", "", model, 1, slots=slots, shares=share), runner.name)
 
-    allow(8)
+    allow(9)
     many = job(edge, 1, model)
     many.request.generate.n = 24
     await publish(bus, many)
@@ -431,7 +431,11 @@ async def test_a_suspect_that_waits_holds_no_seat_that_another_needs(
     suspect = job(edge, 2, model, losses=2)
     if lane == "bat":
         suspect.line.CopyFrom(line(model))
-    await publish(bus, suspect, lane=lane)
+    if lane == "direct":
+        subject, offered = subjects.direct("sim", "main"), suspect.SerializeToString()
+        assert (await bus.nc.request(subject, offered, timeout=2)).data == b"taken"
+    else:
+        await publish(bus, suspect, lane=lane)
     await until(lambda: runner._slots.reserved, "the suspect waits")
     allow(1)
     await until(lambda: sim.stats()["finished"] == 25, "both have made all of their calls")
