@@ -1,4 +1,4 @@
-"""What was shown of one answer, and how another run goes on from there (R4)."""
+"""What was shown of one answer, and how another run goes on from there (R4); pure."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def _explain(decision: Mapping[str, Any]) -> None:
             read = f" ({claim['date']})" if claim["date"] else ""
             regions = ", ".join(claim["regions"]) or "nowhere"
             typer.echo(f"compliant: {_name(candidate)}: {regions}, by {claim['source']}{read}")
-    for candidate in decision["context_fallbacks"]:
+    for candidate in decision.get("context_fallbacks", ()):  # an older edge has none
         typer.echo(f"for longer prompts: {_name(candidate)}")
     for candidate in decision["left_out"]:
         typer.echo(f"left out: {_name(candidate)}: {candidate['reason']}")
