@@ -1,6 +1,7 @@
 """In which country a cloud's region is, by its name; pure.
 
-Source: AWS's and Google Cloud's lists of regions, read on 2026-11-22.
+Source: the regions and their cities in botocore's `endpoints.json`, and in Google Cloud's table of
+BigQuery locations (docs.cloud.google.com/bigquery/docs/locations), compared on 2026-11-22.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _REGIONS = {
     "SA": "me-central2",
     "SE": "eu-north-1 europe-north2",
     "SG": "ap-southeast-1 asia-southeast1",
-    "TH": "ap-southeast-7",
+    "TH": "ap-southeast-7 asia-southeast3",
     "TW": "ap-east-2 asia-east1",
     "US": "us us-east-1 us-east-2 us-west-1 us-west-2 us-gov-east-1 us-gov-west-1 us-central1 "
     "us-east1 us-east4 us-east5 us-south1 us-west1 us-west2 us-west3 us-west4",
