@@ -66,7 +66,8 @@ buf: $(DEV) ## lint protos/ with buf (needs npx; not needed to build)
 	npx --yes @bufbuild/buf@1.75.0 lint $(VENV)/protos.binpb --config protos/buf.json
 
 soak: $(DEV) ## ten minutes of requests while processes come, go, freeze and die; FOR=60 for one
-	@SOAK_SECONDS=$(or $(FOR),600) SOAK_RATE=$(or $(RATE),200) $(BIN)/python -m pytest -q -s tests/system/test_churn.py
+	@SOAK_SECONDS=$(or $(FOR),600) SOAK_RATE=$(or $(RATE),200) $(BIN)/python -m pytest -q -s tests/system/test_churn.py \
+	  "tests/faults/test_catalogue.py::test_s15_who_is_down_is_asked_now_and_then_and_taken_back_in_30_s"
 
 soak-batch: $(DEV) ## a batch of 50,000 lines while a random process dies every 5 s; LINES=5000 for a look
 	@SOAK_LINES=$(or $(LINES),50000) $(BIN)/python -m pytest -q -s tests/system/test_batch_kills.py
