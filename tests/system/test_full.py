@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from nats.js.api import StreamConfig
+from nats.js.errors import Error as JetStreamError
 
 from tests.system.stack import MakeStack, Stack, until
 
@@ -90,5 +92,47 @@ async def test_a_full_disk_is_told_and_what_was_answered_is_charged_once_there_i
             return (await stack.chat(client, QUICK)).status_code == 200
 
         await until(answered, "it serves again", 30)
+    calls = (await stack.sim_stats())["calls"]
+    await until(partial(charged, stack, calls), "what was answered is charged", 40)
+
+
+async def test_a_full_store_is_told_and_what_was_answered_is_charged_once_there_is_room(
+    make_stack: MakeStack, tmp_path: Path
+) -> None:
+    """As above with a limit of NATS's own, which needs no disk that may be mounted."""
+    settings = tmp_path / "nats.conf"
+
+    def limit(size: str) -> None:
+        settings.write_text(f'jetstream {{ store_dir: "{tmp_path}/js", max_file_store: {size} }}')
+
+    async def limited(size: str) -> None:
+        limit(size)
+        stack.processes["nats"].kill(signal.SIGTERM)
+        stack.processes["nats"].popen.wait(10)
+        stack.start_nats()
+        await until(answered, "it serves", 30)
+
+    async def answered() -> bool:
+        return (await stack.chat(client, QUICK)).status_code == 200
+
+    limit("100GB")
+    stack = await make_stack(nats_arguments=("-c", str(settings)))
+    async with stack.client() as client:
+        # No stream may want more than there is; who lays them out would have them do so again.
+        stack.processes["broker"].kill()
+        for info in await stack.bus.js.streams_info():
+            await stack.bus.js.update_stream(info.config.evolve(max_bytes=-1))
+        await stack.bus.js.add_stream(StreamConfig(name="FILLER", subjects=["filler"]))
+        await limited("16MB")
+        with pytest.raises(JetStreamError, match="resource"):
+            while True:
+                await stack.bus.js.publish("filler", b"x" * 500_000)
+        answers = await asyncio.gather(*(stack.chat(client, QUICK) for _ in range(50)))
+        assert {a.status_code for a in answers} <= {429, 503}
+        for refused in answers:
+            assert refused.json()["error"]["code"] in {"broker_unavailable", "queue_full"}
+            assert refused.headers["retry-after"]
+        await limited("100GB")
+        stack.spawn("broker", "broker")
     calls = (await stack.sim_stats())["calls"]
     await until(partial(charged, stack, calls), "what was answered is charged", 40)
