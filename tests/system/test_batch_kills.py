@@ -6,17 +6,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import os
 import random
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
 import pytest
+from nats.errors import Error as NatsError
+from nats.js.errors import Error as JetStreamError
 
 from tests.system.batches import CHAT, chat
 from tests.system.lines import shorten_leases
@@ -89,7 +91,7 @@ async def stack(make_stack: MakeStack) -> Stack:
 
 @pytest.fixture
 async def api(stack: Stack) -> AsyncIterator[Api]:
-    async with AsyncExitStack() as clients:
+    async with contextlib.AsyncExitStack() as clients:
         yield Api(*[await clients.enter_async_context(stack.client(name)) for name in stack.edges])
 
 
@@ -141,6 +143,9 @@ async def kill_until_over(stack: Stack, api: Api, batch: str) -> list[str]:
             assert time.monotonic() < give_up, f"it takes too long, with {killed} killed"
             if time.monotonic() > last + EVERY_S:
                 break
+            # A worker that begins says how long they are.
+            with contextlib.suppress(NatsError, JetStreamError, TimeoutError):
+                await shorten_leases(stack)
             await asyncio.sleep(POLL_S)
         stack.processes[name].kill()
         start(stack, name)
