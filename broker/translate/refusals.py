@@ -44,13 +44,13 @@ def not_json(detail: str) -> InferenceError:
 
 def too_deep(param: str | None) -> InferenceError:
     """A 400 for JSON that no parser on the way would take."""
-    where = f"'{param}'" if param else "the body"
+    where = f"'{param}'" if param else "body"
     return invalid(param, f"Invalid {where}: JSON nested too deeply; at most 250 levels.")
 
 
 def too_large(param: str | None) -> InferenceError:
     """A 400 for a number that no provider's parser could hold."""
-    where = f"'{param}'" if param else "the body"
+    where = f"'{param}'" if param else "body"
     return invalid(param, f"Invalid {where}: it has a number that is out of range.")
 
 
