@@ -228,7 +228,8 @@ class Load:
         self.told: list[tuple[str, float, float]] = []
         self.wrong: list[str] = []
         self.skipped = 0
-        self.slowest_s = 0.0
+        # In seconds, and what it was.
+        self.slowest = (0.0, "")
         self._text = text
         self._open = 0
 
@@ -266,7 +267,8 @@ class Load:
         except OSError:
             end = "broken"
             self.broken.append((edge, begun, time.monotonic()))
-        self.slowest_s = max(self.slowest_s, time.monotonic() - begun)
+        name = getattr(way, "func", way).__name__
+        self.slowest = max(self.slowest, (time.monotonic() - begun, f"{name.strip('_')}, {end}"))
         self._open -= 1
         self.ends[end] += 1
         if end == "answered":
@@ -353,7 +355,8 @@ async def test_every_accepted_request_ends_whatever_happens_to_the_processes(
     await asyncio.gather(load.go_on(end), churn.go_on(end))
     report = (
         f"{load.ends.total()} requests in {SECONDS:g} s, {load.skipped} not asked: "
-        f"{dict(load.ends)}, the slowest {load.slowest_s:.1f} s, with {dict(churn.done)}"
+        f"{dict(load.ends)}, the slowest {load.slowest[0]:.1f} s ({load.slowest[1]}), "
+        f"with {dict(churn.done)}"
     )
     sys.stdout.write(f"{report}\n")
     assert set(churn.done) == set(EVENTS), report
