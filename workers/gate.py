@@ -101,7 +101,7 @@ class Gate:
         if lane == subjects.INTERACTIVE and now < self._sated_until:
             return 0
         room = 0.0
-        for place in self._places.limited:
+        for place in list(self._places.limited):  # a rest that is over takes one out
             if place.rest_until <= now and (place.running or now - place.used_at < HOLD_S * 5):
                 lines = place.lines if lane == subjects.BATCH else 0
                 wait = place.before(lane) + lines

@@ -531,3 +531,11 @@ async def test_no_more_is_asked_for_than_a_rate_lets_begin_and_wait() -> None:
             async with asyncio.timeout(0.001):
                 await gate.admit(INT, job())  # none goes back
     assert asked <= 5
+
+
+async def test_room_is_asked_for_when_the_last_limit_of_a_place_is_over(gate: Gate) -> None:
+    allow(gate, Share(), rest_s=0.2)
+    assert gate.room(INT, 64) < 64
+    async with asyncio.timeout(5):
+        while gate.room(INT, 64) < 64:
+            await asyncio.sleep(0.01)
